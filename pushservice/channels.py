@@ -1,0 +1,158 @@
+"""Which symbol a Redis message is about: from the pattern's `*`, a regular expression, or a field.
+
+Must not know: connections, Redis clients, or who is subscribed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from pushservice.wire import symbol_fault
+
+#: Channels remembered with their symbol; when full the memory is emptied and starts again, so a
+#: publisher that invents channels costs time and not memory.
+MAX_REMEMBERED: Final = 100_000
+
+
+class Ignored:
+    """The type of IGNORED."""
+
+
+#: A message that another, earlier pattern also brings: Redis sends it once a pattern.
+IGNORED: Final = Ignored()
+
+
+def glob_regex(pattern: str) -> re.Pattern[str]:
+    """Redis's glob style (`*`, `?`, `[a-z]`, `[^a]`, `\\` escapes) as a regex; `*`s are groups."""
+    out: list[str] = []
+    at = 0
+    while at < len(pattern):
+        char = pattern[at]
+        at += 1
+        if char == "*":
+            out.append("(.*)")
+        elif char == "?":
+            out.append(".")
+        elif char == "[":
+            text, at = _bracket(pattern, at)
+            out.append(text)
+        else:
+            if char == "\\" and at < len(pattern):
+                char = pattern[at]
+                at += 1
+            out.append(re.escape(char))
+    return re.compile("".join(out), re.DOTALL)
+
+
+def _bracket(pattern: str, at: int) -> tuple[str, int]:
+    """The class that begins after a `[` at `at`, as regex text, and where it ends."""
+    end = pattern.find("]", at + 1)
+    if end < 0:
+        raise ValueError(f"the [ in {pattern!r} has no ]; write \\[ for the character itself")
+    inner = pattern[at:end]
+    negated = inner.startswith("^")
+    # `-` between two characters stays a range; everything else is taken to the letter.
+    body = re.sub(r"[\\\[\]^&|~]", r"\\\g<0>", inner[1:] if negated else inner)
+    text = f"[{'^' if negated else ''}{body}]"
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"[{inner}] in {pattern!r} is no character class: {error}") from None
+    return text, end + 1
+
+
+def single_star(pattern: str) -> tuple[str, str] | None:
+    """What stands before and after the only `*` of a pattern without other wildcards, or None."""
+    if pattern.count("*") != 1 or set(pattern) & set("?[]\\"):
+        return None
+    before, _, after = pattern.partition("*")
+    return before, after
+
+
+class SymbolReader:
+    """Reads the symbol of each message, once per channel where the channel decides.
+
+    Raises ValueError at construction when `patterns`, `regex` and `field` leave it undecided.
+    """
+
+    def __init__(
+        self, patterns: Sequence[str], regex: str | None = None, field: str | None = None
+    ) -> None:
+        if not patterns:
+            raise ValueError("at least one channel pattern is needed, such as quote.*")
+        if regex is not None and field is not None:
+            raise ValueError("--symbol-regex and --symbol-field exclude each other")
+        self._globs = [glob_regex(pattern) for pattern in patterns]
+        self._order = {pattern.encode(): at for at, pattern in enumerate(patterns)}
+        self._regex = self._compiled(regex)
+        self._decode_field = None if field is None else _field_decoder(field)
+        if regex is None and field is None:
+            for pattern, glob in zip(patterns, self._globs, strict=True):
+                if glob.groups != 1:
+                    raise ValueError(
+                        f"{pattern!r} has {glob.groups} *, and the symbol is what a single *"
+                        " matched: use one *, or say --symbol-regex or --symbol-field"
+                    )
+        self._known: dict[tuple[bytes, bytes], str | Ignored | None] = {}
+
+    @staticmethod
+    def _compiled(regex: str | None) -> re.Pattern[str] | None:
+        if regex is None:
+            return None
+        try:
+            compiled = re.compile(regex)
+        except re.error as error:
+            raise ValueError(f"{regex!r} is no regular expression: {error}") from None
+        if "symbol" not in compiled.groupindex:
+            raise ValueError(f"{regex!r} has no group named symbol, such as (?P<symbol>.+)")
+        return compiled
+
+    def read(self, pattern: bytes, channel: bytes, payload: bytes) -> str | Ignored | None:
+        """The symbol; IGNORED for a repetition; None when no well-formed symbol can be had."""
+        key = (pattern, channel)
+        try:
+            symbol = self._known[key]
+        except KeyError:
+            if len(self._known) >= MAX_REMEMBERED:
+                self._known.clear()
+            symbol = self._known[key] = self._of_channel(pattern, channel)
+        if self._decode_field is None or symbol is IGNORED:
+            return symbol
+        try:
+            symbol = self._decode_field(payload).symbol
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        return symbol if symbol_fault(symbol) is None else None
+
+    def _of_channel(self, pattern: bytes, channel: bytes) -> str | Ignored | None:
+        try:
+            name = channel.decode()
+        except UnicodeDecodeError:
+            return None
+        at = self._order.get(pattern)
+        if at is None:
+            return None
+        for earlier in self._globs[:at]:
+            if earlier.fullmatch(name):
+                return IGNORED
+        if self._decode_field is not None:
+            return None
+        if self._regex is not None:
+            found = self._regex.search(name)
+            symbol = found["symbol"] if found else None
+        else:
+            match = self._globs[at].fullmatch(name)
+            symbol = match[1] if match else None
+        return symbol if symbol_fault(symbol) is None else None
+
+
+def _field_decoder(field: str) -> Any:
+    """A decoder that reads one string field of a JSON object and skips the rest."""
+    if not field:
+        raise ValueError("--symbol-field needs the name of a field, such as symbol")
+    struct = msgspec.defstruct("Payload", [("symbol", str)], rename={"symbol": field})
+    return msgspec.json.Decoder(struct).decode

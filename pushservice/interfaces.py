@@ -1,0 +1,64 @@
+"""What the rooms ask of each other across floors, as structural types.
+
+Must not know: any implementation. The core depends on these and is tested with small real
+implementations of them; the edges implement them.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from pushservice.closing import CloseCode
+
+
+class Clock(Protocol):
+    """The part of Twisted's IReactorTime that the core reads."""
+
+    def seconds(self) -> float:
+        """Seconds since the epoch."""
+        ...
+
+
+class Outlet(Protocol):
+    """How one connection's bytes leave.
+
+    Once an outlet cannot take more for now it calls the outbox's `blocked`, possibly from inside
+    `write`; when everything it took is with the kernel it calls `drained`. `write` is valid at any
+    time and keeps order.
+    """
+
+    def write(self, data: bytes) -> None:
+        """Take whole frames, in order after all that was written before."""
+        ...
+
+    def pause_reading(self) -> None:
+        """Stop taking messages from the client; may be called twice."""
+        ...
+
+    def resume_reading(self) -> None:
+        """Take messages again; may be called twice."""
+        ...
+
+    def close(self, code: CloseCode) -> None:
+        """Begin the closing handshake; an unanswered one ends in an abort."""
+        ...
+
+    def abort(self) -> None:
+        """Drop the connection at once."""
+        ...
+
+
+class Publish(Protocol):
+    """Where a feed delivers, and what it must call at the end of each read."""
+
+    def publish(self, symbol: str, payload: bytes) -> None:
+        """One quote; nothing is written to any client yet."""
+        ...
+
+    def flush(self) -> None:
+        """The read is parsed: write what it brought."""
+        ...
+
+    def feed_changed(self, up: bool) -> None:
+        """The feed's link came up or was lost."""
+        ...

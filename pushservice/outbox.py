@@ -1,0 +1,211 @@
+"""One client's flow: what waits for it this turn, and what is kept while it is behind.
+
+Must not know: Twisted, sockets, commands, or how frames are laid out (a codec does).
+
+FLOWING: each turn's pieces leave as they came. BEHIND: the outlet is full, so only *which* symbols
+changed is kept; when it drains, the newest update of each goes out in one write. CLOSED: nothing
+more is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Final
+
+from pushservice import wire
+from pushservice.interfaces import Outlet
+
+if TYPE_CHECKING:
+    from pushservice.hub import Topic
+
+#: Bytes of answers kept for a client that is behind before its messages are no longer read.
+ANSWERS_BUDGET: Final = 64 * 1024
+
+
+class State(Enum):
+    """Where an outbox stands."""
+
+    FLOWING = auto()
+    BEHIND = auto()
+    CLOSED = auto()
+
+
+class Share:
+    """What one flush of the hub shares between clients, and counts.
+
+    Clients with equal pieces, as when everybody watches one index, get the very same frame: the
+    comparison of two lists of the same objects costs far less than joining them again.
+    """
+
+    __slots__ = ("bytes", "codec", "data", "frames", "pieces", "taken")
+
+    def __init__(self) -> None:
+        self.codec: wire.Codec | None = None
+        self.taken: list[bytes] = []
+        self.data = b""
+        self.frames = 0
+        self.pieces = 0
+        self.bytes = 0
+
+    def wire_bytes(self, codec: wire.Codec, pieces: list[bytes]) -> bytes:
+        """The frames that carry `pieces`; the last client's own where they are equal."""
+        if codec is not self.codec or pieces != self.taken:
+            self.codec = codec
+            self.taken = pieces.copy()
+            self.data = codec.frames(pieces)
+        self.frames += 1
+        self.pieces += len(pieces)
+        self.bytes += len(self.data)
+        return self.data
+
+
+class Outbox:
+    """One client's flow. `offer` is what the hub calls per quote: the append of a list."""
+
+    __slots__ = (
+        "_answers",
+        "_answers_size",
+        "_as_snapshot",
+        "_missed",
+        "_pending",
+        "_pong",
+        "_state",
+        "codec",
+        "group",
+        "merged",
+        "offer",
+        "outlet",
+        "topics",
+    )
+
+    def __init__(self, codec: wire.Codec, outlet: Outlet) -> None:
+        self.codec = codec
+        self.outlet = outlet
+        self.group = 0
+        #: what this client watches; kept by the hub
+        self.topics: dict[Topic, None] = {}
+        #: updates merged into later ones on this connection, in all
+        self.merged = 0
+        self._state = State.FLOWING
+        self._pending: list[bytes] = []
+        self.offer = self._pending.append
+        # While BEHIND: symbol -> the last n this client has or is about to get from bytes already
+        # written; None where it has none yet and the snapshot it asked for will be its first.
+        self._missed: dict[Topic, int | None] = {}
+        self._as_snapshot: set[Topic] = set()
+        self._answers: list[bytes] = []
+        self._answers_size = 0
+        self._pong: bytes | None = None
+
+    @property
+    def behind(self) -> bool:
+        """True while the outlet is full."""
+        return self._state is State.BEHIND
+
+    @property
+    def closed(self) -> bool:
+        """True once nothing more is taken."""
+        return self._state is State.CLOSED
+
+    # -- called by the hub -----------------------------------------------------------------------
+
+    def flush(self, turn: dict[Topic, int], share: Share) -> None:
+        """End of a turn; `turn` has each symbol that was quoted, with its `n` before."""
+        pending = self._pending
+        if self._state is State.FLOWING:
+            if pending:
+                data = share.wire_bytes(self.codec, pending)
+                pending.clear()
+                self.outlet.write(data)
+            return
+        pending.clear()
+        if self._state is State.BEHIND:
+            missed = self._missed
+            for topic in (turn.keys() & self.topics.keys()) - missed.keys():
+                missed[topic] = turn[topic]
+
+    def forget(self, topic: Topic) -> None:
+        """This client no longer watches `topic`."""
+        self.topics.pop(topic, None)
+        self._missed.pop(topic, None)
+        self._as_snapshot.discard(topic)
+
+    def shut(self) -> None:
+        """Take nothing more, drop what waits."""
+        self._state = State.CLOSED
+        self._pending.clear()
+        self._missed.clear()
+        self._as_snapshot.clear()
+        self._answers.clear()
+        self._pong = None
+
+    # -- called by the session -------------------------------------------------------------------
+
+    def send(self, frames: bytes) -> None:
+        """Whole frames outside the quotes' path: answers and heartbeats."""
+        if self._state is State.FLOWING:
+            self.outlet.write(frames)
+        elif self._state is State.BEHIND:
+            self._answers.append(frames)
+            self._answers_size += len(frames)
+            if self._answers_size > ANSWERS_BUDGET:
+                self.outlet.pause_reading()
+
+    def send_pong(self, payload: bytes) -> None:
+        """Answer a ping frame; while behind only the latest is answered (RFC 6455, 5.5.3)."""
+        if self._state is State.FLOWING:
+            self.outlet.write(wire.pong_frame(payload))
+        elif self._state is State.BEHIND:
+            self._pong = wire.pong_frame(payload)
+
+    def send_snapshots(self, topics: Iterable[tuple[Topic, bool]]) -> None:
+        """The last known values of `topics`; the flag says that it was not watched before."""
+        if self._state is State.FLOWING:
+            pieces = [
+                piece for topic, _ in topics if (piece := topic.snapshot(self.codec)) is not None
+            ]
+            if pieces:
+                self.outlet.write(self.codec.frames(pieces))
+        elif self._state is State.BEHIND:
+            for topic, is_new in topics:
+                if topic.payload is not None:
+                    self._missed.setdefault(topic, None if is_new else topic.n)
+                    self._as_snapshot.add(topic)
+
+    # -- called by the outlet --------------------------------------------------------------------
+
+    def blocked(self) -> None:
+        """The outlet is full. May be called twice."""
+        if self._state is State.FLOWING:
+            self._state = State.BEHIND
+
+    def drained(self) -> None:
+        """The outlet is empty: answers first, then the newest update of each changed symbol."""
+        if self._state is not State.BEHIND:
+            return
+        self._state = State.FLOWING
+        data = b"".join(self._answers)
+        if self._pong is not None:
+            data += self._pong
+        pieces = [self._newest(topic, before) for topic, before in self._missed.items()]
+        self._answers.clear()
+        self._answers_size = 0
+        self._pong = None
+        self._missed.clear()
+        self._as_snapshot.clear()
+        if pieces:
+            data += self.codec.frames(pieces)
+        self.outlet.resume_reading()
+        if data:
+            self.outlet.write(data)
+
+    def _newest(self, topic: Topic, before: int | None) -> bytes:
+        """The newest update of `topic` as a piece; counts what it merged."""
+        if before is not None and topic.n > before:
+            self.merged += topic.n - before - 1
+        piece = None if topic in self._as_snapshot else topic.newest.get(self.codec)
+        if piece is None:
+            piece = topic.snapshot(self.codec)
+        assert piece is not None, "only symbols that were quoted are ever missed"
+        return piece

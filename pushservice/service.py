@@ -1,0 +1,246 @@
+"""The daemon's life: ordered start, an ordered stop that says goodbye, and what is said in the log.
+
+Must not know: option names or command lines. It composes the edges around one hub.
+"""
+
+from __future__ import annotations
+
+import random
+import resource
+import secrets
+from typing import Any, Final
+
+from twisted.application.service import Service
+from twisted.internet import defer, endpoints
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from pushservice import __version__
+from pushservice.closing import CloseCode
+from pushservice.config import Config, RedisAddress
+from pushservice.demo import DemoMarket
+from pushservice.embedded import EmbeddedRedis
+from pushservice.hub import Hub
+from pushservice.market import SYMBOLS, Market
+from pushservice.metrics import Counters
+from pushservice.outbox import Outbox
+from pushservice.redisfeed import RedisFeed
+from pushservice.session import Limits
+from pushservice.tls import TLSFactory, development_pair, server_options
+from pushservice.web import build_site
+from pushservice.websocket import SPARE_CONNECTIONS, Bounds, QuoteFactory
+
+#: File descriptors kept for all that is no client: listeners, Redis, log, and spare connections.
+RESERVED_FILES: Final = 64 + SPARE_CONNECTIONS
+#: Milliseconds over which clients are asked to spread their reconnecting.
+RECONNECT_SPREAD_MS: Final = 5000
+
+
+class CannotStart(SystemExit, Exception):
+    """The daemon can't do what it was told; ends the process with one line and exit status 1.
+
+    An Exception too, so that twistd cleans up its pidfile, and tells the waiting parent of a
+    daemonized start; a SystemExit, so that no traceback hides the line.
+    """
+
+
+def raise_file_limit() -> int:
+    """Raise the soft limit of open files to the hard one; returns what it is then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):
+            return soft
+    return hard
+
+
+class Daemon(Service):
+    """Everything that runs in one quotepush process."""
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, config: Config) -> None:
+        """Raises CannotStart for certificates that can't be used; listens only when started."""
+        self.config = config
+        self.counters = Counters()
+        self.ports: list[IListeningPort] = []
+        self._reactor = reactor
+        self._tls = None if config.plain else self._tls_options()
+        file_limit = raise_file_limit()
+        room = max(1, file_limit - RESERVED_FILES)
+        self._connections = min(config.max_connections or room, room)
+        if config.max_connections and config.max_connections > room:
+            self.log.warn(
+                "--max-connections {asked} is more than the file limit {limit} allows; using {room}",
+                asked=config.max_connections,
+                limit=file_limit,
+                room=room,
+            )
+        self.hub = Hub(reactor, secrets.token_hex(4), self.counters, self._client_failed)
+        site = build_site(reactor, self.hub.recent_symbols, self._page_served, config.page)
+        limits = Limits(config.max_symbols, config.max_message, config.heartbeat)
+        self.factory = QuoteFactory(
+            reactor, self.hub, limits, Bounds(self._connections), site, self.counters
+        )
+        self._embedded = EmbeddedRedis(reactor) if config.redis is None else None
+        self.feed: RedisFeed | None = None
+        self._demo: DemoMarket | None = None
+        self._heartbeats = LoopingCall(self._beat)
+        self._heartbeats.clock = reactor
+        self._starting: defer.Deferred[None] | None = None
+
+    def _tls_options(self) -> Any:
+        config = self.config
+        try:
+            if config.cert is not None and config.key is not None:
+                return server_options(config.cert, config.key)
+            pair = development_pair(config.certs)
+            if pair.made:
+                self.log.info(
+                    "made a development certificate, {certificate}, and its key, {key}:"
+                    " browsers will warn of it",
+                    certificate=str(pair.certificate),
+                    key=str(pair.key),
+                )
+            return server_options(pair.certificate, pair.key)
+        except ValueError as error:
+            raise CannotStart(f"quotepush: {error}") from None
+
+    # -- start -----------------------------------------------------------------------------------
+
+    def privilegedStartService(self) -> None:  # noqa: N802 - Twisted's name
+        """Listen, while the process may still have the rights to."""
+        super().privilegedStartService()
+        for text in self.config.endpoints():
+            self._listen(text)
+
+    def _listen(self, text: str) -> None:
+        factory: IProtocolFactory = self.factory
+        if self._tls is not None and not text.startswith("ssl:"):
+            factory = TLSFactory(self._tls, factory, self._reactor)
+        outcome: list[IListeningPort | Failure] = []
+        try:
+            listening = endpoints.serverFromString(self._reactor, text).listen(factory)
+        except (ValueError, TypeError, OSError) as error:
+            raise CannotStart(f"quotepush: can't listen on {text}: {error}") from None
+        listening.addBoth(outcome.append)
+        if not outcome:
+            raise CannotStart(f"quotepush: {text} does not begin to listen at once; use another")
+        result = outcome[0]
+        if isinstance(result, Failure):
+            raise CannotStart(f"quotepush: can't listen on {text}: {_reason(result)}")
+        self.ports.append(result)
+
+    def startService(self) -> None:  # noqa: N802 - Twisted's name
+        """Serve clients, and begin to connect to Redis; neither waits for the other."""
+        super().startService()
+        for port in self.ports:
+            self.log.info("{url} is served", url=self._url(port))
+        self.log.info(
+            "quotepush {version}: at most {connections} clients; epoch {epoch}",
+            version=__version__,
+            connections=self._connections,
+            epoch=self.hub.epoch,
+        )
+        self._heartbeats.start(self.config.heartbeat / 1000 / self.hub.groups, now=False)
+        self._starting = defer.Deferred.fromCoroutine(self._start_feed())
+        self._starting.addErrback(self._start_failed)
+
+    async def _start_feed(self) -> None:
+        config = self.config
+        address = config.redis
+        if self._embedded is not None:
+            self._embedded.prepare()
+            address = RedisAddress(path=self._embedded.socket_path)
+            await self._embedded.start()
+            self.log.info(
+                "embedded Redis on {path}; publish with: redis-cli -s {path} publish {channel}"
+                " '{payload}'",
+                path=address.path,
+                channel=config.demo_channel("AAPL") or config.channels[0],
+                payload='{"last":189.50}',
+            )
+        assert address is not None, "a feed is embedded or has an address"
+        self.feed = RedisFeed(
+            self._reactor, address, config.channels, config.symbol_reader(), self.hub, self.counters
+        )
+        self.feed.start()
+        if config.demo:
+            self._demo = DemoMarket(
+                self._reactor,
+                address,
+                Market(),
+                lambda symbol: config.demo_channel(symbol) or symbol,
+                config.demo_rate,
+                self.counters,
+            )
+            self._demo.start()
+            self.log.info(
+                "simulated market: {symbols} symbols, {rate} quotes a second",
+                symbols=len(SYMBOLS),
+                rate=config.demo_rate,
+            )
+
+    def _start_failed(self, failure: Failure) -> None:
+        self.log.error("no quotes: {reason}", reason=failure.getErrorMessage())
+
+    def _url(self, port: IListeningPort) -> str:
+        address: Any = port.getHost()
+        scheme = "ws" if self._tls is None else "wss"
+        name = getattr(address, "name", None)
+        if name is not None:
+            return f"{scheme}+unix:{name if isinstance(name, str) else name.decode()}"
+        host = {"0.0.0.0": "localhost", "::": "localhost"}.get(address.host, address.host)  # noqa: S104 - shown, not bound
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{address.port}/"
+
+    # -- while it runs ---------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        # A LoopingCall whose function raises ends for good, and heartbeats must not.
+        try:
+            self.hub.beat()
+        except Exception:  # noqa: BLE001 - said, and tried again at the next beat
+            self.log.failure("heartbeats failed")
+
+    def _client_failed(self, outbox: Outbox, failure: Exception) -> None:
+        self.factory.failed(outbox, failure)
+
+    def _page_served(self) -> None:
+        self.counters.page_requests += 1
+
+    # -- stop ------------------------------------------------------------------------------------
+
+    def stopService(self) -> defer.Deferred[None]:  # noqa: N802 - Twisted's name
+        """Accept no more, quiet the feed, say goodbye to clients, then end Redis; in this order."""
+        super().stopService()
+        return defer.Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        self.factory.draining = True
+        ports, self.ports = self.ports, []
+        await defer.gatherResults([defer.maybeDeferred(port.stopListening) for port in ports])
+        if self._heartbeats.running:
+            self._heartbeats.stop()
+        if self._demo is not None:
+            await self._demo.stop()
+        if self.feed is not None:
+            await self.feed.stop()
+        self.hub.dismiss(CloseCode.GOING_AWAY, self._retry_ms)
+        await self.factory.drain()
+        if self._embedded is not None:
+            await self._embedded.stop()
+
+    @staticmethod
+    def _retry_ms() -> int:
+        return random.randrange(RECONNECT_SPREAD_MS)  # noqa: S311 - spreads load, guards nothing
+
+
+def _reason(failure: Failure) -> str:
+    error = failure.value
+    if isinstance(error, CannotListenError):
+        return f"{error.socketError}" if error.socketError else str(error)
+    return failure.getErrorMessage()

@@ -1,0 +1,182 @@
+"""What the public port serves to a browser: one page, the JavaScript client, the known symbols.
+
+Must not know: WebSockets, or how connections come to it. Everything is read once, at start.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from io import BytesIO
+from typing import Any, Final
+
+import msgspec
+from twisted.web.http import NOT_FOUND
+from twisted.web.resource import Resource
+from twisted.web.server import Request, Site
+
+#: Symbols that one request for /symbols.json may ask for.
+MAX_SYMBOLS: Final = 1000
+_IDLE_TIMEOUT: Final = 30
+_UPGRADE_REQUIRED: Final = 426
+
+_COMMON_HEADERS: Final = {
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"no-referrer",
+    b"cache-control": b"no-cache",
+}
+
+
+class _Request(Request):
+    """A request without a body: what the page serves needs none, and bodies cost memory."""
+
+    def gotLength(self, length: int | None) -> None:  # noqa: N802 - Twisted's name
+        self.content = BytesIO()
+
+    def handleContentChunk(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
+        if data:
+            self.channel.loseConnection()
+
+
+class _Document(Resource):
+    """Bytes that don't change while the daemon runs."""
+
+    isLeaf = True
+
+    def __init__(self, body: bytes, content_type: bytes, headers: dict[bytes, bytes]) -> None:
+        super().__init__()
+        self._body = body
+        self._headers = _COMMON_HEADERS | {b"content-type": content_type} | headers
+        self._etag = b'"' + hashlib.sha256(body).hexdigest()[:32].encode() + b'"'
+
+    def render_GET(self, request: Request) -> bytes:  # noqa: N802 - Twisted's name
+        for name, value in self._headers.items():
+            request.setHeader(name, value)
+        if request.setETag(self._etag) is not None:
+            return b""
+        return self._body
+
+
+class _Symbols(Resource):
+    """The symbols quoted so far as a JSON array, the most recently quoted first; ?limit=60."""
+
+    isLeaf = True
+
+    def __init__(self, recent_symbols: Callable[[int], Sequence[str]]) -> None:
+        super().__init__()
+        self._recent_symbols = recent_symbols
+
+    def render_GET(self, request: Request) -> bytes:  # noqa: N802 - Twisted's name
+        for name, value in _COMMON_HEADERS.items():
+            request.setHeader(name, value)
+        request.setHeader(b"content-type", b"application/json")
+        given = request.args.get(b"limit", [b"60"])[0]
+        if not given.isdigit() or not 1 <= int(given[:9]) <= MAX_SYMBOLS:
+            request.setResponseCode(400)
+            return msgspec.json.encode({"error": f"limit is a number from 1 to {MAX_SYMBOLS}"})
+        return msgspec.json.encode(self._recent_symbols(int(given)))
+
+
+class _Nothing(Resource):
+    """Answers every path in words."""
+
+    isLeaf = True
+
+    def __init__(self, status: int, text: str, headers: dict[bytes, bytes]) -> None:
+        super().__init__()
+        self._status = status
+        self._text = text.encode()
+        self._headers = _COMMON_HEADERS | headers
+
+    def render(self, request: Request) -> bytes:
+        request.setResponseCode(self._status)
+        for name, value in self._headers.items():
+            request.setHeader(name, value)
+        request.setHeader(b"content-type", b"text/plain; charset=utf-8")
+        return self._text
+
+
+class _Root(Resource):
+    """The tree: everything that is not there is said so in plain text."""
+
+    def __init__(self, otherwise: Resource) -> None:
+        super().__init__()
+        self._otherwise = otherwise
+
+    def getChild(self, path: bytes, request: Request) -> Resource:  # noqa: N802 - Twisted's name
+        return self._otherwise
+
+
+def content_security_policy(page: str) -> str:
+    """A policy under which `page` runs its own inline script and style and nothing else."""
+
+    def hashes(tag: str) -> str:
+        inline = re.findall(rf"<{tag}\b(?![^>]*\bsrc=)[^>]*>(.*?)</{tag}>", page, re.DOTALL)
+        digests = (hashlib.sha256(text.encode()).digest() for text in inline)
+        return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+
+    return (
+        f"default-src 'none'; script-src 'self' {hashes('script')};"
+        f" style-src 'self' {hashes('style')}; connect-src 'self' ws: wss:; img-src data:;"
+        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+def build_site(
+    reactor: Any,
+    recent_symbols: Callable[[int], Sequence[str]],
+    counted: Callable[[], None],
+    with_page: bool,
+) -> Site:
+    """The site of the public port; without the page it tells every request to upgrade.
+
+    `counted` is called for each request served.
+    """
+    if with_page:
+        root: Resource = _page_tree(recent_symbols)
+    else:
+        root = _Nothing(
+            _UPGRADE_REQUIRED,
+            "This is a WebSocket server: connect with wss:// or ws://.\n",
+            {b"upgrade": b"websocket"},
+        )
+
+    class PublicSite(Site):
+        def log(self, request: Request) -> None:
+            # No access log: a proxy in front keeps a better one, and addresses are not ours to keep.
+            counted()
+
+    site = PublicSite(
+        root,
+        requestFactory=_Request,
+        reactor=reactor,
+        timeout=_IDLE_TIMEOUT,
+        parsePOSTFormSubmission=False,
+    )
+    return site
+
+
+def _page_tree(recent_symbols: Callable[[int], Sequence[str]]) -> Resource:
+    here = files("pushservice.web")
+    page = (here / "index.html").read_text("utf-8")
+    policy = content_security_policy(page).encode()
+    nothing = _Nothing(NOT_FOUND, "There is nothing here; the page is at /\n", {})
+    index = _Document(
+        page.encode(), b"text/html; charset=utf-8", {b"content-security-policy": policy}
+    )
+    root = _Root(nothing)
+    root.putChild(b"", index)
+    root.putChild(b"index.html", index)
+    script = (here / "quotepush.js").read_bytes()
+    # Other origins may import the client: it is meant for them too.
+    root.putChild(
+        b"quotepush.js",
+        _Document(
+            script, b"text/javascript; charset=utf-8", {b"access-control-allow-origin": b"*"}
+        ),
+    )
+    root.putChild(b"symbols.json", _Symbols(recent_symbols))
+    return root

@@ -1,0 +1,435 @@
+/**
+ * quotepush: a small client for the quotepush WebSocket protocol, version 1.
+ * No dependencies; runs in browsers and in Node >= 20 (there, pass `WebSocket` where none is built in).
+ *
+ *     import {Quotepush} from "./quotepush.js";
+ *     const q = new Quotepush("wss://quotes.example.org/");
+ *     const stop = q.subscribe(["AAPL", "600519.SH"], (quote) => console.log(quote.symbol, quote.data));
+ *     q.on("state", ({state}) => console.log(state));
+ *
+ * @module quotepush
+ */
+
+const PROTOCOL = "quotepush.v1.json";
+const RETRYABLE = new Set([1001, 1006, 1012, 4008, 4029]);
+const DEFAULT_MESSAGE_LIMIT = 16384; // bytes, until the welcome says otherwise
+const WATCH_FACTOR = 3; // heartbeats missed before the link counts as dead
+const encoder = new TextEncoder();
+const byteLength = (text) => encoder.encode(text).length;
+
+/**
+ * @typedef {object} Quote One update; frozen (its `data` is shared between callbacks: do not change it).
+ * @property {string} symbol
+ * @property {number} n count of this symbol's updates within `epoch`, from 1
+ * @property {number} t the daemon's receive time, ms since 1970
+ * @property {*} data the publisher's payload
+ * @property {boolean} snapshot true for the last known quote sent on subscribing
+ * @property {number} merged updates merged into this one (0 for snapshots and the first update)
+ * @property {string} epoch names the daemon process that counted `n`
+ */
+
+/** The daemon's answer to a request was an error; `code` is the protocol's error code. */
+export class QuotepushError extends Error {
+  constructor(code, message) {
+    super(message);
+    this.name = "QuotepushError";
+    this.code = code;
+  }
+}
+
+/** A number whose source text differs from JavaScript's own, such as `10.50`; see `parseExact`. */
+export class ExactNumber {
+  constructor(value, text) {
+    this.value = value;
+    this.text = text;
+  }
+  valueOf() { return this.value; }
+  toString() { return this.text; }
+  toJSON() { return JSON.rawJSON ? JSON.rawJSON(this.text) : this.value; }
+}
+
+/**
+ * `JSON.parse` that keeps the source text of numbers: for the `parse` option. A number that would not
+ * print as it was sent becomes an `ExactNumber`; engines without source text access give plain numbers.
+ */
+export function parseExact(text) {
+  return JSON.parse(text, (key, value, context) =>
+    typeof value === "number" && context?.source !== undefined && context.source !== String(value)
+      ? new ExactNumber(value, context.source) : value);
+}
+
+/** One logical connection: reconnects by itself and keeps the subscriptions. */
+export class Quotepush {
+  #url; #options; #clock; #socket = null; #state = "closed"; #timer = null; #opened = false;
+  #openedAt = 0; #heardAt = 0; #attempt = 0; #retry = null; #epoch = ""; #feed = null; #fresh = null;
+  #limit = DEFAULT_MESSAGE_LIMIT; #nextId = 1; #flushing = false; #retryFlush = null;
+  #entries = new Map(); // symbol -> {subs: Set, last: Quote|null, n}
+  #told = new Set(); // the symbols this connection asked the server for
+  #dirty = new Set(); // the symbols to compare with #told at the next flush
+  #pending = new Map(); // request id -> {resolve, reject}
+  #listeners = new Map(); // event name -> Set of functions
+
+  /**
+   * Connects at once.
+   * @param {string} [url] ws: or wss: address; default: the page's own host
+   * @param {object} [options]
+   * @param {"auto"|"raw"} [options.mode] sent with every subscribe
+   * @param {number} [options.interval] sent with every subscribe: least ms between updates of a symbol
+   * @param {boolean} [options.snapshot] sent with every subscribe
+   * @param {function(string): *} [options.parse] default `JSON.parse`; see `parseExact`
+   * @param {function} [options.WebSocket] constructor to use instead of the global one
+   * @param {{setTimeout, clearTimeout, now}} [options.timers] clock to use instead of the global one
+   * @param {function(): number} [options.random] instead of `Math.random`
+   * @param {function(*)} [options.report] receives exceptions of callbacks; default `console.error`
+   * @param {number} [options.backoff=500] first bound of the reconnect delay, ms
+   * @param {number} [options.backoffMax=30000] last bound of the reconnect delay, ms
+   * @param {number} [options.stableAfter=10000] ms open after which the backoff starts anew
+   * @param {number} [options.connectTimeout=15000] ms to wait for the welcome
+   */
+  constructor(url, options = {}) {
+    this.#url = url ?? `${location.protocol === "https:" ? "wss:" : "ws:"}//${location.host}/`;
+    this.#options = {
+      parse: JSON.parse, random: Math.random, report: (error) => console.error(error),
+      WebSocket: globalThis.WebSocket, backoff: 500, backoffMax: 30000, stableAfter: 10000,
+      connectTimeout: 15000, ...options,
+    };
+    if (!this.#options.WebSocket) throw new Error("no WebSocket here: pass one as options.WebSocket");
+    this.#clock = options.timers ?? {
+      setTimeout: (fn, ms) => setTimeout(fn, ms),
+      clearTimeout: (id) => clearTimeout(id),
+      now: () => performance.now(),
+    };
+    this.open();
+  }
+
+  /** "connecting", "open" (welcomed), "waiting" (to reconnect) or "closed". */
+  get state() { return this.#state; }
+
+  /** Connects now if the state is "waiting" or "closed"; else does nothing. */
+  open() {
+    if (this.#state === "waiting" || this.#state === "closed") this.#connect();
+  }
+
+  /** Closes for good; subscriptions are kept for a later `open()`. */
+  close() {
+    if (this.#state === "closed") return;
+    this.#detach("closed by the client");
+    this.#setState("closed", {code: 1000, reason: "closed by the client"});
+  }
+
+  /**
+   * Calls `callback` with each quote of the symbols. The server hears of a symbol only with its first
+   * callback; a later callback gets the last known quote at once, marked as a snapshot.
+   * @param {string|string[]} symbols
+   * @param {function(Quote)} callback
+   * @returns {function()} unsubscribes this callback
+   */
+  subscribe(symbols, callback) {
+    const sub = {callback, seen: new Set(), live: true};
+    const own = new Set(typeof symbols === "string" ? [symbols] : symbols);
+    for (const symbol of own) {
+      let entry = this.#entries.get(symbol);
+      if (!entry) this.#entries.set(symbol, entry = {subs: new Set(), last: null, n: 0});
+      entry.subs.add(sub);
+      if (entry.last) queueMicrotask(() => this.#replay(sub, entry));
+    }
+    this.#mark(own);
+    return () => {
+      if (!sub.live) return;
+      sub.live = false;
+      for (const symbol of own) this.#entries.get(symbol)?.subs.delete(sub);
+      this.#mark(own);
+    };
+  }
+
+  /**
+   * Listens to an event; each listener gets one object:
+   * - "state" {state, ...}: "waiting" has delay (ms), attempt, code, reason; "closed" has code, reason
+   * - "welcome", "heartbeat", "bye": the server's event. Listeners of "welcome" run before the
+   *   subscriptions go out, so `request("auth", …)` there comes first
+   * - "feed" {state}: the daemon's source became "up" or "down" (told on change)
+   * - "gap" {symbol}: updates of this symbol may have been lost before they reached the daemon
+   * - "stale" {reason: "link"|"feed"}, "fresh" {}: quotes stopped, or began again, to be current
+   * - "error" {code, msg, symbol?, id?}: an error event, or one symbol's refusal; code 0: bad message
+   * - "raw" {direction: "in"|"out", text}: every message as text
+   * @returns {function()} stops listening
+   */
+  on(event, fn) {
+    if (!this.#listeners.has(event)) this.#listeners.set(event, new Set());
+    this.#listeners.get(event).add(fn);
+    return () => this.#listeners.get(event).delete(fn);
+  }
+
+  /** @returns {Promise<number>} the round trip in ms */
+  async ping() {
+    const start = this.#clock.now();
+    await this.request("ping");
+    return this.#clock.now() - start;
+  }
+
+  /** @returns {Promise<string[]>} the symbols the server has this connection subscribed to */
+  async list() {
+    return (await this.request("list")).symbols;
+  }
+
+  /**
+   * Sends any op; resolves with the event that answers it. Rejects with a `QuotepushError` when that
+   * is an error event, or when the connection is not open or ends first.
+   * @param {string} op
+   * @param {object} [fields]
+   */
+  request(op, fields = {}) {
+    return new Promise((resolve, reject) => {
+      if (this.#state !== "open") throw new QuotepushError(0, "not connected");
+      const id = this.#nextId++;
+      this.#pending.set(id, {reject, resolve: (event) => {
+        if (op === "auth") this.#mark(this.#entries.keys()); // what was refused before may pass now
+        resolve(event);
+      }});
+      this.#send(JSON.stringify({...fields, op, id}));
+    });
+  }
+
+  #connect() {
+    this.#clock.clearTimeout(this.#timer);
+    const socket = this.#socket = new this.#options.WebSocket(this.#url, [PROTOCOL]);
+    this.#opened = false;
+    this.#openedAt = Infinity;
+    this.#retry = null;
+    this.#timer = this.#clock.setTimeout(() => this.#lost(1006, "no welcome in time"),
+      this.#options.connectTimeout);
+    socket.onopen = () => { this.#opened = true; };
+    socket.onmessage = (message) => this.#receive(socket, message.data);
+    socket.onerror = () => {}; // a close event follows
+    socket.onclose = ({code, reason}) => this.#lost(this.#opened ? code : 1006, reason);
+    this.#setState("connecting", {});
+  }
+
+  /** Lets go of the socket; nothing it does later is heard. */
+  #detach(reason) {
+    const socket = this.#socket;
+    this.#clock.clearTimeout(this.#timer);
+    this.#clock.clearTimeout(this.#retryFlush);
+    this.#socket = this.#retryFlush = null;
+    if (this.#clock.now() - this.#openedAt >= this.#options.stableAfter) this.#attempt = 0;
+    this.#told.clear();
+    this.#feed = null;
+    if (socket) {
+      socket.onopen = socket.onmessage = socket.onclose = null;
+      socket.onerror = () => {}; // closing while connecting reports an error where nobody listens
+      if (socket.readyState < 2) socket.close();
+    }
+    const pending = [...this.#pending.values()];
+    this.#pending.clear();
+    for (const {reject} of pending) reject(new QuotepushError(0, `connection lost: ${reason}`));
+    this.#setFresh(false, "link");
+  }
+
+  #lost(code, reason) {
+    const socket = this.#socket;
+    this.#detach(reason || `code ${code}`);
+    if (this.#socket || this.#state === "closed" || !socket) return; // a listener acted already
+    if (!RETRYABLE.has(code)) return this.#setState("closed", {code, reason});
+    const {backoff, backoffMax, random} = this.#options;
+    // Full jitter spreads the clients of a restarted daemon; after a bye it comes on top of its `retry`.
+    const delay = this.#retry !== null ? this.#retry + random() * backoff
+      : random() * Math.min(backoffMax, backoff * 2 ** this.#attempt);
+    this.#attempt += 1;
+    this.#timer = this.#clock.setTimeout(() => this.#connect(), delay);
+    this.#setState("waiting", {delay, attempt: this.#attempt, code, reason});
+  }
+
+  /** Checks on a timer instead of re-arming one with every message: cheap at thousands a second. */
+  #watch(limit, wait = limit) {
+    this.#timer = this.#clock.setTimeout(() => {
+      const left = limit - (this.#clock.now() - this.#heardAt);
+      if (left > 0) return this.#watch(limit, left);
+      this.#detach("no heartbeat");
+      if (!this.#socket && this.#state === "open") this.#connect();
+    }, wait);
+  }
+
+  #receive(socket, text) {
+    this.#heardAt = this.#clock.now();
+    if (this.#listeners.get("raw")?.size) this.#emit("raw", {direction: "in", text});
+    let events;
+    try {
+      events = this.#options.parse(text);
+      if (!Array.isArray(events)) throw new TypeError("not an array of events");
+    } catch (error) {
+      return this.#emit("error", {code: 0, msg: `bad message: ${error.message}`});
+    }
+    for (const event of events) {
+      if (this.#socket !== socket) return; // a callback closed the connection
+      if (event !== null && typeof event === "object") this.#handle(event);
+    }
+  }
+
+  #handle(event) {
+    switch (event.ev) { // unknown events are left alone: newer servers may send more
+      case "quote": return this.#quote(event, false);
+      case "snapshot": return this.#quote(event, true);
+      case "welcome": return this.#welcome(event);
+      case "heartbeat":
+        this.#setFeed(event.feed);
+        return this.#emit("heartbeat", event);
+      case "feed": return this.#setFeed(event.state);
+      case "gap": return this.#emit("gap", {symbol: event.s});
+      case "bye":
+        if (event.retry >= 0) this.#retry = Number(event.retry);
+        return this.#emit("bye", event);
+      case "error":
+        this.#settle(event.id)?.reject(new QuotepushError(event.code, event.msg));
+        return this.#emit("error", {code: event.code, msg: event.msg, id: event.id});
+      case "subscribed":
+        // A new subscription starts a new count: what came between two of them was not merged.
+        for (const symbol of event.symbols ?? []) {
+          const entry = this.#entries.get(symbol);
+          if (entry) entry.n = 0;
+        }
+        for (const [symbol, {code, msg}] of Object.entries(event.errors ?? {})) {
+          this.#told.delete(symbol);
+          this.#emit("error", {symbol, code, msg, id: event.id});
+        }
+    }
+    if (event.id !== undefined) this.#settle(event.id)?.resolve(event);
+  }
+
+  #settle(id) {
+    const request = this.#pending.get(id);
+    this.#pending.delete(id);
+    return request;
+  }
+
+  #welcome(event) {
+    this.#clock.clearTimeout(this.#timer);
+    this.#openedAt = this.#clock.now();
+    this.#epoch = event.epoch;
+    this.#limit = event.limits?.message ?? DEFAULT_MESSAGE_LIMIT;
+    for (const entry of this.#entries.values()) entry.n = 0;
+    if (event.hb > 0) this.#watch(WATCH_FACTOR * event.hb);
+    this.#setState("open", {conn: event.conn, epoch: event.epoch});
+    this.#emit("welcome", event);
+    this.#mark(this.#entries.keys());
+  }
+
+  #quote(event, snapshot) {
+    const entry = this.#entries.get(event.s);
+    if (!entry) return; // it was on its way when the last callback left
+    // A live quote proves the feed is up, unless the server said down: then it was queued before.
+    if (!snapshot && this.#feed === null) this.#setFeed("up");
+    const merged = !snapshot && entry.n > 0 ? Math.max(0, event.n - entry.n - 1) : 0;
+    entry.n = event.n;
+    entry.last = Object.freeze({symbol: event.s, n: event.n, t: event.t, data: event.d, snapshot,
+      merged, epoch: this.#epoch});
+    for (const sub of [...entry.subs]) this.#deliver(sub, entry.last);
+  }
+
+  #replay(sub, entry) {
+    if (sub.seen.has(entry.last.symbol)) return; // a newer one came first
+    this.#deliver(sub, Object.freeze({...entry.last, snapshot: true, merged: 0}));
+  }
+
+  #deliver(sub, quote) {
+    if (!sub.live) return;
+    sub.seen.add(quote.symbol);
+    this.#guard(sub.callback, quote);
+  }
+
+  #setFeed(state) {
+    if (state === undefined || state === this.#feed) return;
+    this.#feed = state;
+    this.#emit("feed", {state});
+    if (this.#feed === state) this.#setFresh(state === "up", "feed");
+  }
+
+  #setFresh(fresh, reason) {
+    if (fresh === this.#fresh) return;
+    this.#fresh = fresh;
+    if (fresh) this.#emit("fresh", {});
+    else this.#emit("stale", {reason});
+  }
+
+  #setState(state, detail) {
+    this.#state = state;
+    this.#emit("state", {state, ...detail});
+  }
+
+  #mark(symbols) {
+    for (const symbol of symbols) this.#dirty.add(symbol);
+    if (this.#flushing) return;
+    this.#flushing = true;
+    queueMicrotask(() => this.#flush());
+  }
+
+  #flush() {
+    this.#flushing = false;
+    const add = [], drop = [];
+    for (const symbol of this.#dirty) {
+      const wanted = this.#entries.get(symbol)?.subs.size > 0;
+      if (!wanted) this.#entries.delete(symbol);
+      if (wanted !== this.#told.has(symbol)) (wanted ? add : drop).push(symbol);
+    }
+    this.#dirty.clear();
+    if (this.#state !== "open") return; // the welcome marks everything again
+    this.#sendBatches("unsubscribe", drop); // first: it makes room under limits.symbols
+    this.#sendBatches("subscribe", add);
+  }
+
+  #sendBatches(op, symbols) {
+    const {mode, interval, snapshot} = this.#options;
+    const fields = op === "subscribe" ? {mode, interval, snapshot} : {};
+    const envelope = {op, id: Number.MAX_SAFE_INTEGER, symbols: [], ...fields}; // widest id
+    const room = this.#limit - byteLength(JSON.stringify(envelope));
+    let batch = [], size = 0;
+    const send = () => {
+      if (batch.length) this.#sendSymbols(op, batch, fields);
+      batch = [];
+      size = 0;
+    };
+    for (const symbol of symbols) {
+      const bytes = byteLength(JSON.stringify(symbol)) + 1; // and its comma
+      if (bytes > room) { // the server would close the connection over it
+        this.#emit("error", {symbol, code: 411, msg: "bad symbol: too long"});
+        continue;
+      }
+      if (size + bytes > room) send();
+      batch.push(symbol);
+      size += bytes;
+    }
+    send();
+  }
+
+  #sendSymbols(op, symbols, fields) {
+    const id = this.#nextId++;
+    for (const symbol of symbols) this.#told[op === "subscribe" ? "add" : "delete"](symbol);
+    this.#pending.set(id, {resolve() {}, reject: ({code}) => {
+      if (code === 0) return; // the connection ended: the next welcome repeats it
+      for (const symbol of symbols) this.#told[op === "subscribe" ? "delete" : "add"](symbol);
+      if (code !== 429) return; // only "too many messages" passes by itself
+      for (const symbol of symbols) this.#dirty.add(symbol);
+      this.#retryFlush ??= this.#clock.setTimeout(() => {
+        this.#retryFlush = null;
+        this.#flush();
+      }, 1000 * (1 + this.#options.random()));
+    }});
+    this.#send(JSON.stringify({op, id, symbols, ...fields}));
+  }
+
+  #send(text) {
+    if (this.#listeners.get("raw")?.size) this.#emit("raw", {direction: "out", text});
+    this.#socket?.send(text);
+  }
+
+  #emit(event, detail) {
+    for (const fn of [...this.#listeners.get(event) ?? []]) this.#guard(fn, detail);
+  }
+
+  #guard(fn, argument) {
+    try {
+      fn(argument);
+    } catch (error) {
+      this.#options.report(error);
+    }
+  }
+}

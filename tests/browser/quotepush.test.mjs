@@ -1,0 +1,588 @@
+// Tests of quotepush.js on a fake WebSocket, clock and random source: nothing here waits.
+import assert from "node:assert/strict";
+import {readFileSync} from "node:fs";
+import {test} from "node:test";
+
+// Loaded as text: older Nodes take a .js file without a package.json for CommonJS.
+const source = readFileSync(new URL("../../pushservice/web/quotepush.js", import.meta.url));
+const {ExactNumber, Quotepush, QuotepushError, parseExact} =
+  await import(`data:text/javascript;base64,${source.toString("base64")}`);
+
+/** A clock that moves only when told. */
+class FakeClock {
+  time = 0; #timers = new Map(); #next = 1;
+  now = () => this.time;
+  setTimeout = (fn, ms) => {
+    this.#timers.set(this.#next, {at: this.time + ms, fn});
+    return this.#next++;
+  };
+  clearTimeout = (id) => this.#timers.delete(id);
+  advance(ms) {
+    const end = this.time + ms;
+    for (;;) {
+      const due = [...this.#timers].filter(([, timer]) => timer.at <= end)
+        .sort(([, a], [, b]) => a.at - b.at)[0];
+      if (!due) break;
+      this.#timers.delete(due[0]);
+      this.time = Math.max(this.time, due[1].at);
+      due[1].fn();
+    }
+    this.time = end;
+  }
+  get size() { return this.#timers.size; }
+}
+
+/** One client with the sockets it made; `random` is what the client draws. */
+function setup(options = {}) {
+  const world = {clock: new FakeClock(), random: 0.5, sockets: [], states: [], reports: []};
+  class FakeSocket {
+    readyState = 0; sent = []; closed = false;
+    constructor(url, protocols) {
+      Object.assign(this, {url, protocols});
+      world.sockets.push(this);
+    }
+    send(text) { this.sent.push(text); }
+    close() { this.readyState = 2; this.closed = true; }
+    open() { this.readyState = 1; this.onopen?.({}); }
+    receive(...events) { this.onmessage?.({data: JSON.stringify(events)}); }
+    end(code, reason = "") { this.readyState = 3; this.onclose?.({code, reason}); }
+    welcome(fields = {}) {
+      this.open();
+      this.receive({ev: "welcome", v: 1, conn: "c1", epoch: "e1", hb: 5000,
+        limits: {symbols: 500, message: 16384}, ...fields});
+    }
+    ops(op) { return this.sent.map((text) => JSON.parse(text)).filter((sent) => sent.op === op); }
+    symbols(op) { return this.ops(op).flatMap((sent) => sent.symbols); }
+  }
+  world.q = new Quotepush("wss://quotes.test/", {
+    WebSocket: FakeSocket, timers: world.clock, random: () => world.random,
+    report: (error) => world.reports.push(error), ...options,
+  });
+  world.q.on("state", (state) => world.states.push(state));
+  Object.defineProperty(world, "socket", {get: () => world.sockets.at(-1)});
+  return world;
+}
+
+/** A client already welcomed. */
+function setupOpen(options, welcome) {
+  const world = setup(options);
+  world.socket.welcome(welcome);
+  return world;
+}
+
+const settled = () => new Promise((resolve) => setImmediate(resolve)); // runs all microtasks
+const quote = (s, n, d = {price: n}) => ({ev: "quote", s, n, t: 1000 + n, d});
+const snapshot = (s, n) => ({...quote(s, n), ev: "snapshot"});
+const collect = (q, event) => {
+  const seen = [];
+  q.on(event, (detail) => seen.push(detail));
+  return seen;
+};
+
+test("it asks for the subprotocol and is open only after the welcome", () => {
+  const {q, socket} = setup();
+  assert.equal(socket.url, "wss://quotes.test/");
+  assert.deepEqual(socket.protocols, ["quotepush.v1.json"]);
+  assert.equal(q.state, "connecting");
+  socket.open();
+  assert.equal(q.state, "connecting");
+  socket.welcome();
+  assert.equal(q.state, "open");
+});
+
+test("without any WebSocket it says what to pass", () => {
+  assert.throws(() => new Quotepush("wss://quotes.test/", {WebSocket: undefined}),
+    /options\.WebSocket/);
+});
+
+test("no subscribe goes out before the welcome", async () => {
+  const {q, socket} = setup();
+  q.subscribe("AAPL", () => {});
+  await settled();
+  socket.open();
+  await settled();
+  assert.deepEqual(socket.sent, []);
+  socket.welcome();
+  await settled();
+  assert.deepEqual(socket.symbols("subscribe"), ["AAPL"]);
+});
+
+test("subscribes of one microtask go out as one op", async () => {
+  const {q, socket} = setupOpen();
+  q.subscribe(["A", "B"], () => {});
+  q.subscribe("C", () => {});
+  await settled();
+  assert.equal(socket.sent.length, 1);
+  assert.deepEqual(socket.symbols("subscribe"), ["A", "B", "C"]);
+});
+
+test("a subscribe undone in the same microtask sends nothing", async () => {
+  const {q, socket} = setupOpen();
+  q.subscribe("A", () => {})();
+  await settled();
+  assert.deepEqual(socket.sent, []);
+});
+
+test("mode, interval and snapshot ride on every subscribe", async () => {
+  const {q, socket} = setupOpen({mode: "auto", interval: 250, snapshot: false});
+  q.subscribe("A", () => {});
+  await settled();
+  const [{mode, interval, snapshot: wanted}] = socket.ops("subscribe");
+  assert.deepEqual([mode, interval, wanted], ["auto", 250, false]);
+});
+
+test("every batch stays under the message limit, counted in UTF-8 bytes", async () => {
+  const message = 200;
+  const {q, socket} = setupOpen({interval: 100}, {limits: {symbols: 500, message}});
+  const symbols = Array.from({length: 60}, (_, i) => (i % 2 ? `股票${i}` : `SYM${i}`));
+  q.subscribe(symbols, () => {});
+  await settled();
+  assert.ok(socket.sent.length > 1);
+  for (const text of socket.sent) assert.ok(Buffer.byteLength(text) < message, text);
+  assert.deepEqual(socket.symbols("subscribe"), symbols);
+});
+
+test("a symbol that fits in no message is refused here instead of costing the connection", async () => {
+  const {q, socket} = setupOpen({}, {limits: {message: 200}});
+  const errors = collect(q, "error");
+  q.subscribe(["A", "x".repeat(300)], () => {});
+  await settled();
+  assert.deepEqual(socket.symbols("subscribe"), ["A"]);
+  assert.deepEqual(errors.map(({code, symbol}) => [code, symbol.length]), [[411, 300]]);
+});
+
+test("the server hears only of the first callback and of the end of the last", async () => {
+  const {q, socket} = setupOpen();
+  const seen = [];
+  const stopFirst = q.subscribe("A", (update) => seen.push(["first", update.n]));
+  const stopSecond = q.subscribe("A", (update) => seen.push(["second", update.n]));
+  await settled();
+  assert.deepEqual(socket.symbols("subscribe"), ["A"]);
+  socket.receive(quote("A", 1));
+  stopFirst();
+  stopFirst(); // a second call changes nothing
+  await settled();
+  assert.deepEqual(socket.symbols("unsubscribe"), []);
+  socket.receive(quote("A", 2));
+  stopSecond();
+  await settled();
+  assert.deepEqual(socket.symbols("unsubscribe"), ["A"]);
+  socket.receive(quote("A", 3)); // was on its way
+  assert.deepEqual(seen, [["first", 1], ["second", 1], ["second", 2]]);
+});
+
+test("the same function subscribed twice counts twice", async () => {
+  const {q, socket} = setupOpen();
+  let calls = 0;
+  const callback = () => { calls += 1; };
+  const stop = q.subscribe("A", callback);
+  q.subscribe("A", callback);
+  await settled();
+  socket.receive(quote("A", 1));
+  assert.equal(calls, 2);
+  stop();
+  socket.receive(quote("A", 2));
+  assert.equal(calls, 3);
+});
+
+test("a later callback gets the last known quote as a snapshot", async () => {
+  const {q, socket} = setupOpen();
+  q.subscribe("A", () => {});
+  await settled();
+  socket.receive(snapshot("A", 4), quote("A", 7));
+  const seen = [];
+  q.subscribe("A", (update) => seen.push(update));
+  await settled();
+  assert.deepEqual(seen.map((u) => [u.n, u.snapshot, u.merged]), [[7, true, 0]]);
+});
+
+test("a later callback does not get an old quote after a newer one", async () => {
+  const {q, socket} = setupOpen();
+  q.subscribe("A", () => {});
+  await settled();
+  socket.receive(quote("A", 1));
+  const seen = [];
+  q.subscribe("A", (update) => seen.push(update.n));
+  socket.receive(quote("A", 2));
+  await settled();
+  assert.deepEqual(seen, [2]);
+});
+
+test("a quote is frozen and carries the payload, the count and the epoch", async () => {
+  const {q, socket} = setupOpen();
+  const seen = [];
+  q.subscribe("A", (update) => seen.push(update));
+  await settled();
+  socket.receive(quote("A", 3, {price: 10.5}));
+  assert.deepEqual(seen, [{symbol: "A", n: 3, t: 1003, data: {price: 10.5}, snapshot: false,
+    merged: 0, epoch: "e1"}]);
+  assert.ok(Object.isFrozen(seen[0]));
+});
+
+test("merged is the jump of n less one, and 0 for snapshots and the first quote", async () => {
+  const {q, socket} = setupOpen();
+  const merged = [];
+  q.subscribe(["A", "B"], (update) => merged.push([update.symbol, update.merged]));
+  await settled();
+  socket.receive(snapshot("A", 10), quote("A", 11), quote("A", 15), quote("B", 40), quote("B", 42),
+    snapshot("A", 20), quote("A", 22));
+  assert.deepEqual(merged,
+    [["A", 0], ["A", 0], ["A", 3], ["B", 0], ["B", 1], ["A", 0], ["A", 1]]);
+});
+
+test("merged starts anew with a new connection, epoch or subscription", async () => {
+  const {q, clock, sockets, socket} = setupOpen();
+  const merged = [];
+  q.subscribe("A", (update) => merged.push(update.merged));
+  await settled();
+  socket.receive(quote("A", 100));
+  socket.end(1006);
+  clock.advance(500);
+  sockets[1].welcome({epoch: "e2"});
+  await settled();
+  sockets[1].receive(quote("A", 300), {ev: "subscribed", id: 99, symbols: ["A"], errors: {}},
+    quote("A", 400), quote("A", 402));
+  assert.deepEqual(merged, [0, 0, 0, 1]);
+});
+
+test("a client that lost its connection subscribes everything again", async () => {
+  const {q, clock, sockets, socket} = setupOpen();
+  q.subscribe(["A", "B"], () => {});
+  const stop = q.subscribe("C", () => {});
+  await settled();
+  socket.end(1006);
+  stop();
+  q.subscribe("D", () => {});
+  clock.advance(500);
+  sockets[1].welcome();
+  await settled();
+  assert.deepEqual(sockets[1].symbols("subscribe").sort(), ["A", "B", "D"]);
+});
+
+for (const code of [1001, 1006, 1012, 4008, 4029]) {
+  test(`it reconnects after close code ${code}`, () => {
+    const {clock, sockets, socket, states} = setupOpen();
+    socket.end(code, "why");
+    assert.deepEqual(states.at(-1), {state: "waiting", delay: 250, attempt: 1, code, reason: "why"});
+    clock.advance(249);
+    assert.equal(sockets.length, 1);
+    clock.advance(1);
+    assert.equal(sockets.length, 2);
+  });
+}
+
+for (const code of [1000, 1002, 1003, 1005, 1007, 1009, 4001, 4004]) {
+  test(`close code ${code} is final and its reason is told`, () => {
+    const {q, clock, sockets, socket, states} = setupOpen();
+    socket.end(code, "why");
+    assert.deepEqual(states.at(-1), {state: "closed", code, reason: "why"});
+    clock.advance(120_000);
+    assert.equal(sockets.length, 1);
+    assert.equal(clock.size, 0);
+    q.open(); // the user changed something
+    assert.equal(sockets.length, 2);
+  });
+}
+
+test("a connection that never opened is tried again", () => {
+  const {clock, sockets, socket, states} = setup();
+  socket.end(1002);
+  assert.equal(states.at(-1).state, "waiting");
+  clock.advance(500);
+  assert.equal(sockets.length, 2);
+});
+
+test("a connection without a welcome in time is given up and tried again", () => {
+  const {q, clock, socket} = setup({connectTimeout: 3000});
+  socket.open();
+  clock.advance(3000);
+  assert.ok(socket.closed);
+  assert.equal(q.state, "waiting");
+});
+
+test("the backoff doubles from half a second to a cap of thirty", () => {
+  const world = setup();
+  world.random = 1;
+  const delays = [];
+  for (let i = 0; i < 9; i += 1) {
+    world.socket.end(1006);
+    delays.push(world.states.at(-1).delay);
+    world.clock.advance(delays.at(-1));
+  }
+  assert.deepEqual(delays, [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000]);
+});
+
+test("the backoff has full jitter, from nothing to its bound", () => {
+  const world = setup();
+  for (const [random, delay] of [[0, 0], [0.25, 250], [0.999, 1998]]) {
+    world.random = random;
+    world.socket.end(1006);
+    assert.equal(world.states.at(-1).delay, delay);
+    world.clock.advance(delay);
+  }
+});
+
+test("the backoff starts anew only after a connection was stable", () => {
+  const world = setup({stableAfter: 10_000});
+  world.random = 1;
+  const lostAfter = (ms) => {
+    world.socket.welcome({hb: 60_000});
+    world.clock.advance(ms);
+    world.socket.end(1006);
+    const {delay} = world.states.at(-1);
+    world.clock.advance(delay);
+    return delay;
+  };
+  assert.deepEqual([lostAfter(10), lostAfter(9_999), lostAfter(10), lostAfter(10_000), lostAfter(10)],
+    [500, 1000, 2000, 500, 1000]);
+});
+
+test("the retry of a bye is waited out, with some jitter on top", () => {
+  const {q, clock, sockets, socket, states} = setupOpen();
+  const byes = collect(q, "bye");
+  socket.receive({ev: "bye", code: 1012, retry: 3500});
+  socket.end(1012);
+  assert.equal(byes[0].retry, 3500);
+  assert.equal(states.at(-1).delay, 3750);
+  clock.advance(3749);
+  assert.equal(sockets.length, 1);
+  clock.advance(1);
+  sockets[1].end(1006); // the hint was for one reconnect: now the backoff counts
+  assert.equal(states.at(-1).delay, 500);
+});
+
+test("open while waiting connects at once, and only once", () => {
+  const {q, clock, sockets, socket} = setupOpen();
+  socket.end(1006);
+  q.open();
+  assert.equal(sockets.length, 2);
+  q.open();
+  clock.advance(1000);
+  assert.equal(sockets.length, 2);
+});
+
+test("three silent heartbeats mean a dead link, closed and replaced at once", () => {
+  const {q, clock, sockets, socket} = setupOpen();
+  clock.advance(14_999);
+  assert.equal(sockets.length, 1);
+  clock.advance(1);
+  assert.ok(socket.closed);
+  assert.equal(sockets.length, 2);
+  assert.equal(q.state, "connecting");
+  socket.end(1006); // late news of the dead socket
+  assert.equal(q.state, "connecting");
+  assert.equal(sockets.length, 2);
+});
+
+test("any message keeps the link alive", () => {
+  const {clock, sockets, socket} = setupOpen();
+  for (let i = 0; i < 10; i += 1) {
+    clock.advance(14_000);
+    socket.receive({ev: "something new"});
+  }
+  assert.equal(sockets.length, 1);
+  clock.advance(15_000);
+  assert.equal(sockets.length, 2);
+});
+
+test("close ends everything and open continues with the subscriptions", async () => {
+  const {q, clock, sockets, socket, states} = setupOpen();
+  q.subscribe("A", () => {});
+  await settled();
+  q.close();
+  assert.ok(socket.closed);
+  assert.deepEqual(states.at(-1), {state: "closed", code: 1000, reason: "closed by the client"});
+  assert.equal(clock.size, 0);
+  q.open();
+  sockets[1].welcome();
+  await settled();
+  assert.deepEqual(sockets[1].symbols("subscribe"), ["A"]);
+});
+
+test("close inside a callback stops the rest of the message", async () => {
+  const {q, socket} = setupOpen();
+  const seen = [];
+  q.subscribe("A", (update) => {
+    seen.push(update.n);
+    q.close();
+  });
+  await settled();
+  socket.receive(quote("A", 1), quote("A", 2));
+  assert.deepEqual(seen, [1]);
+});
+
+test("an exception of a callback or listener is reported and breaks nothing else", async () => {
+  const {q, socket, reports} = setupOpen();
+  const seen = [];
+  q.on("gap", () => { throw new Error("listener"); });
+  q.on("gap", ({symbol}) => seen.push(symbol));
+  q.subscribe("A", () => { throw new Error("callback"); });
+  q.subscribe("A", (update) => seen.push(update.n));
+  await settled();
+  socket.receive({ev: "gap", s: "A"}, quote("A", 1), quote("A", 2));
+  assert.deepEqual(seen, ["A", 1, 2]);
+  assert.deepEqual(reports.map(({message}) => message), ["listener", "callback", "callback"]);
+});
+
+test("ping resolves with the round trip and list with the symbols", async () => {
+  const {q, clock, socket} = setupOpen();
+  const ping = q.ping();
+  const list = q.list();
+  const [{id: pingId}] = socket.ops("ping");
+  const [{id: listId}] = socket.ops("list");
+  clock.advance(42);
+  socket.receive({ev: "list", id: listId, symbols: ["A"]}, {ev: "pong", id: pingId});
+  assert.equal(await ping, 42);
+  assert.deepEqual(await list, ["A"]);
+});
+
+test("an error event with the id of a request rejects its promise", async () => {
+  const {q, socket} = setupOpen();
+  const errors = collect(q, "error");
+  const list = q.list();
+  socket.receive({ev: "error", id: socket.ops("list")[0].id, code: 429, msg: "too many messages"});
+  await assert.rejects(list, (error) =>
+    error instanceof QuotepushError && error.code === 429 && error.message === "too many messages");
+  assert.deepEqual(errors.map(({code}) => code), [429]);
+});
+
+test("requests fail when not connected, and when the connection ends first", async () => {
+  const {q, socket} = setup();
+  await assert.rejects(q.ping(), /not connected/);
+  socket.welcome();
+  const ping = q.ping();
+  socket.end(1006);
+  await assert.rejects(ping, /connection lost/);
+});
+
+test("a refused symbol is told, and not unsubscribed later", async () => {
+  const {q, socket} = setupOpen();
+  const errors = collect(q, "error");
+  const stop = q.subscribe(["A", "a*b"], () => {});
+  await settled();
+  const [{id}] = socket.ops("subscribe");
+  socket.receive({ev: "subscribed", id, symbols: ["A"], errors: {"a*b": {code: 411, msg: "bad"}}});
+  assert.deepEqual(errors, [{symbol: "a*b", code: 411, msg: "bad", id}]);
+  stop();
+  await settled();
+  assert.deepEqual(socket.symbols("unsubscribe"), ["A"]);
+});
+
+test("a subscribe refused for too many messages is sent again", async () => {
+  const {q, clock, socket} = setupOpen();
+  q.subscribe("A", () => {});
+  await settled();
+  const [{id}] = socket.ops("subscribe");
+  socket.receive({ev: "error", id, code: 429, msg: "too many messages"});
+  clock.advance(2000);
+  assert.deepEqual(socket.symbols("subscribe"), ["A", "A"]);
+});
+
+test("authentication on the welcome goes first, and its success repeats what was refused", async () => {
+  const {q, socket} = setup();
+  q.on("welcome", () => q.request("auth", {token: "secret"}));
+  q.subscribe("A", () => {});
+  socket.welcome();
+  await settled();
+  const [auth, subscribe] = socket.sent.map((text) => JSON.parse(text));
+  assert.deepEqual([auth.op, auth.token, subscribe.op], ["auth", "secret", "subscribe"]);
+  socket.receive({ev: "error", id: subscribe.id, code: 401, msg: "not authenticated"});
+  socket.receive({ev: "auth", id: auth.id});
+  await settled();
+  assert.deepEqual(socket.symbols("subscribe"), ["A", "A"]);
+});
+
+test("feed changes are told once, by feed events or heartbeats", () => {
+  const {q, socket} = setupOpen();
+  const feeds = collect(q, "feed");
+  const beats = collect(q, "heartbeat");
+  const beat = (feed) => ({ev: "heartbeat", t: 1, feed, age: 12, merged: 37});
+  socket.receive(beat("up"), beat("up"), {ev: "feed", state: "down", t: 2}, beat("down"),
+    {ev: "feed", state: "up", t: 3});
+  assert.deepEqual(feeds.map(({state}) => state), ["up", "down", "up"]);
+  assert.equal(beats.length, 3);
+  assert.equal(beats[0].merged, 37);
+});
+
+test("stale and fresh follow the feed and the link", async () => {
+  const {q, clock, sockets, socket} = setupOpen();
+  const seen = [];
+  q.on("stale", ({reason}) => seen.push(`stale ${reason}`));
+  q.on("fresh", () => seen.push("fresh"));
+  q.subscribe("A", () => {});
+  await settled();
+  socket.receive(snapshot("A", 1)); // may be old: proves nothing
+  assert.deepEqual(seen, []);
+  socket.receive(quote("A", 2));
+  socket.receive({ev: "feed", state: "down"}, quote("A", 3)); // queued before the feed was lost
+  socket.receive({ev: "feed", state: "up"});
+  socket.end(1006);
+  clock.advance(500);
+  sockets[1].welcome();
+  sockets[1].receive({ev: "heartbeat", feed: "up"});
+  assert.deepEqual(seen, ["fresh", "stale feed", "fresh", "stale link", "fresh"]);
+});
+
+test("a feed already down at the first connection, or no connection at all, is stale", () => {
+  for (const [fail, reason] of [
+    [({socket}) => { socket.welcome(); socket.receive({ev: "feed", state: "down"}); }, "feed"],
+    [({socket}) => socket.end(1006), "link"],
+  ]) {
+    const world = setup();
+    const stale = collect(world.q, "stale");
+    fail(world);
+    assert.deepEqual(stale, [{reason}]);
+  }
+});
+
+test("unknown events are ignored and bad messages are errors, not exceptions", async () => {
+  const {q, socket} = setupOpen();
+  const errors = collect(q, "error");
+  const seen = [];
+  q.subscribe("A", (update) => seen.push(update.n));
+  await settled();
+  socket.receive({ev: "from the future", id: "x"}, null, 7, quote("A", 1));
+  assert.deepEqual([seen, errors], [[1], []]);
+  socket.onmessage({data: "not json"});
+  socket.onmessage({data: "{}"});
+  socket.receive(quote("A", 2));
+  assert.deepEqual(seen, [1, 2]);
+  assert.deepEqual(errors.map(({code}) => code), [0, 0]);
+});
+
+test("raw shows every message of both directions untouched, until turned off", async () => {
+  const {q, socket} = setup();
+  const raw = [];
+  const off = q.on("raw", ({direction, text}) => raw.push([direction, text]));
+  socket.welcome();
+  q.subscribe("A", () => {});
+  await settled();
+  assert.equal(raw[0][0], "in");
+  assert.ok(raw[0][1].startsWith('[{"ev":"welcome"'));
+  assert.deepEqual(raw[1], ["out", socket.sent[0]]);
+  off();
+  socket.receive({ev: "gap", s: "A"});
+  assert.equal(raw.length, 2);
+});
+
+test("parseExact keeps the text of numbers where the engine gives it", () => {
+  const {n, price, list} = parseExact('{"n":12,"price":10.50,"list":[1e2,"x",null]}');
+  assert.equal(n, 12);
+  assert.equal(Number(price), 10.5);
+  assert.equal(Number(list[0]), 100);
+  let sourceAccess = false;
+  JSON.parse("1", (key, value, context) => { sourceAccess = context !== undefined; });
+  if (sourceAccess) {
+    assert.ok(price instanceof ExactNumber);
+    assert.equal(String(price), "10.50");
+    assert.equal(JSON.stringify({price}), '{"price":10.50}');
+  } else {
+    assert.equal(price, 10.5);
+  }
+});
+
+test("the parse option replaces JSON.parse", async () => {
+  const {q, socket} = setup({parse: (text) => JSON.parse(text.replace("\uFEFF", ""))});
+  socket.onmessage({data: '\uFEFF[{"ev":"welcome","epoch":"e1"}]'});
+  assert.equal(q.state, "open");
+});
