@@ -27,7 +27,7 @@ IGNORED: Final = Ignored()
 
 
 def glob_regex(pattern: str) -> re.Pattern[str]:
-    """Redis's glob style (`*`, `?`, `[a-z]`, `[^a]`, `\\` escapes) as a regex; `*`s are groups."""
+    r"""Redis's glob style (`*`, `?`, `[a-z]`, `[^a]`, `\` escapes) as a regex; `*`s are groups."""
     out: list[str] = []
     at = 0
     while at < len(pattern):

@@ -46,8 +46,8 @@ class DemoMarket:
             reactor,
             address,
             txredisapi.RedisProtocol,
-            lambda connection: defer.succeed(None),
-            lambda up: None,
+            lambda _connection: defer.succeed(None),
+            lambda _up: None,
         )
         # `withCount` keeps the rate when a call comes late.
         self._loop = LoopingCall.withCount(self._tick)

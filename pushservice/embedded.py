@@ -71,15 +71,15 @@ class _Server(ProcessProtocol):
         self.ended: defer.Deferred[Failure] = defer.Deferred()
         self.output = b""
 
-    def outReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
+    def outReceived(self, data: bytes) -> None:
         # The last words are kept: they say why a server did not start.
         self.output = (self.output + data)[-4096:]
         if _READY in self.output and not self.ready.called:
             self.ready.callback(None)
 
-    errReceived = outReceived  # noqa: N815 - Twisted's name
+    errReceived = outReceived
 
-    def processEnded(self, reason: Failure) -> None:  # noqa: N802 - Twisted's name
+    def processEnded(self, reason: Failure) -> None:
         if not self.ready.called:
             words = self.output.decode("utf-8", "replace").strip() or reason.getErrorMessage()
             self.ready.errback(NoRedisServer(f"redis-server did not start: {words}"))
@@ -141,7 +141,7 @@ class EmbeddedRedis:
         return server.ready
 
     @staticmethod
-    def _too_late(result: object, timeout: float) -> object:
+    def _too_late(_result: object, timeout: float) -> object:
         raise NoRedisServer(f"redis-server was not ready after {timeout:g} seconds")
 
     def _ended(self, reason: Failure) -> None:

@@ -434,7 +434,7 @@ class Market:
             raise ValueError("a market needs at least one listing")
         if len({listing.symbol for listing in listings}) < len(listings):
             raise ValueError("a symbol is listed twice")
-        self._random = Random(seed)
+        self._random = Random(seed)  # noqa: S311 - a simulation, guards nothing
         self._instruments = [_Instrument(listing) for listing in listings]
         # Running totals of the weights: a random point below the last falls to one instrument.
         self._shares = list(accumulate(1.0 / (n + _HEAD_START) for n in range(len(listings))))

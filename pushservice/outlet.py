@@ -22,10 +22,10 @@ class Transport(Protocol):
     """The part of a Twisted stream transport that an outlet uses; TLS transports have it too."""
 
     def write(self, data: bytes) -> None: ...
-    def registerProducer(self, producer: object, streaming: bool) -> None: ...  # noqa: N802 - Twisted's name
-    def pauseProducing(self) -> None: ...  # noqa: N802 - Twisted's name
-    def resumeProducing(self) -> None: ...  # noqa: N802 - Twisted's name
-    def abortConnection(self) -> None: ...  # noqa: N802 - Twisted's name
+    def registerProducer(self, producer: object, streaming: bool) -> None: ...
+    def pauseProducing(self) -> None: ...
+    def resumeProducing(self) -> None: ...
+    def abortConnection(self) -> None: ...
 
 
 @implementer(IPushProducer)
@@ -77,15 +77,15 @@ class PortableOutlet:
 
     # -- IPushProducer: what the transport calls -------------------------------------------------
 
-    def pauseProducing(self) -> None:  # noqa: N802 - Twisted's name
+    def pauseProducing(self) -> None:
         """The transport's buffer is full; comes again with every write that finds it so."""
         if self._outbox is not None:
             self._outbox.blocked()
 
-    def resumeProducing(self) -> None:  # noqa: N802 - Twisted's name
+    def resumeProducing(self) -> None:
         """The transport's buffer is empty."""
         if self._outbox is not None:
             self._outbox.drained()
 
-    def stopProducing(self) -> None:  # noqa: N802 - Twisted's name
+    def stopProducing(self) -> None:
         """The connection is lost; the protocol above hears of it by itself."""

@@ -33,13 +33,13 @@ class _Subscriber(txredisapi.SubscriberProtocol):
 
     feed: RedisFeed
 
-    def connectionMade(self) -> Any:  # noqa: N802 - Twisted's name
+    def connectionMade(self) -> Any:
         self._messages = hiredis.Reader(
             protocolError=txredisapi.InvalidData, replyError=txredisapi.ResponseError
         )
         return super().connectionMade()
 
-    def dataReceived(self, data: bytes, unpause: bool = False) -> None:  # noqa: N802 - Twisted's name
+    def dataReceived(self, data: bytes, unpause: bool = False) -> None:
         reader = self._messages
         reader.feed(data)
         following = reader.gets

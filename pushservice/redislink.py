@@ -33,6 +33,7 @@ def endpoint_of(reactor: Any, address: RedisAddress) -> IStreamClientEndpoint:
     """The Twisted endpoint that leads to `address`."""
     if address.path is not None:
         return UNIXClientEndpoint(reactor, address.path, timeout=_CONNECT_TIMEOUT)
+    assert address.host is not None, "an address has a host or a path"
     return HostnameEndpoint(reactor, address.host, address.port, timeout=_CONNECT_TIMEOUT)
 
 
@@ -44,7 +45,7 @@ class _Observed:
         self._endpoint = endpoint
         self._failed = failed
 
-    def connect(self, protocolFactory: IProtocolFactory) -> defer.Deferred[Any]:  # noqa: N803 - Twisted's name
+    def connect(self, protocolFactory: IProtocolFactory) -> defer.Deferred[Any]:
         connecting = self._endpoint.connect(protocolFactory)
 
         def report(failure: Failure) -> Failure:
@@ -68,12 +69,12 @@ class _Factory(txredisapi.RedisFactory):
         super().__init__(None, None, 1, isLazy=True, charset=None, convertNumbers=False)
         self._link = link
 
-    def buildProtocol(self, addr: IAddress) -> Any:  # noqa: N802 - Twisted's name
+    def buildProtocol(self, addr: IAddress | None) -> Any:
         connection = super().buildProtocol(addr)
         self._link.watch(connection)
         return connection
 
-    def retryDelay(self, attempt: int) -> float:  # noqa: N802 - txredisapi's name
+    def retryDelay(self, attempt: int) -> float:
         # A connection that Redis refuses to serve must not reset the backoff.
         return super().retryDelay(max(attempt, self._link.rejections))
 
@@ -81,8 +82,9 @@ class _Factory(txredisapi.RedisFactory):
 class RedisLink:
     """Connects, logs in, prepares, and says so; when the connection is lost, does it all again.
 
-    `purpose` is a word for the log. `up` holds the connection while it is usable. `prepare` is awaited on each new connection before
-    it counts as usable; `changed` is called with True and False as the link comes and goes.
+    `purpose` is a word for the log. `up` holds the connection while it is usable. `prepare` is
+    awaited on each new connection before it counts as usable; `changed` is called with True and
+    False as the link comes and goes.
     """
 
     log = Logger()

@@ -75,7 +75,8 @@ class Daemon(Service):
         self._connections = min(config.max_connections or room, room)
         if config.max_connections and config.max_connections > room:
             self.log.warn(
-                "--max-connections {asked} is more than the file limit {limit} allows; using {room}",
+                "--max-connections {asked} is more than the file limit {limit} allows:"
+                " using {room}",
                 asked=config.max_connections,
                 limit=file_limit,
                 room=room,
@@ -112,9 +113,9 @@ class Daemon(Service):
 
     # -- start -----------------------------------------------------------------------------------
 
-    def privilegedStartService(self) -> None:  # noqa: N802 - Twisted's name
+    def privilegedStartService(self) -> None:
         """Listen, while the process may still have the rights to."""
-        super().privilegedStartService()
+        super().privilegedStartService()  # type: ignore[no-untyped-call]  # the library's, unannotated
         for text in self.config.endpoints():
             self._listen(text)
 
@@ -135,9 +136,9 @@ class Daemon(Service):
             raise CannotStart(f"quotepush: can't listen on {text}: {_reason(result)}")
         self.ports.append(result)
 
-    def startService(self) -> None:  # noqa: N802 - Twisted's name
+    def startService(self) -> None:
         """Serve clients, and begin to connect to Redis; neither waits for the other."""
-        super().startService()
+        super().startService()  # type: ignore[no-untyped-call]  # the library's, unannotated
         for port in self.ports:
             self.log.info("{url} is served", url=self._url(port))
         self.log.info(
@@ -214,9 +215,9 @@ class Daemon(Service):
 
     # -- stop ------------------------------------------------------------------------------------
 
-    def stopService(self) -> defer.Deferred[None]:  # noqa: N802 - Twisted's name
+    def stopService(self) -> defer.Deferred[None]:
         """Accept no more, quiet the feed, say goodbye to clients, then end Redis; in this order."""
-        super().stopService()
+        super().stopService()  # type: ignore[no-untyped-call]  # the library's, unannotated
         return defer.Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:

@@ -75,7 +75,7 @@ class Options(usage.Options):
         sys.stdout.write(f"quotepush {__version__}\n")
         sys.exit(0)
 
-    def postOptions(self) -> None:  # noqa: N802 - Twisted's name
+    def postOptions(self) -> None:
         """Fill in what was not given, and check the whole: `self.config` is the outcome."""
         for option in OPTIONS:
             if option.flag or option.repeatable:
@@ -97,7 +97,7 @@ for _option in OPTIONS:
         setattr(Options, f"opt_{_option.name.replace('-', '_')}", _collector(_option))
 
 
-def makeService(options: Options) -> IService:  # noqa: N802 - Twisted's name
+def makeService(options: Options) -> IService:
     """The daemon that `options` describe; called by twistd before it daemonizes."""
     from twisted.internet import reactor
 

@@ -159,15 +159,16 @@ class _TLSTransport(BufferingTLSTransport):
 
     _began = False
 
-    def dataReceived(self, bytes: bytes) -> None:  # noqa: A002, N802 - Twisted's names
+    def dataReceived(self, bytes: bytes) -> None:
         if not self._began:
             self._began = True
             # A TLS connection begins with a handshake record, type 22 (RFC 8446, section 5.1).
             if bytes[:1].isalpha():
+                assert self.transport is not None, "data comes from a transport"
                 self.transport.write(_PLAIN_HTTP_ANSWER)
                 self.transport.loseConnection()
                 return
-        super().dataReceived(bytes)
+        super().dataReceived(bytes)  # type: ignore[no-untyped-call]  # the library's, unannotated
 
 
 class TLSFactory(TLSMemoryBIOFactory):

@@ -16,7 +16,7 @@ from typing import Any, Final
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol
+from twisted.internet.interfaces import IDelayedCall, IProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -66,10 +66,12 @@ class Bounds:
     close_timeout: float = CLOSE_TIMEOUT
 
 
-class QuoteProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn is untyped
+class QuoteProtocol(WebSocketServerProtocol):
     """One connection: handshake, then a session; or a page."""
 
     factory: QuoteFactory
+    # Twisted declares less than a stream transport can do: this one can abort.
+    transport: Any
     log = _Silent()
 
     # Autobahn reads its options from attributes of the protocol first. This one must be here: it is
@@ -92,7 +94,7 @@ class QuoteProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn 
 
     # -- the connection --------------------------------------------------------------------------
 
-    def connectionMade(self) -> None:  # noqa: N802 - Twisted's name
+    def connectionMade(self) -> None:
         factory = self.factory
         factory.connection_came(self)
         self._counted = True
@@ -104,7 +106,7 @@ class QuoteProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn 
             return
         self._set_deadline(factory.bounds.handshake_timeout, self._handshake_too_slow)
 
-    def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
+    def dataReceived(self, data: bytes) -> None:
         if self._page is not None:
             self._page.dataReceived(data)
         else:
@@ -116,7 +118,7 @@ class QuoteProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn 
                 self._leave()
                 self.transport.abortConnection()
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802 - Twisted's name
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._leave()
         self._set_deadline(None)
         if self._page is not None:
@@ -145,7 +147,7 @@ class QuoteProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn 
 
     # -- the opening handshake -------------------------------------------------------------------
 
-    def processHandshake(self) -> None:  # noqa: N802 - Autobahn's name
+    def processHandshake(self) -> None:
         """Sort out what the client speaks as soon as its request's head is there."""
         data = self.data
         if data and not data[:1].isalpha():
@@ -172,8 +174,8 @@ class QuoteProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn 
         page.makeConnection(self.transport)
         page.dataReceived(data)
 
-    def onConnect(self, request: ConnectionRequest) -> tuple[str | None, dict[str, str]]:  # noqa: N802 - Autobahn's name
-        """Accept with the first subprotocol offered that is known, or with none if none is offered."""
+    def onConnect(self, request: ConnectionRequest) -> tuple[str | None, dict[str, str]]:
+        """Accept with the first subprotocol offered that is known; none offered is fine too."""
         factory = self.factory
         if factory.draining or factory.hub.count_outboxes() >= factory.bounds.connections:
             factory.counters.connections_refused += 1
@@ -188,11 +190,11 @@ class QuoteProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn 
             400, f"none of the subprotocols is known; known are {', '.join(wire.CODECS)}"
         )
 
-    def failHandshake(  # noqa: N802 - Autobahn's name
+    def failHandshake(
         self,
         reason: str,
         code: int = 400,
-        responseHeaders: Sequence[tuple[str, str]] | None = None,  # noqa: N803 - Autobahn's name
+        responseHeaders: Sequence[tuple[str, str]] | None = None,
     ) -> None:
         """Refuse in words; 503 says when to come again."""
         self.factory.counters.handshakes_refused += 1
@@ -205,11 +207,11 @@ class QuoteProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn 
         self.sendHttpErrorResponse(code, reason, headers)
         self.dropConnection(abort=False)
 
-    def sendHttpErrorResponse(  # noqa: N802 - Autobahn's name
+    def sendHttpErrorResponse(
         self,
         code: int,
         reason: str,
-        responseHeaders: Sequence[tuple[str, str]] | None = None,  # noqa: N803 - Autobahn's name
+        responseHeaders: Sequence[tuple[str, str]] | None = None,
     ) -> None:
         """A complete response: the reason goes into the body, where no header can be forged."""
         body = f"{reason}\n".encode()
@@ -224,7 +226,7 @@ class QuoteProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn 
 
     # -- the open connection ---------------------------------------------------------------------
 
-    def onOpen(self) -> None:  # noqa: N802 - Autobahn's name
+    def onOpen(self) -> None:
         self._set_deadline(None)
         factory = self.factory
         codec = wire.CODECS.get(self.websocket_protocol_in_use or "", wire.JSON)
@@ -235,7 +237,7 @@ class QuoteProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn 
         self.session = Session(self.conn, factory.hub, outbox, factory.limits, factory.counters)
         self.session.open()
 
-    def onMessage(self, payload: bytes, isBinary: bool) -> None:  # noqa: N802, N803 - Autobahn's names
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
         if self.session is None:
             return
         if isBinary:
@@ -243,7 +245,7 @@ class QuoteProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn 
         else:
             self.session.receive(payload)
 
-    def onPing(self, payload: bytes) -> None:  # noqa: N802 - Autobahn's name
+    def onPing(self, payload: bytes) -> None:
         if self.session is not None:
             self.session.ping(payload)
 
@@ -256,18 +258,18 @@ class QuoteProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn 
         else:
             self.dropConnection(abort=True)
 
-    def sendCloseFrame(  # noqa: N802 - Autobahn's name
+    def sendCloseFrame(
         self,
         code: int | None = None,
-        reasonUtf8: bytes | None = None,  # noqa: N803 - Autobahn's name
-        isReply: bool = False,  # noqa: N803 - Autobahn's name
+        reasonUtf8: bytes | None = None,
+        isReply: bool = False,
     ) -> None:
         """Every closing handshake passes here: the client leaves the hub before it begins."""
         self._leave()
         super().sendCloseFrame(code=code, reasonUtf8=reasonUtf8, isReply=isReply)
         self._set_deadline(self.factory.bounds.close_timeout, self.transport.abortConnection)
 
-    def dropConnection(self, abort: bool = False) -> None:  # noqa: N802 - Autobahn's name
+    def dropConnection(self, abort: bool = False) -> None:
         """Every disconnect by us passes here; TLS peers that never answer are aborted in time."""
         self._leave()
         # A peer that closed by the book gets an orderly end, not a reset.
@@ -285,10 +287,10 @@ class QuoteProtocol(WebSocketServerProtocol):  # type: ignore[misc]  # Autobahn 
             self._outlet = None
 
 
-class QuoteFactory(WebSocketServerFactory):  # type: ignore[misc]  # Autobahn is untyped
+class QuoteFactory(WebSocketServerFactory):
     """Makes connections; holds what they share, and none of them."""
 
-    protocol = QuoteProtocol
+    protocol = QuoteProtocol  # type: ignore[assignment]  # its `factory` is narrower than Twisted's
     log = Logger()
     noisy = False
 
@@ -301,7 +303,7 @@ class QuoteFactory(WebSocketServerFactory):  # type: ignore[misc]  # Autobahn is
         site: Site,
         counters: Counters,
     ) -> None:
-        super().__init__(reactor=reactor, server="")
+        super().__init__(reactor=reactor, server="")  # type: ignore[no-untyped-call]  # the library's, unannotated
         self.hub = hub
         self.limits = limits
         self.bounds = bounds
@@ -314,7 +316,7 @@ class QuoteFactory(WebSocketServerFactory):  # type: ignore[misc]  # Autobahn is
         self._unfinished: set[QuoteProtocol] = set()
         self._when_empty: Deferred[None] | None = None
         self._serial = count(1)
-        self.setProtocolOptions(
+        self.setProtocolOptions(  # type: ignore[no-untyped-call]  # the library's, unannotated
             maxFramePayloadSize=limits.message,
             maxMessagePayloadSize=limits.message,
         )

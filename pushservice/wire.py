@@ -124,11 +124,11 @@ def parse_command(text: bytes) -> Command:
         if str(error).startswith("Expected `object`"):
             raise BadCommand('a message is one JSON object, such as {"op":"ping"}') from None
         raise BadCommand(f"the message is not JSON: {error}") from None
-    id = _checked_id(message)
+    command_id = _checked_id(message)
     try:
-        return _command(message, id)
+        return _command(message, command_id)
     except BadCommand as error:
-        error.id = id
+        error.id = command_id
         raise
 
 
@@ -144,9 +144,9 @@ def parse_bare_symbols(text: bytes) -> Subscribe:
 def _checked_id(message: _Message) -> CommandId | None:
     if isinstance(message.id, msgspec.UnsetType):
         return None
-    id = bytes(message.id)
-    if id[:1] in b'"-0123456789':
-        return id
+    text = bytes(message.id)
+    if text[:1] in b'"-0123456789':
+        return text
     raise BadCommand("id is a number or a string")
 
 
@@ -297,7 +297,7 @@ def _add_symbol_errors(
 
 
 def is_json(payload: bytes) -> bool:
-    """True when every strict JSON parser takes `payload` (RFC 8259: no NaN, UTF-8, no lone \\ud8xx)."""
+    """True when every strict JSON parser takes `payload`: UTF-8, no NaN, no lone surrogate."""
     try:
         _decode_any(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 from twisted.web.http import NOT_FOUND
+from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
@@ -33,10 +34,10 @@ _COMMON_HEADERS: Final = {
 class _Request(Request):
     """A request without a body: what the page serves needs none, and bodies cost memory."""
 
-    def gotLength(self, length: int | None) -> None:  # noqa: N802 - Twisted's name
+    def gotLength(self, length: int | None) -> None:
         self.content = BytesIO()
 
-    def handleContentChunk(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
+    def handleContentChunk(self, data: bytes) -> None:
         if data:
             self.channel.loseConnection()
 
@@ -47,12 +48,12 @@ class _Document(Resource):
     isLeaf = True
 
     def __init__(self, body: bytes, content_type: bytes, headers: dict[bytes, bytes]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # the library's, unannotated
         self._body = body
         self._headers = _COMMON_HEADERS | {b"content-type": content_type} | headers
         self._etag = b'"' + hashlib.sha256(body).hexdigest()[:32].encode() + b'"'
 
-    def render_GET(self, request: Request) -> bytes:  # noqa: N802 - Twisted's name
+    def render_GET(self, request: Request) -> bytes:
         for name, value in self._headers.items():
             request.setHeader(name, value)
         if request.setETag(self._etag) is not None:
@@ -66,10 +67,10 @@ class _Symbols(Resource):
     isLeaf = True
 
     def __init__(self, recent_symbols: Callable[[int], Sequence[str]]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # the library's, unannotated
         self._recent_symbols = recent_symbols
 
-    def render_GET(self, request: Request) -> bytes:  # noqa: N802 - Twisted's name
+    def render_GET(self, request: Request) -> bytes:
         for name, value in _COMMON_HEADERS.items():
             request.setHeader(name, value)
         request.setHeader(b"content-type", b"application/json")
@@ -86,7 +87,7 @@ class _Nothing(Resource):
     isLeaf = True
 
     def __init__(self, status: int, text: str, headers: dict[bytes, bytes]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # the library's, unannotated
         self._status = status
         self._text = text.encode()
         self._headers = _COMMON_HEADERS | headers
@@ -103,10 +104,10 @@ class _Root(Resource):
     """The tree: everything that is not there is said so in plain text."""
 
     def __init__(self, otherwise: Resource) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # the library's, unannotated
         self._otherwise = otherwise
 
-    def getChild(self, path: bytes, request: Request) -> Resource:  # noqa: N802 - Twisted's name
+    def getChild(self, path: bytes, request: Request) -> Resource:
         return self._otherwise
 
 
@@ -145,18 +146,17 @@ def build_site(
         )
 
     class PublicSite(Site):
-        def log(self, request: Request) -> None:
-            # No access log: a proxy in front keeps a better one, and addresses are not ours to keep.
+        def log(self, request: HTTPRequest) -> None:
+            # No access log: a proxy in front keeps a better one.
             counted()
 
-    site = PublicSite(
+    return PublicSite(  # type: ignore[no-untyped-call]  # the library's, unannotated
         root,
         requestFactory=_Request,
         reactor=reactor,
         timeout=_IDLE_TIMEOUT,
         parsePOSTFormSubmission=False,
     )
-    return site
 
 
 def _page_tree(recent_symbols: Callable[[int], Sequence[str]]) -> Resource:

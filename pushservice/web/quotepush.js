@@ -135,7 +135,6 @@ export class Quotepush {
     }
     this.#mark(own);
     return () => {
-      if (!sub.live) return;
       sub.live = false;
       for (const symbol of own) this.#entries.get(symbol)?.subs.delete(sub);
       this.#mark(own);
