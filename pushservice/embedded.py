@@ -68,7 +68,8 @@ class _Server(ProcessProtocol):
 
     def __init__(self) -> None:
         self.ready: defer.Deferred[None] = defer.Deferred()
-        self.ended: defer.Deferred[Failure] = defer.Deferred()
+        # Fires with why: a Failure would be taken for one of the Deferred itself.
+        self.ended: defer.Deferred[str] = defer.Deferred()
         self.output = b""
 
     def outReceived(self, data: bytes) -> None:
@@ -83,7 +84,7 @@ class _Server(ProcessProtocol):
         if not self.ready.called:
             words = self.output.decode("utf-8", "replace").strip() or reason.getErrorMessage()
             self.ready.errback(NoRedisServer(f"redis-server did not start: {words}"))
-        self.ended.callback(reason)
+        self.ended.callback(reason.getErrorMessage())
 
 
 class EmbeddedRedis:
@@ -144,13 +145,13 @@ class EmbeddedRedis:
     def _too_late(_result: object, timeout: float) -> object:
         raise NoRedisServer(f"redis-server was not ready after {timeout:g} seconds")
 
-    def _ended(self, reason: Failure) -> None:
+    def _ended(self, reason: str) -> None:
         self._process = None
         if self._stopping:
             return
         self.log.warn(
             "embedded redis-server ended: {reason}; starting it again",
-            reason=reason.getErrorMessage(),
+            reason=reason,
         )
         self._restart = self._clock.callLater(_RESTART_DELAY, self._start_again)
 
@@ -170,7 +171,7 @@ class EmbeddedRedis:
             self._restart = None
         if self._process is not None and self._server is not None:
             ended: defer.Deferred[None] = defer.Deferred()
-            self._server.ended.addCallback(ended.callback)
+            self._server.ended.addCallback(lambda _: ended.callback(None))
             with suppress(ProcessExitedAlready):
                 # Nothing in it is worth saving, and a kill is not delayed by its clients.
                 self._process.signalProcess("KILL")

@@ -9,7 +9,7 @@ import datetime
 import ipaddress
 import os
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -121,14 +121,23 @@ def server_options(certificate: Path, key: Path) -> CertificateOptions:
     if _public_bytes(private.public_key()) != _public_bytes(own.public_key()):
         raise ValueError(f"the key {key} does not belong to the first certificate in {certificate}")
     try:
-        return CertificateOptions(
+        options = CertificateOptions(
             privateKey=crypto.PKey.from_cryptography_key(private),  # type: ignore[arg-type]  # narrower than what it takes; OpenSSL checks below
             certificate=crypto.X509.from_cryptography(own),
             extraCertChain=[crypto.X509.from_cryptography(cert) for cert in chain[1:]],
             raiseMinimumTo=TLSVersion.TLSv1_2,
         )
+        # Twisted's own callback answers a client whose protocols it does not know with an empty
+        # one, which OpenSSL takes for an internal error; no answer at all is right (RFC 7301, 3.2).
+        options.getContext().set_alpn_select_callback(_select_protocol)
     except (SSL.Error, TypeError, ValueError) as error:
         raise ValueError(f"{certificate} with {key} can't serve TLS: {error}") from None
+    return options
+
+
+def _select_protocol(_connection: SSL.Connection, offered: list[bytes]) -> Any:
+    """HTTP/1.1 where the client offers it in ALPN: pages and WebSocket upgrades need it."""
+    return b"http/1.1" if b"http/1.1" in offered else SSL.NO_OVERLAPPING_PROTOCOLS
 
 
 def _read_chain(certificate: Path) -> list[x509.Certificate]:

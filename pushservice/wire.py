@@ -199,10 +199,7 @@ def _check_delivery(message: _Message) -> None:
 
 def shortened(value: object, limit: int = 40) -> str:
     """`value` as JSON text of at most `limit` characters, for quoting it in a message."""
-    try:
-        text = _encode(value).decode()
-    except (TypeError, ValueError, OverflowError):
-        text = f"<{type(value).__name__}>"
+    text = _encode(value).decode()
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

@@ -3,86 +3,18 @@
 from __future__ import annotations
 
 import gc
-import os
 import shutil
-import socket
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
-from twisted.internet import defer, reactor
+from redis_process import RedisServer, free_port, start_redis
+from twisted.internet import reactor
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from waiting import until, wait_for_line
 from zope.interface import implementer
 
-from pushservice.embedded import find_redis_server
-
-
-def wait_for_line(stream: object, words: bytes) -> bytes:
-    """Read lines of `stream` until one has `words`; returns all that was read. An end fails."""
-    seen = b""
-    for line in stream:  # type: ignore[attr-defined]  # any binary stream of lines
-        seen += line
-        if words in line:
-            return seen
-    raise AssertionError(f"the stream ended without {words!r}: {seen.decode(errors='replace')}")
-
-
-def free_port() -> int:
-    """A TCP port of the loopback interface that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@dataclass
-class RedisServer:
-    """A redis-server of our own; `url` and `socket_url` lead to it, `cli` speaks to it."""
-
-    port: int
-    path: str
-    process: subprocess.Popen[bytes]
-    arguments: list[str] = field(default_factory=list)
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}"
-
-    @property
-    def socket_url(self) -> str:
-        return f"unix://{self.path}"
-
-    def cli(self, *words: str | bytes) -> bytes:
-        """Send one command over a connection of its own and return the raw reply."""
-        encoded = [word.encode() if isinstance(word, str) else word for word in words]
-        command = b"*%d\r\n" % len(encoded)
-        command += b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded)
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(10)
-            connection.connect(self.path)
-            connection.sendall(command)
-            return connection.recv(65536)
-
-    def stop(self) -> None:
-        """End it; may be called twice."""
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait(10)
-        if self.process.stdout is not None:
-            self.process.stdout.close()
-
-
-def start_redis(directory: Path | str, *arguments: str, port: int | None = None) -> RedisServer:
-    """Start a redis-server on a loopback port and a Unix socket; returns when it is ready."""
-    port = port or free_port()
-    path = str(Path(directory) / "redis.sock")
-    command = [find_redis_server(), "--port", str(port), "--bind", "127.0.0.1"]
-    command += ["--unixsocket", path, "--save", "", "--appendonly", "no", "--dir", str(directory)]
-    process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, env=os.environ)
-    wait_for_line(process.stdout, b"eady to accept connections")
-    return RedisServer(port, path, process, list(arguments))
+__all__ = ["RedisServer", "free_port", "start_redis", "until", "wait_for_line"]
 
 
 @pytest.fixture(scope="session")
@@ -156,13 +88,3 @@ def logged_failures() -> Iterator[LoggedFailures]:
     left_sockets = {left for left in left_sockets if "Waker" not in type(left).__name__}
     assert not left_sockets, f"still in the reactor: {left_sockets}"
     assert not observer.events, f"failures logged: {observer.events}"
-
-
-async def until(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
-    """Let the reactor turn until `condition` holds; fails, naming `what`, past a deadline."""
-    deadline = reactor.seconds() + seconds
-    while not condition():
-        assert reactor.seconds() < deadline, f"waited {seconds} s for {what}"
-        turn: defer.Deferred[None] = defer.Deferred()
-        reactor.callLater(0.005, turn.callback, None)
-        await turn

@@ -208,6 +208,19 @@ test("a later callback does not get an old quote after a newer one", async () =>
   assert.deepEqual(seen, [2]);
 });
 
+test("a callback stopped by an earlier one misses even the quote at hand", async () => {
+  const {q, socket} = setupOpen();
+  const seen = [];
+  let stop = () => {};
+  q.subscribe("A", () => stop());
+  stop = q.subscribe("A", (update) => seen.push(update.n));
+  await settled();
+  socket.receive(quote("A", 1));
+  q.subscribe("A", (update) => seen.push(update.n))(); // stopped before its snapshot
+  await settled();
+  assert.deepEqual(seen, []);
+});
+
 test("a quote is frozen and carries the payload, the count and the epoch", async () => {
   const {q, socket} = setupOpen();
   const seen = [];
@@ -515,6 +528,7 @@ test("stale and fresh follow the feed and the link", async () => {
   assert.deepEqual(seen, []);
   socket.receive(quote("A", 2));
   socket.receive({ev: "feed", state: "down"}, quote("A", 3)); // queued before the feed was lost
+  assert.deepEqual(seen, ["fresh", "stale feed"]);
   socket.receive({ev: "feed", state: "up"});
   socket.end(1006);
   clock.advance(500);

@@ -1,0 +1,126 @@
+"""Small real implementations of what the core depends on: a clock and an outlet that records."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pushservice import wire
+from pushservice.closing import CloseCode
+from pushservice.hub import Hub
+from pushservice.metrics import Counters
+from pushservice.outbox import Outbox
+from pushservice.session import Limits, Session
+
+
+class FixedClock:
+    """A clock that stands until it is moved."""
+
+    def __init__(self, now: float = 1_763_799_999.123) -> None:
+        self.now = now
+
+    def seconds(self) -> float:
+        return self.now
+
+
+class RecordingOutlet:
+    """Takes everything and keeps it; the test says when it is full."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.reading = True
+        self.closed_with: CloseCode | None = None
+        self.aborted = False
+        self.broken = False
+
+    def write(self, data: bytes) -> None:
+        if self.broken:
+            raise OSError("this outlet is broken")
+        self.written.append(data)
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def close(self, code: CloseCode) -> None:
+        self.closed_with = code
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def unframe(data: bytes) -> list[tuple[int, bytes]]:
+    """The unmasked frames in `data` as (first byte, payload); fails on anything left over."""
+    frames = []
+    while data:
+        first, length = data[0], data[1]
+        start = 2
+        if length == 126:
+            length, start = int.from_bytes(data[2:4]), 4
+        elif length == 127:
+            length, start = int.from_bytes(data[2:10]), 10
+        assert len(data) >= start + length, "a frame is cut off"
+        frames.append((first, data[start : start + length]))
+        data = data[start + length :]
+    return frames
+
+
+class Client:
+    """One client of a hub: a session over a recording outlet, read as its user would."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        conn: str = "t-1",
+        codec: wire.Codec = wire.JSON,
+        limits: Limits | None = None,
+        counters: Counters | None = None,
+    ) -> None:
+        self.outlet = RecordingOutlet()
+        self.outbox = Outbox(codec, self.outlet)
+        self.session = Session(conn, hub, self.outbox, limits or Limits(), counters or Counters())
+        self.session.open()
+
+    def say(self, command: object) -> None:
+        """Send a command, or bytes as they are."""
+        text = command if isinstance(command, bytes) else json.dumps(command).encode()
+        self.session.receive(text)
+
+    def frames(self) -> list[tuple[int, bytes]]:
+        """The frames written since the last call."""
+        data = b"".join(self.outlet.written)
+        self.outlet.written.clear()
+        return unframe(data)
+
+    def texts(self) -> list[bytes]:
+        """The text messages written since the last call."""
+        frames = self.frames()
+        assert all(first == 0x81 for first, _ in frames), "only whole text messages"
+        return [payload for _, payload in frames]
+
+    def events(self) -> list[dict[str, Any]]:
+        """The events written since the last call, of all messages in order."""
+        events: list[dict[str, Any]] = []
+        for text in self.texts():
+            message = json.loads(text)
+            assert isinstance(message, list), "a message is an array of events"
+            events += message
+        return events
+
+
+def make_hub(clock: FixedClock | None = None, counters: Counters | None = None) -> Hub:
+    """A hub whose clients' failures are raised at once."""
+
+    def failed(outbox: Outbox, failure: Exception) -> None:
+        raise failure
+
+    return Hub(clock or FixedClock(), "k7f3", counters or Counters(), failed)
+
+
+def publish(hub: Hub, *quotes: tuple[str, bytes]) -> None:
+    """One turn: several quotes, then the end of the read."""
+    for symbol, payload in quotes:
+        hub.publish(symbol, payload)
+    hub.flush()

@@ -1,0 +1,286 @@
+"""The hub: numbering, audiences, turns, last values, heartbeats, and that leaving leaves nothing."""
+
+from __future__ import annotations
+
+import gc
+import json
+
+import pytest
+from core_doubles import Client, FixedClock, RecordingOutlet, make_hub, publish
+
+from pushservice import wire
+from pushservice.closing import CloseCode
+from pushservice.hub import Hub
+from pushservice.metrics import Counters
+from pushservice.outbox import Outbox
+
+
+def quotes_of(client: Client) -> list[tuple[str, int, object]]:
+    return [(event["s"], event["n"], event["d"]) for event in client.events()]
+
+
+def watching(hub: Hub, *symbols: str, **values: object) -> Client:
+    client = Client(hub, **values)
+    client.say({"op": "subscribe", "symbols": symbols})
+    client.frames()
+    return client
+
+
+def test_a_quote_reaches_those_who_watch_its_symbol_and_nobody_else():
+    hub = make_hub()
+    both, one, none = watching(hub, "A", "B"), watching(hub, "B"), watching(hub)
+    publish(hub, ("A", b"1"), ("B", b"2"), ("C", b"3"))
+    assert quotes_of(both) == [("A", 1, 1), ("B", 1, 2)]
+    assert quotes_of(one) == [("B", 1, 2)]
+    assert quotes_of(none) == []
+
+
+def test_all_that_one_turn_brings_a_client_leaves_in_one_frame_in_order():
+    hub = make_hub()
+    client = watching(hub, "A", "B")
+    for n in range(50):
+        hub.publish("A", b"%d" % n)
+        hub.publish("B", b"%d" % n)
+    assert client.outlet.written == []
+    hub.flush()
+    assert len(client.outlet.written) == 1
+    events = client.events()
+    assert [event["d"] for event in events] == [n for n in range(50) for _ in "AB"]
+    assert [event["n"] for event in events if event["s"] == "A"] == list(range(1, 51))
+
+
+def test_updates_are_numbered_from_one_whether_or_not_anybody_watches():
+    hub = make_hub()
+    publish(hub, ("A", b"1"))
+    publish(hub, ("A", b"2"))
+    client = watching(hub, "A")
+    publish(hub, ("A", b"3"))
+    assert quotes_of(client) == [("A", 3, 3)]
+
+
+def test_the_receive_time_is_in_milliseconds_and_one_for_a_turn():
+    clock = FixedClock(1_000.5)
+    hub = make_hub(clock)
+    client = watching(hub, "A")
+    hub.publish("A", b"1")
+    clock.now = 1_001.0
+    hub.publish("A", b"2")
+    hub.flush()
+    publish(hub, ("A", b"3"))
+    assert [event["t"] for event in client.events()] == [1_000_500, 1_000_500, 1_001_000]
+
+
+def test_payloads_that_are_no_json_become_strings_and_are_counted_once():
+    counters = Counters()
+    hub = make_hub(counters=counters)
+    client, raw = watching(hub, "A"), watching(hub, "A", codec=wire.RAW)
+    publish(hub, ("A", b"\xff"), ("A", b"10.50"))
+    assert [data for _, _, data in quotes_of(client)] == ["\ufffd", 10.5]
+    assert raw.texts() == ["\ufffd".encode(), b"10.50"]
+    assert counters.payloads_not_json == 1
+
+
+def test_clients_of_both_subprotocols_are_served_from_one_publish():
+    hub = make_hub()
+    client, raw = watching(hub, "A"), watching(hub, "A", codec=wire.RAW)
+    publish(hub, ("A", b'{"p": 10.50}'), ("A", b"x"))
+    assert client.texts() == [
+        b'[{"ev":"quote","s":"A","n":1,"t":1763799999123,"d":{"p": 10.50}},'
+        b'{"ev":"quote","s":"A","n":2,"t":1763799999123,"d":"x"}]'
+    ]
+    assert raw.texts() == [b'{"p": 10.50}', b"x"]
+
+
+def test_equal_clients_share_the_very_same_frame():
+    hub = make_hub()
+    clients = [watching(hub, "A", "B") for _ in range(3)]
+    publish(hub, ("A", b"1"), ("B", b"2"))
+    frames = {id(client.outlet.written[0]) for client in clients}
+    assert len(frames) == 1
+
+
+def test_clients_with_different_symbols_do_not_share_frames():
+    hub = make_hub()
+    first, second = watching(hub, "A"), watching(hub, "B")
+    publish(hub, ("A", b"1"), ("B", b"2"))
+    assert quotes_of(first) == [("A", 1, 1)]
+    assert quotes_of(second) == [("B", 1, 2)]
+
+
+def test_interest_changed_between_turns_counts_from_the_next_publish():
+    hub = make_hub()
+    client = watching(hub, "A")
+    publish(hub, ("A", b"1"))
+    client.frames()
+    client.say({"op": "unsubscribe", "symbols": ["A"]})
+    client.frames()
+    publish(hub, ("A", b"2"))
+    assert client.frames() == []
+
+
+def test_a_flush_without_quotes_writes_nothing():
+    hub = make_hub()
+    client = watching(hub, "A")
+    hub.flush()
+    publish(hub, ("B", b"1"))
+    assert client.outlet.written == []
+
+
+def test_one_clients_failure_is_reported_after_the_others_are_served():
+    failed: list[tuple[Outbox, Exception]] = []
+    counters = Counters()
+    hub = Hub(FixedClock(), "k7f3", counters, lambda *failure: failed.append(failure))
+    clients = [watching(hub, "A") for _ in range(5)]
+    clients[2].outlet.broken = True
+    publish(hub, ("A", b"1"))
+    assert [outbox for outbox, _ in failed] == [clients[2].outbox]
+    assert isinstance(failed[0][1], OSError)
+    assert counters.client_failures == 1
+    for client in clients[:2] + clients[3:]:
+        assert quotes_of(client) == [("A", 1, 1)]
+
+
+def test_leaving_takes_a_client_out_of_everything():
+    counters = Counters()
+    hub = make_hub(counters=counters)
+    client, other = watching(hub, "A", "B"), watching(hub, "A")
+    publish(hub, ("A", b"1"), ("B", b"1"))
+    client.frames()
+    client.session.close()
+    client.session.close()
+    publish(hub, ("A", b"2"), ("B", b"2"))
+    assert client.outlet.written == []
+    assert client.outbox.closed
+    assert hub.count_outboxes() == 1
+    assert [n for _, n, _ in quotes_of(other)] == [1, 2]
+
+
+def test_a_client_that_left_is_kept_by_nothing():
+    hub = make_hub()
+    client = watching(hub, "A", "B")
+    publish(hub, ("A", b"1"))
+    marker = id(client.outbox)
+    client.session.close()
+    del client
+    gc.collect()
+    assert marker not in {id(found) for found in gc.get_objects() if type(found) is Outbox}
+
+
+def test_a_symbol_nobody_ever_quoted_is_forgotten_with_its_last_watcher():
+    hub = make_hub()
+    first, second = watching(hub, "INVENTED"), watching(hub, "INVENTED")
+    first.session.close()
+    assert hub.count_topics() == 1
+    second.say({"op": "unsubscribe"})
+    assert hub.count_topics() == 0
+
+
+def test_a_quoted_symbol_keeps_its_last_value_when_its_last_watcher_leaves():
+    hub = make_hub()
+    watching(hub, "A").session.close()
+    publish(hub, ("A", b"7"))
+    late = Client(hub)
+    late.events()
+    late.say({"op": "subscribe", "symbols": ["A"]})
+    assert late.events()[-1]["d"] == 7
+
+
+def test_heartbeats_reach_each_connection_once_a_round():
+    clock = FixedClock(1_000.0)
+    hub = make_hub(clock)
+    clients = [watching(hub) for _ in range(45)]
+    hub.feed_changed(True)
+    publish(hub, ("A", b"1"))
+    clock.now = 1_002.0
+    per_beat = []
+    for _ in range(hub.groups):
+        hub.beat()
+        per_beat.append(sum(len(client.outlet.written) for client in clients) - sum(per_beat))
+    assert max(per_beat) <= 3, "the connections are dealt evenly"
+    for client in clients:
+        assert client.events() == [
+            {"ev": "heartbeat", "t": 1_002_000, "feed": "up", "age": 2000, "merged": 0}
+        ]
+
+
+def test_a_heartbeat_before_the_first_message_has_no_age_and_says_that_the_feed_is_down():
+    hub = make_hub()
+    client = watching(hub)
+    hub.beat()
+    [event] = client.events()
+    assert (event["feed"], event["age"]) == ("down", None)
+
+
+def test_raw_clients_and_clients_that_are_behind_get_no_heartbeat():
+    hub = make_hub()
+    raw, stalled = watching(hub, codec=wire.RAW), watching(hub)
+    stalled.outbox.blocked()
+    for _ in range(hub.groups):
+        hub.beat()
+    assert raw.outlet.written == stalled.outlet.written == []
+
+
+def test_a_heartbeat_that_fails_is_reported_and_the_others_go_out():
+    failed: list[Outbox] = []
+    hub = Hub(FixedClock(), "k", Counters(), lambda outbox, _: failed.append(outbox), beats=1)
+    broken, sound = Client(hub), Client(hub)
+    broken.outlet.broken = True
+    sound.frames()
+    hub.beat()
+    assert failed == [broken.outbox]
+    assert [event["ev"] for event in sound.events()] == ["heartbeat"]
+
+
+def test_dismissal_says_goodbye_and_begins_every_close():
+    hub = make_hub()
+    client, raw = watching(hub), watching(hub, codec=wire.RAW)
+    waits = iter([100, 200])
+    hub.dismiss(CloseCode.GOING_AWAY, lambda: next(waits))
+    assert client.events() == [{"ev": "bye", "code": 1001, "retry": 100}]
+    assert raw.outlet.written == []
+    assert client.outlet.closed_with == raw.outlet.closed_with == CloseCode.GOING_AWAY
+
+
+def test_recent_symbols_are_those_quoted_the_newest_first():
+    clock = FixedClock(1.0)
+    hub = make_hub(clock)
+    watching(hub, "NEVER")
+    for symbol in ("A", "B", "C", "A"):
+        clock.now += 1
+        publish(hub, (symbol, b"1"))
+    assert hub.recent_symbols(10) == ["A", "C", "B"]
+    assert hub.recent_symbols(2) == ["A", "C"]
+
+
+def test_a_turn_is_counted_in_frames_events_and_bytes():
+    counters = Counters()
+    hub = make_hub(counters=counters)
+    clients = [watching(hub, "A", "B") for _ in range(2)]
+    publish(hub, ("A", b"1"), ("B", b"2"))
+    assert (counters.frames_out, counters.events_out) == (2, 4)
+    assert counters.bytes_out == sum(len(client.outlet.written[0]) for client in clients)
+
+
+def test_a_piece_is_encoded_once_per_codec(monkeypatch: pytest.MonkeyPatch):
+    hub = make_hub()
+    clients = [watching(hub, "A") for _ in range(4)]
+    calls: list[bytes] = []
+    encode = wire.JSON.quote
+
+    def counting(symbol: bytes, n: int, t: int, body: bytes) -> bytes:
+        calls.append(body)
+        return encode(symbol, n, t, body)
+
+    monkeypatch.setattr(wire.JSON, "quote", counting)
+    publish(hub, ("A", b"1"))
+    assert calls == [b"1"]
+    assert all(json.loads(client.texts()[0])[0]["n"] == 1 for client in clients)
+
+
+def test_an_outlet_that_is_never_written_to_is_not_needed_by_entering():
+    hub = make_hub()
+    outbox = Outbox(wire.JSON, RecordingOutlet())
+    hub.enter(outbox)
+    hub.leave(outbox)
+    assert hub.count_outboxes() == 0
+    assert list(hub.outboxes()) == []

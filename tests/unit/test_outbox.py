@@ -1,0 +1,244 @@
+"""The outbox: flowing, behind and closed, and the promise of `n`."""
+
+from __future__ import annotations
+
+import pytest
+from core_doubles import Client, make_hub, publish
+
+from pushservice import wire
+from pushservice.hub import Hub
+from pushservice.outbox import ANSWERS_BUDGET
+
+
+def watching(hub: Hub, *symbols: str, codec: wire.Codec = wire.JSON) -> Client:
+    client = Client(hub, codec=codec)
+    client.say({"op": "subscribe", "symbols": symbols})
+    client.frames()
+    return client
+
+
+def test_a_client_that_is_behind_is_written_nothing():
+    hub = make_hub()
+    client = watching(hub, "A")
+    client.outbox.blocked()
+    client.outbox.blocked()
+    publish(hub, ("A", b"1"))
+    assert client.outbox.behind
+    assert client.outlet.written == []
+
+
+def test_when_it_drains_the_newest_of_each_changed_symbol_leaves_in_one_write():
+    hub = make_hub()
+    client = watching(hub, "A", "B", "C")
+    client.outbox.blocked()
+    for n in range(1, 101):
+        publish(hub, ("A", b"%d" % n), ("B", b"%d" % -n))
+    client.outbox.drained()
+    assert len(client.outlet.written) == 1
+    events = sorted(client.events(), key=lambda event: event["s"])
+    assert [(e["ev"], e["s"], e["n"], e["d"]) for e in events] == [
+        ("quote", "A", 100, 100),
+        ("quote", "B", 100, -100),
+    ]
+    assert client.outbox.merged == 99 + 99
+
+
+def test_nothing_is_merged_where_a_symbol_changed_once():
+    hub = make_hub()
+    client = watching(hub, "A")
+    client.outbox.blocked()
+    publish(hub, ("A", b"1"))
+    client.outbox.drained()
+    assert [event["n"] for event in client.events()] == [1]
+    assert client.outbox.merged == 0
+
+
+def test_after_draining_it_flows_again():
+    hub = make_hub()
+    client = watching(hub, "A")
+    client.outbox.blocked()
+    client.outbox.drained()
+    assert client.outlet.written == []
+    publish(hub, ("A", b"1"), ("A", b"2"))
+    assert [event["n"] for event in client.events()] == [1, 2]
+
+
+def test_draining_without_having_been_behind_does_nothing():
+    hub = make_hub()
+    client = watching(hub, "A")
+    client.outbox.drained()
+    assert client.outlet.written == []
+
+
+def test_a_client_behind_does_not_hold_back_the_others():
+    hub = make_hub()
+    slow, quick = watching(hub, "A"), watching(hub, "A")
+    slow.outbox.blocked()
+    for n in range(10):
+        publish(hub, ("A", b"%d" % n))
+    assert [event["n"] for event in quick.events()] == list(range(1, 11))
+
+
+def test_the_raw_codec_merges_too():
+    hub = make_hub()
+    client = watching(hub, "A", codec=wire.RAW)
+    client.outbox.blocked()
+    publish(hub, ("A", b"1"))
+    publish(hub, ("A", b"2"))
+    client.outbox.drained()
+    assert client.texts() == [b"2"]
+
+
+def test_the_memory_of_a_client_behind_is_bounded_by_its_symbols():
+    hub = make_hub()
+    client = watching(hub, "A", "B")
+    client.outbox.blocked()
+    for _ in range(1000):
+        publish(hub, ("A", b"1"), ("B", b"2"))
+    assert len(client.outbox._missed) == 2
+    assert client.outbox._pending == []
+
+
+def test_unsubscribing_while_behind_takes_the_symbol_out():
+    hub = make_hub()
+    client = watching(hub, "A", "B")
+    client.outbox.blocked()
+    publish(hub, ("A", b"1"), ("B", b"1"))
+    client.say({"op": "unsubscribe", "symbols": ["A"]})
+    publish(hub, ("A", b"2"))
+    client.outbox.drained()
+    events = client.events()
+    assert [(event["ev"], event.get("s")) for event in events] == [
+        ("unsubscribed", None),
+        ("quote", "B"),
+    ]
+
+
+def test_subscribing_while_behind_brings_answer_then_one_snapshot_of_the_newest():
+    hub = make_hub()
+    client = watching(hub, "A")
+    publish(hub, ("B", b"1"))
+    client.outbox.blocked()
+    client.say({"op": "subscribe", "id": 1, "symbols": ["B", "NEVER"]})
+    publish(hub, ("B", b"2"))
+    publish(hub, ("B", b"3"))
+    client.outbox.drained()
+    answer, snapshot = client.events()
+    assert answer["ev"] == "subscribed"
+    assert (snapshot["ev"], snapshot["n"], snapshot["d"]) == ("snapshot", 3, 3)
+    assert client.outbox.merged == 0, "nothing was merged into a first value"
+
+
+def test_subscribing_without_snapshot_while_behind_brings_updates_only():
+    hub = make_hub()
+    publish(hub, ("B", b"1"))
+    client = watching(hub, "A")
+    client.outbox.blocked()
+    client.say({"op": "subscribe", "symbols": ["B"], "snapshot": False})
+    publish(hub, ("B", b"2"))
+    publish(hub, ("B", b"3"))
+    client.outbox.drained()
+    assert [(e["ev"], e.get("n")) for e in client.events()] == [("subscribed", None), ("quote", 3)]
+    assert client.outbox.merged == 1
+
+
+def test_subscribing_again_while_behind_counts_what_the_snapshot_skips():
+    hub = make_hub()
+    client = watching(hub, "A")
+    publish(hub, ("A", b"1"))
+    client.frames()
+    client.outbox.blocked()
+    publish(hub, ("A", b"2"), ("A", b"3"))
+    client.say({"op": "subscribe", "symbols": ["A"]})
+    publish(hub, ("A", b"4"))
+    client.outbox.drained()
+    _, snapshot = client.events()
+    assert (snapshot["ev"], snapshot["n"]) == ("snapshot", 4)
+    assert client.outbox.merged == 2
+
+
+def test_subscribing_again_while_behind_and_quiet_repeats_the_last_value():
+    hub = make_hub()
+    client = watching(hub, "A")
+    publish(hub, ("A", b"1"))
+    client.frames()
+    client.outbox.blocked()
+    client.say({"op": "subscribe", "symbols": ["A"]})
+    client.outbox.drained()
+    _, snapshot = client.events()
+    assert (snapshot["ev"], snapshot["n"]) == ("snapshot", 1)
+    assert client.outbox.merged == 0
+
+
+def test_answers_wait_in_order_while_behind_and_reading_stops_past_their_budget():
+    hub = make_hub()
+    client = watching(hub, "A")
+    client.outbox.blocked()
+    client.say({"op": "ping", "id": 1})
+    assert client.outlet.reading
+    asked = 1
+    while client.outlet.reading:
+        asked += 1
+        client.say({"op": "ping", "id": asked})
+        assert asked * 20 < 2 * ANSWERS_BUDGET, "reading must stop"
+    client.outbox.drained()
+    assert client.outlet.reading
+    assert [event["id"] for event in client.events()] == list(range(1, asked + 1))
+    client.outbox.blocked()
+    client.say({"op": "ping", "id": 0})
+    assert client.outlet.reading, "the budget begins anew"
+
+
+def test_only_the_latest_ping_is_answered_while_behind():
+    hub = make_hub()
+    client = watching(hub)
+    client.session.ping(b"0")
+    client.outbox.blocked()
+    client.session.ping(b"1")
+    client.session.ping(b"2")
+    client.outbox.drained()
+    assert client.frames() == [(0x8A, b"0"), (0x8A, b"2")]
+
+
+def test_it_can_fall_behind_again_from_inside_the_catching_up_write():
+    hub = make_hub()
+    client = watching(hub, "A")
+    client.outbox.blocked()
+    publish(hub, ("A", b"1"))
+    write = client.outlet.write
+
+    def full(data: bytes) -> None:
+        write(data)
+        client.outbox.blocked()
+
+    client.outlet.write = full
+    client.outbox.drained()
+    assert client.outbox.behind
+    publish(hub, ("A", b"2"), ("A", b"3"))
+    client.outlet.write = write
+    client.outbox.drained()
+    assert [event["n"] for event in client.events()] == [1, 3]
+    assert client.outbox.merged == 1
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_closed_outbox_takes_nothing(behind):
+    hub = make_hub()
+    client = watching(hub, "A")
+    if behind:
+        client.outbox.blocked()
+        publish(hub, ("A", b"1"))
+        client.say({"op": "ping"})
+        client.session.ping(b"1")
+    client.session.close()
+    client.outbox.offer(b"late")
+    client.outbox.flush({}, None)
+    client.outbox.send(b"late")
+    client.outbox.send_pong(b"late")
+    client.outbox.send_snapshots([])
+    client.outbox.blocked()
+    client.outbox.drained()
+    assert client.outbox.closed
+    assert not client.outbox.behind
+    assert client.outlet.written == []
+    assert client.outbox._pending == []
