@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from OpenSSL import SSL, crypto
+from OpenSSL import SSL
 from twisted.internet.interfaces import IProtocolFactory, IReactorTime
 from twisted.internet.ssl import CertificateOptions, TLSVersion
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
@@ -122,9 +122,9 @@ def server_options(certificate: Path, key: Path) -> CertificateOptions:
         raise ValueError(f"the key {key} does not belong to the first certificate in {certificate}")
     try:
         options = CertificateOptions(
-            privateKey=crypto.PKey.from_cryptography_key(private),  # type: ignore[arg-type]  # narrower than what it takes; OpenSSL checks below
-            certificate=crypto.X509.from_cryptography(own),
-            extraCertChain=[crypto.X509.from_cryptography(cert) for cert in chain[1:]],
+            privateKey=private,  # type: ignore[arg-type]  # declared as pyOpenSSL's deprecated types
+            certificate=own,  # type: ignore[arg-type]  # as above
+            extraCertChain=chain[1:],  # type: ignore[arg-type]  # as above
             raiseMinimumTo=TLSVersion.TLSv1_2,
         )
         # Twisted's own callback answers a client whose protocols it does not know with an empty

@@ -170,6 +170,34 @@ def test_subscribing_again_while_behind_and_quiet_repeats_the_last_value():
     assert client.outbox.merged == 0
 
 
+def test_subscribing_again_while_behind_and_quiet_counts_what_comes_after():
+    hub = make_hub()
+    client = watching(hub, "A")
+    publish(hub, ("A", b"1"))
+    client.frames()
+    client.outbox.blocked()
+    client.say({"op": "subscribe", "symbols": ["A"]})
+    publish(hub, ("A", b"2"), ("A", b"3"))
+    client.outbox.drained()
+    assert [(e["ev"], e.get("n")) for e in client.events()][1:] == [("snapshot", 3)]
+    assert client.outbox.merged == 1
+
+
+def test_a_snapshot_asked_for_and_given_up_while_behind_is_not_sent_later():
+    hub = make_hub()
+    publish(hub, ("A", b"1"))
+    client = watching(hub)
+    client.outbox.blocked()
+    client.say({"op": "subscribe", "symbols": ["A"]})
+    client.say({"op": "unsubscribe", "symbols": ["A"]})
+    client.say({"op": "subscribe", "symbols": ["A"], "snapshot": False})
+    publish(hub, ("A", b"2"))
+    client.outbox.drained()
+    events = [(e["ev"], e.get("n")) for e in client.events()]
+    assert events[-1] == ("quote", 2)
+    assert "snapshot" not in dict(events)
+
+
 def test_answers_wait_in_order_while_behind_and_reading_stops_past_their_budget():
     hub = make_hub()
     client = watching(hub, "A")

@@ -1,0 +1,107 @@
+"""The floors: imports only go down, and the two lower floors know no network library."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "pushservice"
+
+FLOORS = {
+    "compose": ["tap", "service"],
+    "edges": ["websocket", "outlet", "redisfeed", "redislink", "demo", "embedded", "tls", "web"],
+    "core": ["hub", "outbox", "session", "market"],
+    "words": ["wire", "closing", "interfaces", "config", "channels", "metrics"],
+}
+ORDER = ["words", "core", "edges", "compose"]
+FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
+
+#: third-party packages and the only rooms that may import them
+ONLY_IN = {
+    "autobahn": {"websocket"},
+    "txredisapi": {"redislink", "redisfeed", "demo"},
+    "hiredis": {"redisfeed"},
+    "OpenSSL": {"tls"},
+    "cryptography": {"tls"},
+}
+#: what floors 1 and 2 may not import: networks, clocks, files and processes
+FORBIDDEN_BELOW = {"twisted", "autobahn", "txredisapi", "hiredis", "OpenSSL", "socket", "ssl"} | {
+    "time",
+    "asyncio",
+    "threading",
+    "subprocess",
+    "os",
+}
+
+
+def room_files() -> dict[str, Path]:
+    files = {path.stem: path for path in PACKAGE.glob("*.py") if path.stem != "__init__"}
+    return files | {"web": PACKAGE / "web" / "__init__.py"}
+
+
+def imports_of(path: Path) -> set[str]:
+    """The modules that a file imports anywhere in it, those for types alone left out."""
+    tree = ast.parse(path.read_text("utf-8"))
+    for_types = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            if node.module == "pushservice":
+                found |= {f"pushservice.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_every_room_has_a_floor_and_every_floor_its_rooms():
+    assert set(room_files()) == set(FLOOR_OF)
+
+
+@pytest.mark.parametrize("room", sorted(FLOOR_OF))
+def test_imports_go_down_or_sideways_never_up(room):
+    mine = ORDER.index(FLOOR_OF[room])
+    for module in imports_of(room_files()[room]):
+        head, _, rest = module.partition(".")
+        other = rest.partition(".")[0]
+        if head == "pushservice" and other in FLOOR_OF:
+            assert ORDER.index(FLOOR_OF[other]) <= mine, f"{room} imports {other}, a floor up"
+
+
+@pytest.mark.parametrize("room", sorted(FLOOR_OF))
+def test_a_library_is_imported_only_in_its_rooms(room):
+    for module in imports_of(room_files()[room]):
+        head = module.partition(".")[0]
+        assert room in ONLY_IN.get(head, {room}), f"{head} is not for {room}"
+        if FLOOR_OF[room] in ("words", "core"):
+            assert head not in FORBIDDEN_BELOW, f"{room} does no I/O and reads no clock: {head}"
+
+
+@pytest.mark.parametrize("room", sorted(FLOOR_OF))
+def test_a_room_says_what_it_is_for_and_what_it_must_not_know(room):
+    docstring = ast.get_docstring(ast.parse(room_files()[room].read_text("utf-8")))
+    assert docstring is not None
+    assert "Must not know" in docstring
+
+
+def test_the_core_is_importable_without_twisted():
+    code = (
+        "import sys; from pushservice import hub, outbox, session, market, config, channels;"
+        "bad = [m for m in ('twisted', 'autobahn', 'txredisapi', 'OpenSSL') if m in sys.modules];"
+        "sys.exit(' '.join(bad) or 0)"
+    )
+    outcome = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert outcome.returncode == 0, outcome.stderr
