@@ -45,6 +45,7 @@ setup(
     ],
     extras_require={
         "test": [
+            "docutils>=0.20",
             "hypothesis>=6.100",
             "playwright>=1.44",
             "psutil>=5.9",
@@ -54,6 +55,6 @@ setup(
             "wheel>=0.43",
             "setuptools>=69",
         ],
-        "lint": ["mypy>=1.10", "ruff>=0.6", "types-setuptools", "docutils>=0.20", "types-docutils"],
+        "lint": ["mypy>=1.10", "mypy-zope>=1.0.5", "ruff>=0.6", "types-setuptools"],
     },
 )

@@ -68,6 +68,7 @@ class Daemon(Service):
         self.config = config
         self.counters = Counters()
         self.ports: list[IListeningPort] = []
+        self._secure: list[bool] = []
         self._reactor = reactor
         self._tls = None if config.plain else self._tls_options()
         file_limit = raise_file_limit()
@@ -121,8 +122,11 @@ class Daemon(Service):
 
     def _listen(self, text: str) -> None:
         factory: IProtocolFactory = self.factory
-        if self._tls is not None and not text.startswith("ssl:"):
+        # An ssl: endpoint names certificates of its own.
+        secure = text.startswith("ssl:")
+        if self._tls is not None and not secure:
             factory = TLSFactory(self._tls, factory, self._reactor)
+            secure = True
         outcome: list[IListeningPort | Failure] = []
         try:
             listening = endpoints.serverFromString(self._reactor, text).listen(factory)
@@ -135,12 +139,18 @@ class Daemon(Service):
         if isinstance(result, Failure):
             raise CannotStart(f"quotepush: can't listen on {text}: {_reason(result)}")
         self.ports.append(result)
+        self._secure.append(secure)
 
     def startService(self) -> None:
         """Serve clients, and begin to connect to Redis; neither waits for the other."""
         super().startService()  # type: ignore[no-untyped-call]  # the library's, unannotated
-        for port in self.ports:
-            self.log.info("{url} is served", url=self._url(port))
+        for port, secure in zip(self.ports, self._secure, strict=True):
+            url = _url(port, "wss" if secure else "ws")
+            if self.config.page and "+unix:" not in url:
+                page = url.replace("ws", "http", 1)
+                self.log.info("{url} is served; the page is at {page}", url=url, page=page)
+            else:
+                self.log.info("{url} is served", url=url)
         self.log.info(
             "quotepush {version}: at most {connections} clients; epoch {epoch}",
             version=__version__,
@@ -189,15 +199,6 @@ class Daemon(Service):
     def _start_failed(self, failure: Failure) -> None:
         self.log.error("no quotes: {reason}", reason=failure.getErrorMessage())
 
-    def _url(self, port: IListeningPort) -> str:
-        address: Any = port.getHost()
-        scheme = "ws" if self._tls is None else "wss"
-        name = getattr(address, "name", None)
-        if name is not None:
-            return f"{scheme}+unix:{name if isinstance(name, str) else name.decode()}"
-        host = {"0.0.0.0": "localhost", "::": "localhost"}.get(address.host, address.host)  # noqa: S104 - shown, not bound
-        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{address.port}/"
-
     # -- while it runs ---------------------------------------------------------------------------
 
     def _beat(self) -> None:
@@ -245,3 +246,15 @@ def _reason(failure: Failure) -> str:
     if isinstance(error, CannotListenError):
         return f"{error.socketError}" if error.socketError else str(error)
     return failure.getErrorMessage()
+
+
+def _url(port: IListeningPort, scheme: str) -> str:
+    """Where `port` is reached, for the log."""
+    address: Any = port.getHost()
+    name = getattr(address, "name", None)
+    if name is not None:
+        return f"{scheme}+unix:{name if isinstance(name, str) else name.decode()}"
+    # The name that the development certificate is for, where it leads there.
+    local = ("0.0.0.0", "::", "127.0.0.1", "::1")  # noqa: S104 - shown, not bound
+    host = "localhost" if address.host in local else address.host
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{address.port}/"

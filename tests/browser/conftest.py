@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,8 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from redis_process import free_port
 from waiting import wait_for_line
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+ARGUMENTS = [
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    # A page of another origin that imports our client comes from this machine only in tests.
+    "--disable-features=LocalNetworkAccessChecks",
+]
+TIMEOUT_MS = 20_000
 
 
 @dataclass(frozen=True)
@@ -41,3 +57,31 @@ def demo_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoDaemon
     process.terminate()
     rest, _ = process.communicate(timeout=20)
     assert b"Traceback" not in log.read_bytes() + rest
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    found = next((path for path in map(shutil.which, BROWSERS) if path), None)
+    if found is None:
+        pytest.fail("no Chromium is installed (Debian: apt-get install chromium)")
+    # Chromium's own sandbox does not work for root.
+    arguments = [*ARGUMENTS, "--no-sandbox"] if os.geteuid() == 0 else ARGUMENTS
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=found, headless=True, args=arguments)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    made = browser.new_context(
+        ignore_https_errors=True, viewport={"width": 1200, "height": 900}, locale="en-US"
+    )
+    made.set_default_timeout(TIMEOUT_MS)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Page:
+    return context.new_page()

@@ -1,25 +1,12 @@
 """The web page in a real Chromium, against a real daemon with a simulated market."""
 
-import os
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
-import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-ARGUMENTS = [
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 TIMEOUT_MS = 20_000
 LIVE_ROWS = "document.querySelectorAll('tr[data-symbol][data-n]').length"
 PRICES = (
@@ -32,34 +19,6 @@ class Daemon(Protocol):
     """What the tests need of the `demo_daemon` fixture."""
 
     url: str
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    found = next((path for path in map(shutil.which, BROWSERS) if path), None)
-    if found is None:
-        pytest.fail("no Chromium is installed (Debian: apt-get install chromium)")
-    # Chromium's own sandbox does not work for root.
-    arguments = [*ARGUMENTS, "--no-sandbox"] if os.geteuid() == 0 else ARGUMENTS
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, headless=True, args=arguments)
-        yield started
-        started.close()
-
-
-@pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    made = browser.new_context(
-        ignore_https_errors=True, viewport={"width": 1200, "height": 900}, locale="en-US"
-    )
-    made.set_default_timeout(TIMEOUT_MS)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def page(context: BrowserContext) -> Page:
-    return context.new_page()
 
 
 def wait_for(page: Page, expression: str, arg: object = None) -> None:

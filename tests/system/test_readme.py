@@ -1,0 +1,157 @@
+"""Every command and program of README.rst, run as it stands, on ports and paths of the test."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from docutils.core import publish_doctree
+from docutils.nodes import literal_block
+from redis_process import RedisServer, free_port
+from system_harness import Daemon, StartDaemon
+from waiting import wait_for_line
+
+from pushservice.embedded import find_redis_server
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture(scope="module")
+def blocks() -> dict[str, str]:
+    """The code blocks of the README by their names."""
+    tree = publish_doctree((ROOT / "README.rst").read_text("utf-8"))
+    return {
+        name: block.astext() for block in tree.findall(literal_block) for name in block["names"]
+    }
+
+
+@pytest.fixture
+def served(daemon: StartDaemon, own_redis: Callable[..., RedisServer]) -> tuple[Daemon, int]:
+    """A daemon with its defaults but for addresses, and the port of its Redis."""
+    redis = own_redis()
+    return daemon(redis=redis.url), redis.port
+
+
+@pytest.fixture
+def receiver(
+    served: tuple[Daemon, int], blocks: dict[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The README's Python client, with AAPL subscribed."""
+    started, _ = served
+    program = blocks["client-python"].replace("localhost:8008", f"localhost:{started.port}")
+    program = program.replace("certs/dev.crt", str(started.certs / "dev.crt"))
+    process = subprocess.Popen([sys.executable, "-u", "-c", program], stdout=subprocess.PIPE)
+    yield process
+    process.kill()
+    process.communicate(timeout=10)
+
+
+def tools(directory: Path, redis_port: int) -> dict[str, str]:
+    """An environment whose PATH has our environment's programs and a redis-cli for our Redis."""
+    cli = Path(find_redis_server()).with_name("redis-cli")
+    wrapper = directory / "redis-cli"
+    wrapper.write_text(f'#!/bin/sh\nexec {cli} -p {redis_port} "$@"\n')
+    wrapper.chmod(0o755)
+    return os.environ | {"PATH": f"{directory}:{BIN}:{os.environ['PATH']}"}
+
+
+def publish_until_received(publish: Callable[[], None], receiver: subprocess.Popen[bytes]) -> bytes:
+    """Publish again and again until the receiver printed a line; returns the line."""
+    lines: list[bytes] = []
+    assert receiver.stdout is not None
+    reading = threading.Thread(target=lambda: lines.append(receiver.stdout.readline()))
+    reading.start()
+    for _ in range(100):
+        publish()
+        reading.join(0.2)
+        if lines:
+            return lines[0]
+    raise AssertionError("nothing was received")
+
+
+def test_redis_cli_publishes_and_the_python_client_receives(served, receiver, blocks, tmp_path):
+    environment = tools(tmp_path, served[1])
+
+    def publish() -> None:
+        subprocess.run(blocks["publish-redis-cli"], shell=True, check=True, env=environment)
+
+    line = publish_until_received(publish, receiver)
+    assert line.startswith(b"AAPL ")
+    assert b"{'last': 189.5, 'bid': 189.49, 'ask': 189.51}" in line
+
+
+@pytest.mark.parametrize(
+    ("block", "command", "symbol", "payload"),
+    [
+        ("publish-python", [sys.executable, "-c"], "600519.SH", b"'volume': 1200"),
+        ("publish-php", ["php", "-r"], "BTC/USDT", b"91250.1"),
+    ],
+)
+def test_the_programs_that_publish_do(block, command, symbol, payload, served, blocks):
+    started, redis_port = served
+    assert shutil.which(command[0]), "php is needed: apt-get install php-cli php-redis"
+    program = blocks[block].replace("6379", str(redis_port)).removeprefix("<?php")
+    receiving = blocks["client-python"].replace("localhost:8008", f"localhost:{started.port}")
+    receiving = receiving.replace("certs/dev.crt", str(started.certs / "dev.crt"))
+    receiving = receiving.replace('"AAPL"', f'"{symbol}"')
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", receiving], stdout=subprocess.PIPE
+    ) as receiver:
+        line = publish_until_received(
+            lambda: subprocess.run([*command, program], check=True) and None, receiver
+        )
+        receiver.kill()
+    assert line.startswith(symbol.encode())
+    assert payload in line
+
+
+def test_twistd_starts_as_the_readme_says(blocks, tmp_path):
+    install, start = blocks["install"].splitlines()
+    assert install == "pip install .", "which the packaging tests do"
+    port = free_port()
+    command = start.replace("8008", str(port)) + " --interface 127.0.0.1"
+    with subprocess.Popen(
+        ["bash", "-c", f"exec {command}"],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"},
+        stdout=subprocess.PIPE,
+    ) as process:
+        seen = wait_for_line(process.stdout, b"connected for the feed")
+        process.send_signal(signal.SIGTERM)
+        rest, _ = process.communicate(timeout=20)
+    assert f"wss://localhost:{port}/ is served; the page is at https://localhost:{port}/" in (
+        seen.decode()
+    )
+    assert b"redis-cli -s " in seen
+    assert b"Traceback" not in rest
+    assert (tmp_path / "certs" / "dev.crt").exists()
+
+
+def test_the_daemon_starts_and_ends_as_the_readme_says(
+    blocks, tmp_path, certs_directory, daemon, own_redis
+):
+    redis = own_redis()
+    daemon(redis=redis.url)
+    shutil.copy(certs_directory / "dev.crt", tmp_path / "fullchain.pem")
+    shutil.copy(certs_directory / "dev.key", tmp_path / "privkey.pem")
+    command = blocks["daemon"].replace("6379", str(redis.port))
+    command += f" --interface 127.0.0.1 --port {free_port()}"
+    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path, env=environment, timeout=30)
+    log = tmp_path / "quotepush.log"
+    pid = int((tmp_path / "quotepush.pid").read_text())
+    ended = os.pidfd_open(pid)
+    subprocess.run("kill $(cat quotepush.pid)", shell=True, check=True, cwd=tmp_path)
+    assert select.select([ended], [], [], 20)[0], "the daemon ends in time"
+    os.close(ended)
+    assert "is served" in log.read_text()
+    assert not (tmp_path / "quotepush.pid").exists()
