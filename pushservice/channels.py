@@ -26,43 +26,56 @@ class Ignored:
 IGNORED: Final = Ignored()
 
 
-def glob_regex(pattern: str) -> re.Pattern[str]:
-    r"""Redis's glob style (`*`, `?`, `[a-z]`, `[^a]`, `\` escapes) as a regex; `*`s are groups."""
-    out: list[str] = []
+def glob_regex(pattern: str) -> re.Pattern[bytes]:
+    r"""Redis's glob style (`*`, `?`, `[a-z]`, `[^a]`, `\` escapes) as a regex; `*`s are groups.
+
+    Byte by byte, as Redis's stringmatchlen does. Raises ValueError for a `[` without its `]`, which
+    Redis takes for something that nobody means.
+    """
+    glob = pattern.encode()
+    out: list[bytes] = []
     at = 0
-    while at < len(pattern):
-        char = pattern[at]
+    while at < len(glob):
+        char = glob[at : at + 1]
         at += 1
-        if char == "*":
-            out.append("(.*)")
-        elif char == "?":
-            out.append(".")
-        elif char == "[":
-            text, at = _bracket(pattern, at)
+        if char == b"*":
+            out.append(b"(.*)")
+        elif char == b"?":
+            out.append(b".")
+        elif char == b"[":
+            text, at = _bracket(glob, at)
             out.append(text)
         else:
-            if char == "\\" and at < len(pattern):
-                char = pattern[at]
+            if char == b"\\" and at < len(glob):
+                char = glob[at : at + 1]
                 at += 1
             out.append(re.escape(char))
-    return re.compile("".join(out), re.DOTALL)
+    return re.compile(b"".join(out), re.DOTALL)
 
 
-def _bracket(pattern: str, at: int) -> tuple[str, int]:
+def _bracket(glob: bytes, at: int) -> tuple[bytes, int]:
     """The class that begins after a `[` at `at`, as regex text, and where it ends."""
-    end = pattern.find("]", at + 1)
-    if end < 0:
-        raise ValueError(f"the [ in {pattern!r} has no ]; write \\[ for the character itself")
-    inner = pattern[at:end]
-    negated = inner.startswith("^")
-    # `-` between two characters stays a range; everything else is taken to the letter.
-    body = re.sub(r"[\\\[\]^&|~]", r"\\\g<0>", inner[1:] if negated else inner)
-    text = f"[{'^' if negated else ''}{body}]"
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise ValueError(f"[{inner}] in {pattern!r} is no character class: {error}") from None
-    return text, end + 1
+    negated = glob[at : at + 1] == b"^"
+    at += negated
+    members: set[int] = set()
+    while at < len(glob) and glob[at : at + 1] != b"]":
+        if glob[at : at + 1] == b"\\" and at + 1 < len(glob):
+            members.add(glob[at + 1])
+            at += 2
+        elif glob[at + 1 : at + 2] == b"-" and at + 2 < len(glob):
+            low, high = sorted((glob[at], glob[at + 2]))
+            members.update(range(low, high + 1))
+            at += 3
+        else:
+            members.add(glob[at])
+            at += 1
+    if at >= len(glob):
+        raise ValueError(f"a [ in {glob.decode()!r} has no ]; write \\[ for the character itself")
+    if negated:
+        members = set(range(256)) - members
+    # An empty class matches nothing, in Redis too.
+    text = b"[%b]" % b"".join(b"\\x%02x" % member for member in sorted(members))
+    return (text if members else b"(?!)"), at + 1
 
 
 def single_star(pattern: str) -> tuple[str, str] | None:
@@ -86,6 +99,8 @@ class SymbolReader:
             raise ValueError("at least one channel pattern is needed, such as quote.*")
         if regex is not None and field is not None:
             raise ValueError("--symbol-regex and --symbol-field exclude each other")
+        # Redis keeps one subscription of a pattern that is given twice.
+        patterns = list(dict.fromkeys(patterns))
         self._globs = [glob_regex(pattern) for pattern in patterns]
         self._order = {pattern.encode(): at for at, pattern in enumerate(patterns)}
         self._regex = self._compiled(regex)
@@ -129,24 +144,23 @@ class SymbolReader:
         return symbol if symbol_fault(symbol) is None else None
 
     def _of_channel(self, pattern: bytes, channel: bytes) -> str | Ignored | None:
-        try:
-            name = channel.decode()
-        except UnicodeDecodeError:
-            return None
         at = self._order.get(pattern)
         if at is None:
             return None
         for earlier in self._globs[:at]:
-            if earlier.fullmatch(name):
+            if earlier.fullmatch(channel):
                 return IGNORED
         if self._decode_field is not None:
             return None
-        if self._regex is not None:
-            found = self._regex.search(name)
-            symbol = found["symbol"] if found else None
-        else:
-            match = self._globs[at].fullmatch(name)
-            symbol = match[1] if match else None
+        try:
+            if self._regex is not None:
+                found = self._regex.search(channel.decode())
+                symbol = found["symbol"] if found else None
+            else:
+                match = self._globs[at].fullmatch(channel)
+                symbol = match[1].decode() if match else None
+        except UnicodeDecodeError:
+            return None
         return symbol if symbol_fault(symbol) is None else None
 
 

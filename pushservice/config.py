@@ -78,8 +78,11 @@ def redis_address(text: str) -> RedisAddress | None:
     try:
         url = urlsplit(text)
         port = url.port
-    except ValueError as error:
-        raise ValueError(f"{_masked(text)!r} is no URL: {error}; use {_REDIS_FORMS}") from None
+    except ValueError:
+        # The library's own words may repeat the password.
+        raise ValueError(
+            f"{_masked(text)!r} has a host or a port that can't be one; use {_REDIS_FORMS}"
+        ) from None
     if url.scheme == "unix":
         if url.netloc or not url.path.startswith("/"):
             raise ValueError(
@@ -97,7 +100,7 @@ def redis_address(text: str) -> RedisAddress | None:
     if url.path.strip("/"):
         raise ValueError(
             f"{_masked(text)!r} names a database, and pub/sub is the same in all of them:"
-            f" leave {url.path} out"
+            " leave out what follows the host"
         )
     _refuse_extras(text, url.query, url.fragment)
     if url.username and not url.password:
@@ -116,12 +119,12 @@ def _refuse_extras(text: str, query: str, fragment: str) -> None:
 
 
 def _masked(text: str) -> str:
-    """`text` without the password it may hold."""
-    scheme, slashes, rest = text.partition("//")
-    login, at, place = rest.rpartition("@")
+    """`text` without anything that may be a login: all before its last `@`, however broken it is."""
+    _, at, place = text.rpartition("@")
     if not at:
         return text
-    return f"{scheme}{slashes}{login.partition(':')[0]}:***@{place}"
+    scheme, slashes, _ = text.partition("://")
+    return f"{scheme}{slashes}***@{place}" if slashes and scheme.isalpha() else f"***@{place}"
 
 
 # -- the options -------------------------------------------------------------------------------

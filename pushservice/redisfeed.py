@@ -76,7 +76,7 @@ class RedisFeed:
         counters: Counters,
     ) -> None:
         self._clock = reactor
-        self._patterns = [pattern.encode() for pattern in patterns]
+        self._patterns = [pattern.encode() for pattern in dict.fromkeys(patterns)]
         self._symbols = symbols
         self._target = target
         self._counters = counters

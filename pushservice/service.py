@@ -93,7 +93,6 @@ class Daemon(Service):
         self._demo: DemoMarket | None = None
         self._heartbeats = LoopingCall(self._beat)
         self._heartbeats.clock = reactor
-        self._starting: defer.Deferred[None] | None = None
 
     def _tls_options(self) -> Any:
         config = self.config
@@ -158,8 +157,14 @@ class Daemon(Service):
             epoch=self.hub.epoch,
         )
         self._heartbeats.start(self.config.heartbeat / 1000 / self.hub.groups, now=False)
-        self._starting = defer.Deferred.fromCoroutine(self._start_feed())
-        self._starting.addErrback(self._start_failed)
+        # Once the reactor runs a signal stops the service in order; before, it would end the process
+        # and leave a redis-server's directory behind.
+        self._reactor.callWhenRunning(self._begin_feed)
+
+    def _begin_feed(self) -> None:
+        if self.running:
+            starting = defer.Deferred.fromCoroutine(self._start_feed())
+            starting.addErrback(self._start_failed)
 
     async def _start_feed(self) -> None:
         config = self.config
@@ -197,7 +202,9 @@ class Daemon(Service):
             )
 
     def _start_failed(self, failure: Failure) -> None:
-        self.log.error("no quotes: {reason}", reason=failure.getErrorMessage())
+        # Stopping in the middle of a start is no fault.
+        if self.running:
+            self.log.error("no quotes: {reason}", reason=failure.getErrorMessage())
 
     # -- while it runs ---------------------------------------------------------------------------
 

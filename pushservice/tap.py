@@ -34,14 +34,14 @@ def _described(option: Option) -> str:
     return f"{option.help} ({'; '.join(notes)})" if notes else option.help
 
 
-def _coercer(option: Option) -> Callable[[str], Any]:
-    """The option's coercer with the option's name in every refusal."""
+def _coercer(option: Option, source: str | None = None) -> Callable[[str], Any]:
+    """The option's coercer with the `source` of its value in every refusal."""
 
     def coerce(text: str) -> Any:
         try:
             return option.coerce(text)
         except ValueError as error:
-            raise usage.UsageError(f"--{option.name}: {error}") from None
+            raise usage.UsageError(f"{source or f'--{option.name}'}: {error}") from None
 
     return coerce
 
@@ -80,12 +80,14 @@ class Options(usage.Options):
         for option in OPTIONS:
             if option.flag or option.repeatable:
                 continue
-            value = self.opts[option.name]
-            if option.variable and value == option.default:
-                value = os.environ.get(option.variable) or value
-            # Twisted coerces what was typed and leaves defaults alone.
-            if isinstance(value, str):
-                self.opts[option.name] = _coercer(option)(value)
+            # Twisted coerces what was typed and leaves the very default where nothing was.
+            if self.opts[option.name] is not option.default:
+                continue
+            value, source = option.default, f"--{option.name}"
+            if option.variable and os.environ.get(option.variable):
+                value, source = os.environ[option.variable], f"{option.variable} in the environment"
+            if value is not None:
+                self.opts[option.name] = _coercer(option, source)(value)
         try:
             self.config = Config.from_options(self.opts)
         except ValueError as error:

