@@ -119,7 +119,7 @@ def _refuse_extras(text: str, query: str, fragment: str) -> None:
 
 
 def _masked(text: str) -> str:
-    """`text` without anything that may be a login: all before its last `@`, however broken it is."""
+    """`text` without what may be a login: all before its last `@`, however broken."""
     _, at, place = text.rpartition("@")
     if not at:
         return text

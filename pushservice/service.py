@@ -24,7 +24,8 @@ from pushservice.config import Config, RedisAddress
 from pushservice.demo import DemoMarket
 from pushservice.embedded import EmbeddedRedis
 from pushservice.hub import Hub
-from pushservice.market import SYMBOLS, Market
+from pushservice.listings import SYMBOLS
+from pushservice.market import Market
 from pushservice.metrics import Counters
 from pushservice.outbox import Outbox
 from pushservice.redisfeed import RedisFeed
@@ -157,8 +158,8 @@ class Daemon(Service):
             epoch=self.hub.epoch,
         )
         self._heartbeats.start(self.config.heartbeat / 1000 / self.hub.groups, now=False)
-        # Once the reactor runs a signal stops the service in order; before, it would end the process
-        # and leave a redis-server's directory behind.
+        # Once the reactor runs, a signal stops the service in order; before, it would end the
+        # process and leave a redis-server's directory behind.
         self._reactor.callWhenRunning(self._begin_feed)
 
     def _begin_feed(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pushservice import wire
+from pushservice import commands, wire
 from pushservice.closing import ErrorCode
 
 if TYPE_CHECKING:
@@ -66,16 +66,16 @@ class Session:
         codec = self.outbox.codec
         try:
             command = codec.parse(text)
-        except wire.BadCommand as fault:
+        except commands.BadCommand as fault:
             self._refuse(fault.id, fault.code, str(fault))
             return
-        if isinstance(command, wire.Subscribe):
+        if isinstance(command, commands.Subscribe):
             self._subscribe(command)
-        elif isinstance(command, wire.Unsubscribe):
+        elif isinstance(command, commands.Unsubscribe):
             self._unsubscribe(command)
         elif not codec.converses:
             self._refuse(command.id, ErrorCode.MALFORMED, f"{codec.name} has no answers but errors")
-        elif isinstance(command, wire.ListSymbols):
+        elif isinstance(command, commands.ListSymbols):
             symbols = [topic.symbol for topic in self.outbox.topics]
             self._answer(wire.listing(command.id, symbols))
         else:
@@ -93,7 +93,7 @@ class Session:
 
     # -- commands --------------------------------------------------------------------------------
 
-    def _subscribe(self, command: wire.Subscribe) -> None:
+    def _subscribe(self, command: commands.Subscribe) -> None:
         outbox, hub = self.outbox, self._hub
         accepted: dict[Topic, bool] = {}
         errors: dict[str, tuple[ErrorCode, str]] = {}
@@ -119,7 +119,7 @@ class Session:
         if command.snapshot:
             outbox.send_snapshots(accepted.items())
 
-    def _unsubscribe(self, command: wire.Unsubscribe) -> None:
+    def _unsubscribe(self, command: commands.Unsubscribe) -> None:
         outbox, hub = self.outbox, self._hub
         errors: dict[str, tuple[ErrorCode, str]] = {}
         gone: dict[str, None] = {}
@@ -144,9 +144,10 @@ class Session:
     def _acknowledge(
         self,
         event: Callable[
-            [wire.CommandId | None, Sequence[str], Mapping[str, tuple[ErrorCode, str]], int], bytes
+            [commands.CommandId | None, Sequence[str], Mapping[str, tuple[ErrorCode, str]], int],
+            bytes,
         ],
-        id: wire.CommandId | None,
+        id: commands.CommandId | None,
         symbols: Sequence[str],
         errors: Mapping[str, tuple[ErrorCode, str]],
     ) -> None:
@@ -163,7 +164,7 @@ class Session:
         if codec.converses:
             self.outbox.send(codec.frames([event]))
 
-    def _refuse(self, id: wire.CommandId | None, code: ErrorCode, message: str) -> None:
+    def _refuse(self, id: commands.CommandId | None, code: ErrorCode, message: str) -> None:
         self._counters.command_errors += 1
         codec = self.outbox.codec
         self.outbox.send(codec.frames([codec.failure(wire.error(id, code, message))]))
@@ -171,4 +172,4 @@ class Session:
 
 def _as_key(symbol: object) -> str:
     """A bad symbol as the key of its error: itself, or its JSON text if it is no string."""
-    return symbol if isinstance(symbol, str) else wire.shortened(symbol)
+    return symbol if isinstance(symbol, str) else commands.shortened(symbol)

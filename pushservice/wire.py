@@ -1,4 +1,4 @@
-"""The words of the wire: symbols, commands, events, the two codecs, WebSocket frame heads.
+"""The words of the wire: symbols, events, payloads, WebSocket frame heads, and the two codecs.
 
 Must not know: connections, who is subscribed, Redis, or Twisted. Everything here is a pure
 function of its arguments; docs/protocol.rst is the same contract in prose.
@@ -8,24 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Final, Protocol
 
 import msgspec
 
 from pushservice.closing import ErrorCode
+from pushservice.commands import Command, CommandId, parse_bare_symbols, parse_command
 
 JSON_SUBPROTOCOL: Final = "quotepush.v1.json"
 RAW_SUBPROTOCOL: Final = "quotepush.raw"
 
 MAX_SYMBOL_BYTES: Final = 64
-MAX_INTERVAL_MS: Final = 60_000
-
-#: A client's own id for a command, as the JSON text it sent, so that it goes back byte for byte.
-CommandId: TypeAlias = bytes
-
 _BAD_SYMBOL_CHARACTER = re.compile(r'[\s\x00-\x1f\x7f-\x9f*?\[\]\\"]')
-_OPS: Final = "subscribe, unsubscribe, list, ping"
 
 _encode = msgspec.json.Encoder().encode
 _decode_any = msgspec.json.Decoder().decode
@@ -51,156 +45,6 @@ def symbol_fault(symbol: object) -> str | None:
             f' * ? [ ] \\ "; found U+{ord(found[0]):04X} at position {found.start()}'
         )
     return None
-
-
-# -- commands: client to server ----------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Subscribe:
-    """Wants updates for `symbols`, which are as sent: strings or not, well-formed or not."""
-
-    id: CommandId | None
-    symbols: Sequence[object]
-    snapshot: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Unsubscribe:
-    """Wants no more updates for `symbols`; None means all."""
-
-    id: CommandId | None
-    symbols: Sequence[object] | None
-
-
-@dataclass(frozen=True, slots=True)
-class ListSymbols:
-    """Asks what is subscribed."""
-
-    id: CommandId | None
-
-
-@dataclass(frozen=True, slots=True)
-class Ping:
-    """Asks for a pong."""
-
-    id: CommandId | None
-
-
-Command: TypeAlias = Subscribe | Unsubscribe | ListSymbols | Ping
-
-
-class BadCommand(ValueError):
-    """A message that is no command. `id` is the command's own where one could be read."""
-
-    def __init__(self, message: str, id: CommandId | None = None) -> None:
-        super().__init__(message)
-        self.id = id
-        self.code = ErrorCode.MALFORMED
-
-
-class _Message(msgspec.Struct):
-    """One client message: the keys the protocol knows, unchecked; msgspec skips all others."""
-
-    op: Any = msgspec.UNSET
-    id: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    symbols: Any = msgspec.UNSET
-    mode: Any = msgspec.UNSET
-    interval: Any = msgspec.UNSET
-    snapshot: Any = msgspec.UNSET
-
-
-_decode_message = msgspec.json.Decoder(_Message).decode
-
-
-def parse_command(text: bytes) -> Command:
-    """The command that the client message `text` holds; raises BadCommand, and nothing else."""
-    try:
-        text.decode()
-        message = _decode_message(text)
-    except UnicodeDecodeError:
-        raise BadCommand("the message is not UTF-8") from None
-    except (msgspec.DecodeError, RecursionError) as error:
-        if str(error).startswith("Expected `object`"):
-            raise BadCommand('a message is one JSON object, such as {"op":"ping"}') from None
-        raise BadCommand(f"the message is not JSON: {error}") from None
-    command_id = _checked_id(message)
-    try:
-        return _command(message, command_id)
-    except BadCommand as error:
-        error.id = command_id
-        raise
-
-
-def parse_bare_symbols(text: bytes) -> Subscribe:
-    """The subscription that `quotepush.raw` clients send as symbols separated by commas."""
-    try:
-        symbols = [part.strip() for part in text.decode().split(",")]
-    except UnicodeDecodeError:
-        raise BadCommand("the message is not UTF-8") from None
-    return Subscribe(None, [symbol for symbol in symbols if symbol])
-
-
-def _checked_id(message: _Message) -> CommandId | None:
-    if isinstance(message.id, msgspec.UnsetType):
-        return None
-    text = bytes(message.id)
-    if text[:1] in b'"-0123456789':
-        return text
-    raise BadCommand("id is a number or a string")
-
-
-def _command(message: _Message, id: CommandId | None) -> Command:
-    op = message.op
-    if op == "subscribe":
-        _check_delivery(message)
-        if message.symbols is msgspec.UNSET:
-            raise BadCommand('subscribe needs symbols, such as "symbols":["AAPL"]')
-        snapshot = True if message.snapshot is msgspec.UNSET else message.snapshot
-        if not isinstance(snapshot, bool):
-            raise BadCommand("snapshot is true or false")
-        return Subscribe(id, _symbol_list(message.symbols), snapshot)
-    if op == "unsubscribe":
-        if message.symbols is msgspec.UNSET:
-            return Unsubscribe(id, None)
-        return Unsubscribe(id, _symbol_list(message.symbols))
-    if op == "list":
-        return ListSymbols(id)
-    if op == "ping":
-        return Ping(id)
-    if op is msgspec.UNSET:
-        raise BadCommand(f"op is missing; it is one of {_OPS}")
-    if op == "auth":
-        raise BadCommand("auth is not available yet")
-    raise BadCommand(f"unknown op {shortened(op)}; known are {_OPS}")
-
-
-def _symbol_list(symbols: object) -> list[object]:
-    if not isinstance(symbols, list):
-        raise BadCommand('symbols is a list of strings, such as ["AAPL","600519.SH"]')
-    return symbols
-
-
-def _check_delivery(message: _Message) -> None:
-    mode, interval = message.mode, message.interval
-    if mode is not msgspec.UNSET and mode != "auto":
-        if mode == "raw":
-            raise BadCommand("mode raw is not available yet; auto is")
-        raise BadCommand(f'mode is "auto" or "raw", not {shortened(mode)}')
-    if interval is not msgspec.UNSET:
-        if type(interval) is not int or not 0 <= interval <= MAX_INTERVAL_MS:
-            raise BadCommand(
-                f"interval is a whole number of milliseconds, 0 to {MAX_INTERVAL_MS},"
-                f" not {shortened(interval)}"
-            )
-        if interval:
-            raise BadCommand("interval is not available yet; only 0 is")
-
-
-def shortened(value: object, limit: int = 40) -> str:
-    """`value` as JSON text of at most `limit` characters, for quoting it in a message."""
-    text = _encode(value).decode()
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 # -- events: server to client ------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Hub, outboxes and sessions against a model, over random schedules of everything that can happen."""
+"""Hub, outboxes and sessions against a model, over random schedules of all that can happen."""
 
 from __future__ import annotations
 

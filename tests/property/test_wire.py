@@ -8,7 +8,7 @@ from core_doubles import Client, make_hub, publish, unframe
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushservice import wire
+from pushservice import commands, wire
 
 NEAR_COMMANDS = st.builds(
     lambda fields: json.dumps(fields).encode(),
@@ -90,7 +90,7 @@ def test_frames_carry_any_length(payloads):
 
 @given(st.lists(st.text(max_size=12), max_size=6))
 def test_bare_symbols_come_back_from_their_list(symbols):
-    command = wire.parse_bare_symbols(",".join(symbols).encode("utf-8", "replace"))
+    command = commands.parse_bare_symbols(",".join(symbols).encode("utf-8", "replace"))
     for symbol in symbols:
         if wire.symbol_fault(symbol) is None and "," not in symbol:
             assert symbol in command.symbols

@@ -1,4 +1,4 @@
-"""The hub: numbering, audiences, turns, last values, heartbeats, and that leaving leaves nothing."""
+"""The hub: numbering, audiences, turns, last values, heartbeats, and leaving without a trace."""
 
 from __future__ import annotations
 
@@ -85,8 +85,10 @@ def test_clients_of_both_subprotocols_are_served_from_one_publish():
     client, raw = watching(hub, "A"), watching(hub, "A", codec=wire.RAW)
     publish(hub, ("A", b'{"p": 10.50}'), ("A", b"x"))
     assert client.texts() == [
-        b'[{"ev":"quote","s":"A","n":1,"t":1763799999123,"d":{"p": 10.50}},'
-        b'{"ev":"quote","s":"A","n":2,"t":1763799999123,"d":"x"}]'
+        (
+            b'[{"ev":"quote","s":"A","n":1,"t":1763799999123,"d":{"p": 10.50}},'
+            b'{"ev":"quote","s":"A","n":2,"t":1763799999123,"d":"x"}]'
+        )
     ]
     assert raw.texts() == [b'{"p": 10.50}', b"x"]
 

@@ -15,7 +15,16 @@ FLOORS = {
     "compose": ["tap", "service"],
     "edges": ["websocket", "outlet", "redisfeed", "redislink", "demo", "embedded", "tls", "web"],
     "core": ["hub", "outbox", "session", "market"],
-    "words": ["wire", "closing", "interfaces", "config", "channels", "metrics"],
+    "words": [
+        "wire",
+        "commands",
+        "listings",
+        "closing",
+        "interfaces",
+        "config",
+        "channels",
+        "metrics",
+    ],
 }
 ORDER = ["words", "core", "edges", "compose"]
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

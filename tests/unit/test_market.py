@@ -15,12 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pushservice.listings import SMALLEST_PRICE_TICKS, SYMBOLS, Listing
 from pushservice.market import (
     PRICE_LIMIT,
-    SMALLEST_PRICE_TICKS,
-    SYMBOLS,
     TURN_EVERY,
-    Listing,
     Market,
 )
 

@@ -57,7 +57,7 @@ def masked(opcode: int, payload: bytes, *, final: bool = True) -> bytes:
 
 
 class RecordingTransport(StringTransport):
-    """Counts aborts, and lets go of a producer that was never registered, as a TCP transport does."""
+    """Counts aborts, and forgives an unregistered producer, as a TCP transport does."""
 
     aborts = 0
 
