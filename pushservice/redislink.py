@@ -76,7 +76,7 @@ class _Factory(txredisapi.RedisFactory):
 
     def retryDelay(self, attempt: int) -> float:
         # A connection that Redis refuses to serve must not reset the backoff.
-        return super().retryDelay(max(attempt, self._link.rejections))
+        return min(super().retryDelay(max(attempt, self._link.rejections)), self.maxDelay)
 
 
 class RedisLink:

@@ -175,11 +175,9 @@ class Daemon(Service):
             address = RedisAddress(path=self._embedded.socket_path)
             await self._embedded.start()
             self.log.info(
-                "embedded Redis on {path}; publish with: redis-cli -s {path} publish {channel}"
-                " '{payload}'",
+                "embedded Redis on {path}; publish with: redis-cli -s {path} publish {example}",
                 path=address.path,
-                channel=config.demo_channel("AAPL") or config.channels[0],
-                payload='{"last":189.50}',
+                example=_example(config),
             )
         assert address is not None, "a feed is embedded or has an address"
         self.feed = RedisFeed(
@@ -254,6 +252,15 @@ def _reason(failure: Failure) -> str:
     if isinstance(error, CannotListenError):
         return f"{error.socketError}" if error.socketError else str(error)
     return failure.getErrorMessage()
+
+
+def _example(config: Config) -> str:
+    """The words after `publish` that bring a quote of AAPL, where the configuration allows one."""
+    symbol = "" if config.symbol_field is None else f'"{config.symbol_field}":"AAPL",'
+    channel = config.demo_channel("AAPL")
+    if channel is None or config.symbol_regex is not None:
+        return "CHANNEL PAYLOAD"
+    return f"{channel} '{{{symbol}\"last\":189.50}}'"
 
 
 def _url(port: IListeningPort, scheme: str) -> str:

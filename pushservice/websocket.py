@@ -100,6 +100,8 @@ class QuoteProtocol(WebSocketServerProtocol):
         self._counted = True
         self.conn = factory.next_conn()
         super().connectionMade()
+        if hasattr(self.transport, "setTcpKeepAlive"):
+            self.transport.setTcpKeepAlive(1)
         if factory.open_connections > factory.bounds.connections + SPARE_CONNECTIONS:
             factory.counters.connections_refused += 1
             self.transport.abortConnection()

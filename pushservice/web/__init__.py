@@ -9,6 +9,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from importlib.resources import files
 from io import BytesIO
 from typing import Any, Final
@@ -42,6 +43,12 @@ class _Request(Request):
             self.channel.loseConnection()
 
 
+def _head_of(body: bytes, request: Request) -> bytes:
+    """The answer to HEAD: the headers of GET, the body's length among them, and no body."""
+    request.setHeader(b"content-length", b"%d" % len(body))
+    return b""
+
+
 class _Document(Resource):
     """Bytes that don't change while the daemon runs."""
 
@@ -59,6 +66,9 @@ class _Document(Resource):
         if request.setETag(self._etag) is not None:
             return b""
         return self._body
+
+    def render_HEAD(self, request: Request) -> bytes:
+        return _head_of(self.render_GET(request), request)
 
 
 class _Symbols(Resource):
@@ -80,6 +90,9 @@ class _Symbols(Resource):
             return msgspec.json.encode({"error": f"limit is a number from 1 to {MAX_SYMBOLS}"})
         return msgspec.json.encode(self._recent_symbols(int(given)))
 
+    def render_HEAD(self, request: Request) -> bytes:
+        return _head_of(self.render_GET(request), request)
+
 
 class _Nothing(Resource):
     """Answers every path in words."""
@@ -93,11 +106,11 @@ class _Nothing(Resource):
         self._headers = _COMMON_HEADERS | headers
 
     def render(self, request: Request) -> bytes:
-        request.setResponseCode(self._status)
+        request.setResponseCode(self._status, HTTPStatus(self._status).phrase.encode())
         for name, value in self._headers.items():
             request.setHeader(name, value)
         request.setHeader(b"content-type", b"text/plain; charset=utf-8")
-        return self._text
+        return _head_of(self._text, request) if request.method == b"HEAD" else self._text
 
 
 class _Root(Resource):

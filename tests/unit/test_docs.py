@@ -1,0 +1,325 @@
+"""The documents against the code: they parse, and what they promise is what the daemon does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import docutils.core
+import msgspec
+import pytest
+from core_doubles import Client, FixedClock, make_hub, publish
+from docutils import nodes
+from twisted.scripts.twistd import ServerOptions
+
+from pushservice import commands, wire
+from pushservice.closing import RECONNECT_AFTER, CloseCode, ErrorCode
+from pushservice.config import OPTIONS
+from pushservice.tap import Options
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "pushservice"
+
+
+def documents() -> list[Path]:
+    """The documents that have something in them."""
+    found = [ROOT / "README.rst", ROOT / "CHANGELOG.rst", ROOT / "certs" / "README.rst"]
+    found += sorted((ROOT / "docs").rglob("*.rst"))
+    return [path for path in found if path.read_text("utf-8").strip()]
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+each_document = pytest.mark.parametrize("path", documents(), ids=named)
+
+
+@cache
+def parsed(path: Path) -> nodes.document:
+    """The document at `path`; a warning by docutils raises.
+
+    Its notes of level 1 don't: one link text used twice for the same target is one of them.
+    """
+    return docutils.core.publish_doctree(
+        path.read_text("utf-8"),
+        source_path=str(path),
+        settings_overrides={
+            "report_level": 2,
+            "halt_level": 2,
+            "syntax_highlight": "none",
+            "_disable_config": True,
+        },
+    )
+
+
+def protocol() -> nodes.document:
+    return parsed(ROOT / "docs" / "protocol.rst")
+
+
+def rows_of(table: nodes.table) -> list[list[str]]:
+    """The texts of a table's body, row by row."""
+    body = next(iter(table.findall(nodes.tbody)))
+    return [[entry.astext() for entry in row.findall(nodes.entry)] for row in body.children]
+
+
+def table_named(document: nodes.document, name: str) -> list[list[str]]:
+    (table,) = (t for t in document.findall(nodes.table) if name in t["names"])
+    return rows_of(table)
+
+
+def blocks(*classes: str) -> list[tuple[str, list[str]]]:
+    """The code blocks of the protocol of any of `classes` in order: its class and its messages."""
+    return [
+        (name, block.astext().splitlines())
+        for block in protocol().findall(nodes.literal_block)
+        for name in classes
+        if name in block["classes"]
+    ]
+
+
+def file_of(reference: nodes.reference) -> str | None:
+    """The file that a link leads to, relative to its document; None for other links."""
+    target = reference.get("refuri", "").partition("#")[0]
+    return None if not target or re.match(r"[a-z][a-z0-9+.-]*:", target) else target
+
+
+# -- they parse, and lead somewhere ---------------------------------------------------------------
+
+
+def test_the_documents_are_there():
+    assert {"README.rst", "docs/protocol.rst", "docs/operations.rst", "docs/architecture.rst"} <= {
+        named(path) for path in documents()
+    }
+
+
+@each_document
+def test_a_document_parses_without_a_warning_from_docutils(path):
+    assert parsed(path).astext()
+
+
+@each_document
+def test_links_between_documents_lead_to_what_exists(path):
+    for reference in parsed(path).findall(nodes.reference):
+        target = file_of(reference)
+        assert target is None or (path.parent / target).exists(), f"{named(path)}: {target}"
+    for image in parsed(path).findall(nodes.image):
+        assert "://" in image["uri"] or (path.parent / image["uri"]).exists(), image["uri"]
+
+
+def test_every_document_below_docs_is_linked_from_another():
+    linked = set()
+    for path in documents():
+        for reference in parsed(path).findall(nodes.reference):
+            target = file_of(reference)
+            if target is not None:
+                linked.add((path.parent / target).resolve())
+    assert set((ROOT / "docs").rglob("*.rst")) <= linked
+
+
+def test_the_architecture_names_every_room():
+    text = (ROOT / "docs" / "architecture.rst").read_text("utf-8")
+    drawing = set(re.findall(r"^ {4}(?:\d \w+ +| {12})(\w+\.py|\w+/) ", text, re.MULTILINE))
+    rooms = {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py"}
+    packages = {f"{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")}
+    assert drawing == rooms | packages
+
+
+# -- options --------------------------------------------------------------------------------------
+
+
+def twistd_options() -> set[str]:
+    names = set()
+    for options in (ServerOptions(), Options()):
+        names |= {name.rstrip("=") for name in options.longOpt}
+    return names
+
+
+@each_document
+def test_every_option_that_is_named_exists(path):
+    known = {option.name for option in OPTIONS} | twistd_options()
+    found = set(re.findall(r"(?<![\w-])--([a-z][a-z-]*[a-z])", parsed(path).astext()))
+    assert found <= known
+
+
+def test_the_readmes_table_of_options_is_that_of_the_code():
+    (table,) = (
+        table
+        for table in parsed(ROOT / "README.rst").findall(nodes.table)
+        if rows_of(table)[0][0].startswith("--")
+    )
+    documented = {row[0]: row[1] for row in rows_of(table)}
+    assert documented == {
+        f"--{option.name}": "—" if option.flag or option.default is None else option.default
+        for option in OPTIONS
+    }
+    assert all(len(row) == 3 and row[2] for row in rows_of(table))
+
+
+# -- codes ----------------------------------------------------------------------------------------
+
+
+def test_the_error_codes_are_those_of_the_code():
+    rows = table_named(protocol(), "error-codes")
+    assert [int(code) for code, _, _ in rows] == sorted(ErrorCode)
+    assert {sent for _, _, sent in rows} == {"yes", "not yet"}
+
+
+def test_the_error_codes_that_are_sent_now_are_those_that_the_code_uses():
+    sources = "".join(
+        path.read_text("utf-8") for path in PACKAGE.glob("*.py") if path.name != "closing.py"
+    )
+    used = {ErrorCode[name].value for name in re.findall(r"ErrorCode\.([A-Z_]+)", sources)}
+    rows = table_named(protocol(), "error-codes")
+    assert {int(code) for code, _, sent in rows if sent == "yes"} == used
+
+
+def test_the_close_codes_and_when_to_reconnect_are_those_of_the_code():
+    rows = table_named(protocol(), "close-codes")
+    assert [int(code) for code, _, _ in rows] == sorted({*CloseCode, *RECONNECT_AFTER})
+    for code, _, reconnect in rows:
+        assert reconnect == ("yes" if int(code) in RECONNECT_AFTER else "no"), code
+
+
+# -- examples -------------------------------------------------------------------------------------
+
+NOT_YET = ("is not available yet", "unknown op")
+
+
+def test_every_example_of_the_protocol_has_a_speaker():
+    known = {"client", "answer", "server", "raw-client", "raw-answer"}
+    for block in protocol().findall(nodes.literal_block):
+        assert known & set(block["classes"]), block.astext()
+
+
+@pytest.mark.parametrize("text", [t for _, lines in blocks("client") for t in lines])
+def test_a_clients_example_is_a_command_or_is_refused_for_a_stated_reason(text):
+    refused = None
+    try:
+        commands.parse_command(text.encode())
+    except commands.BadCommand as fault:
+        refused = str(fault)
+    assert refused is None or any(reason in refused for reason in NOT_YET)
+
+
+def conversation(said: str, answered: str, codec: wire.Codec) -> None:
+    """Say to a real session what the documents say, in order; compare every answer to theirs."""
+    clock = FixedClock(1_763_799_999.0)
+    hub = make_hub(clock)
+    publish(hub, *[("AAPL", b'{"last":189.50}')] * 1201)
+    client = Client(hub, codec=codec)
+    client.texts()
+    exchange = blocks(said, answered)
+    assert [name for name, _ in exchange] == [said, answered] * (len(exchange) // 2)
+    for name, lines in exchange:
+        if name == said:
+            for line in lines:
+                client.say(line.encode())
+        else:
+            assert [text.decode() for text in client.texts()] == lines
+
+
+def test_the_examples_are_a_conversation_that_takes_place():
+    conversation("client", "answer", wire.JSON)
+
+
+def test_the_raw_examples_are_a_conversation_that_takes_place():
+    conversation("raw-client", "raw-answer", wire.RAW)
+
+
+RawEvent = dict[str, msgspec.Raw]
+
+
+def symbol_errors(event: RawEvent) -> dict[str, tuple[ErrorCode, str]]:
+    errors = value(event, "errors") if "errors" in event else {}
+    return {s: (ErrorCode(error["code"]), error["msg"]) for s, error in errors.items()}
+
+
+def value(event: RawEvent, key: str):
+    return msgspec.json.decode(event[key])
+
+
+def quoted(event: RawEvent) -> tuple[bytes, int, int, bytes]:
+    return (bytes(event["s"]), value(event, "n"), value(event, "t"), bytes(event["d"]))
+
+
+def own_id(event: RawEvent) -> bytes | None:
+    return bytes(event["id"]) if "id" in event else None
+
+
+#: what makes each kind of event, from what an example of it says
+MAKERS: dict[str, Callable[[RawEvent], bytes]] = {
+    "welcome": lambda e: wire.welcome(
+        value(e, "conn"),
+        value(e, "epoch"),
+        value(e, "hb"),
+        value(e, "limits")["symbols"],
+        value(e, "limits")["message"],
+    ),
+    "subscribed": lambda e: wire.subscribed(
+        own_id(e), value(e, "symbols"), symbol_errors(e), value(e, "total")
+    ),
+    "unsubscribed": lambda e: wire.unsubscribed(
+        own_id(e), value(e, "symbols"), symbol_errors(e), value(e, "total")
+    ),
+    "list": lambda e: wire.listing(own_id(e), value(e, "symbols")),
+    "pong": lambda e: wire.pong(own_id(e)),
+    "error": lambda e: wire.error(own_id(e), ErrorCode(value(e, "code")), value(e, "msg")),
+    "quote": lambda e: wire.JSON.quote(*quoted(e)),
+    "snapshot": lambda e: wire.JSON.snapshot(*quoted(e)),
+    "heartbeat": lambda e: wire.heartbeat(
+        value(e, "t"), value(e, "feed") == "up", value(e, "age"), value(e, "merged")
+    ),
+    "bye": lambda e: wire.bye(CloseCode(value(e, "code")), value(e, "retry")),
+}
+
+
+@pytest.mark.parametrize("text", [t for _, lines in blocks("server", "answer") for t in lines])
+def test_a_servers_example_is_an_array_of_events_as_the_code_makes_them(text):
+    for raw in msgspec.json.decode(text, type=list[msgspec.Raw]):
+        event = msgspec.json.decode(raw, type=RawEvent)
+        assert bytes(raw) == MAKERS[value(event, "ev")](event)
+
+
+def test_every_kind_of_event_has_an_example_and_a_place_in_the_text():
+    examples = "".join(t for _, lines in blocks("server", "answer") for t in lines)
+    assert set(re.findall(r'"ev":"(\w+)"', examples)) == set(MAKERS)
+
+
+def test_the_protocol_names_both_subprotocols_and_the_limits_of_the_code():
+    text = protocol().astext()
+    for name in wire.CODECS:
+        assert name in text
+    assert f"1 to {wire.MAX_SYMBOL_BYTES} bytes" in text
+    assert f"0 to {commands.MAX_INTERVAL_MS}" in text
+
+
+def test_the_protocol_states_the_numbers_of_the_websocket_edge():
+    # The edge is imported here: it brings the reactor, which the documents don't need.
+    from pushservice import outbox, websocket
+
+    text = re.sub(r"\s+", " ", protocol().astext())
+    operations = re.sub(r"\s+", " ", parsed(ROOT / "docs" / "operations.rst").astext())
+    assert f"{websocket.HANDSHAKE_TIMEOUT} seconds from the TCP connection" in text
+    assert f"{websocket.CLOSE_TIMEOUT} seconds for the client to answer a close" in text
+    assert f"{websocket.MAX_REQUEST_HEAD} bytes in the head" in text
+    assert f"by more than {websocket.SPARE_CONNECTIONS}, further ones are dropped" in text
+    assert f"once {outbox.ANSWERS_BUDGET // 1024} KiB of answers wait" in text
+    assert f"Retry-After: {websocket.RETRY_AFTER}" in operations
+    assert f"beyond another {websocket.SPARE_CONNECTIONS} are dropped" in operations
+    from pushservice import service
+
+    assert f"the process may open, less {service.RESERVED_FILES}" in operations
+    assert f"up to {service.RECONNECT_SPREAD_MS}, chosen by chance" in text
+
+
+# -- whom they are for ----------------------------------------------------------------------------
+
+
+@each_document
+def test_a_document_speaks_of_the_project_alone(path):
+    text = path.read_text("utf-8")
+    assert not re.search(r"/work/|/root/|/home/|\bshared/|\.library|pypi\.org", text)
+    assert not re.search(r"(?<![\w&])#\d+\b", text), "a number of an issue"
