@@ -1,31 +1,32 @@
-"""How a connection's bytes leave, behind one interface: the only room with transports' secrets.
+"""How a connection's bytes leave: three ways behind one interface, and the room of private names.
 
 Must not know: quotes, symbols, or who is subscribed. An outlet takes whole frames and tells the
 outbox when it is full and when it has drained.
+
+`PortableOutlet` uses what Twisted promises. It costs a buffer and two `epoll_ctl` calls around each
+`send`. The direct ones send at once where nothing waits before, and hand what the kernel did not
+take to Twisted; for that they read names of Twisted and pyOpenSSL that may change, so `choose`
+looks at start whether they are what they were, and falls back.
 """
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from twisted.internet.interfaces import IPushProducer
+from OpenSSL import SSL
+from OpenSSL._util import ffi, lib
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IPushProducer
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.tcp import Connection
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from zope.interface import implementer
 
 from pushservice.closing import CloseCode
 
 if TYPE_CHECKING:
     from pushservice.outbox import Outbox
-
-
-class Transport(Protocol):
-    """The part of a Twisted stream transport that an outlet uses; TLS transports have it too."""
-
-    def write(self, data: bytes) -> None: ...
-    def registerProducer(self, producer: object, streaming: bool) -> None: ...
-    def pauseProducing(self) -> None: ...
-    def resumeProducing(self) -> None: ...
-    def abortConnection(self) -> None: ...
 
 
 @implementer(IPushProducer)
@@ -38,7 +39,7 @@ class PortableOutlet:
 
     __slots__ = ("_close", "_outbox", "_reading", "_transport")
 
-    def __init__(self, transport: Transport, close: Callable[[CloseCode], None]) -> None:
+    def __init__(self, transport: Any, close: Callable[[CloseCode], None]) -> None:
         """`close` begins the closing handshake of the protocol above the transport."""
         self._transport = transport
         self._close = close
@@ -89,3 +90,173 @@ class PortableOutlet:
 
     def stopProducing(self) -> None:
         """The connection is lost; the protocol above hears of it by itself."""
+
+
+class DirectOutlet(PortableOutlet):
+    """An outlet over a TCP or Unix connection that sends at once.
+
+    What the kernel does not take goes to Twisted, which sends it when it can, and the outbox is
+    behind from then on: nothing is buffered here, and a client that is slow is known at once.
+    """
+
+    __slots__ = ("_send", "_tcp")
+
+    def __init__(self, transport: Any, close: Callable[[CloseCode], None]) -> None:
+        super().__init__(transport, close)
+        self._tcp: Any = transport
+        self._send: Callable[[Any], int] = transport.socket.send
+
+    def write(self, data: bytes) -> None:
+        self._send_now(data)
+
+    def _send_now(self, data: bytes | memoryview) -> None:
+        tcp = self._tcp
+        # Nothing may overtake what Twisted still holds.
+        if tcp.dataBuffer or tcp._tempDataBuffer:
+            tcp.write(bytes(data))
+            return
+        try:
+            sent = self._send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            # The connection is broken: Twisted finds the same, and reports it as it always does.
+            tcp.write(bytes(data))
+            return
+        if sent < len(data):
+            tcp.write(bytes(data[sent:]))
+            self._wait_for_drain()
+
+    def _wait_for_drain(self) -> None:
+        """Be paused as if the buffer were full, so that Twisted resumes when it is empty."""
+        tcp = self._tcp
+        if tcp.producer is not None:
+            tcp.producerPaused = True
+            tcp.producer.pauseProducing()
+
+
+#: Where ciphertext is put between OpenSSL and the socket; one for the process, used within a call.
+_CIPHERTEXT_SIZE: Final = 128 * 1024
+_ciphertext: Final = ffi.new("char[]", _CIPHERTEXT_SIZE)
+_ciphertext_view: Final = memoryview(ffi.buffer(_ciphertext))
+#: Bytes encrypted before they are sent: with what TLS adds they fit into the above.
+_ENCRYPTED_AT_ONCE: Final = 96 * 1024
+
+
+class DirectTLSOutlet(DirectOutlet):
+    """An outlet over a Twisted TLS transport: encrypts and sends at once.
+
+    Whatever is not the plain case (a handshake, a renegotiation, a key update that waits for the
+    peer, data that Twisted still holds) goes through Twisted's own `write`.
+    """
+
+    __slots__ = ("_bio", "_ssl", "_tls")
+
+    def __init__(self, transport: Any, close: Callable[[CloseCode], None]) -> None:
+        super().__init__(transport.transport, close)
+        # Reading, producers and aborts are the TLS layer's business; sending is not.
+        self._transport = transport
+        self._tls: Any = transport
+        connection = transport.getHandle()
+        self._ssl = connection._ssl
+        self._bio = connection._from_ssl
+
+    def write(self, data: bytes) -> None:
+        tls = self._tls
+        if tls._aggregator._buffer:
+            tls._aggregator.flush()
+        if tls._appSendBuffer or tls._lostTLSConnection or not tls._handshakeDone:
+            tls.write(data)
+            return
+        whole = ffi.from_buffer(data)
+        length, done, unsent = len(data), 0, 0
+        while done < length:
+            # Partial writes are on: one record of at most 16 KiB a call (SSL_write(3)).
+            written = lib.SSL_write(self._ssl, whole + done, length - done)
+            if written <= 0:
+                # Twisted sees the same, and knows what to do.
+                self._send_encrypted()
+                tls.write(data[done:])
+                return
+            done += written
+            unsent += written
+            if unsent >= _ENCRYPTED_AT_ONCE:
+                self._send_encrypted()
+                unsent = 0
+        self._send_encrypted()
+
+    def _send_encrypted(self) -> None:
+        """Send all that OpenSSL has encrypted."""
+        size = _CIPHERTEXT_SIZE
+        while size == _CIPHERTEXT_SIZE:
+            size = lib.BIO_read(self._bio, _ciphertext, _CIPHERTEXT_SIZE)
+            if size > 0:
+                self._send_now(_ciphertext_view[:size])
+
+
+# -- the choice ----------------------------------------------------------------------------------
+
+#: The values of the environment's QUOTEPUSH_OUTLET.
+MODES: Final = ("auto", "portable", "direct")
+
+OutletMaker: TypeAlias = Callable[[Any, Callable[[CloseCode], None]], PortableOutlet]
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class _Uncertified:
+    """Makes TLS connections to look at and never to use."""
+
+    def serverConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
+        connection = SSL.Connection(SSL.Context(SSL.TLS_METHOD), None)
+        connection.set_accept_state()
+        return connection
+
+
+def missing_names(reactor: Any) -> list[str]:
+    """The private names that direct outlets need and these versions of the libraries lack."""
+    here, there = socket.socketpair()
+    with here, there:
+        tcp = Connection(here, Protocol(), reactor)
+        factory = TLSMemoryBIOFactory(_Uncertified(), False, Factory.forProtocol(Protocol), reactor)
+        tls = factory.buildProtocol(None)
+        tls.makeConnection(tcp)
+        wanted = (
+            (tcp, "tcp", ("socket", "dataBuffer", "_tempDataBuffer", "producer", "producerPaused")),
+            (tls, "tls", ("_appSendBuffer", "_lostTLSConnection", "_handshakeDone")),
+            (getattr(tls, "_aggregator", None), "tls._aggregator", ("_buffer", "flush")),
+            (tls.getHandle(), "SSL.Connection", ("_ssl", "_from_ssl")),
+            (lib, "OpenSSL._util.lib", ("SSL_write", "BIO_read")),
+        )
+        return [
+            f"{label}.{name}"
+            for owner, label, names in wanted
+            for name in names
+            if not hasattr(owner, name)
+        ]
+
+
+def _make_direct(transport: Any, close: Callable[[CloseCode], None]) -> PortableOutlet:
+    """The direct outlet for the transport's kind, or the portable one for any other kind."""
+    if isinstance(transport, Connection):
+        return DirectOutlet(transport, close)
+    below: Any = getattr(transport, "transport", None)
+    if isinstance(transport, BufferingTLSTransport) and isinstance(below, Connection):
+        return DirectTLSOutlet(transport, close)
+    return PortableOutlet(transport, close)
+
+
+def choose(mode: str, reactor: Any) -> OutletMaker:
+    """What makes the outlet of each connection: `auto` is direct where that works, else portable.
+
+    Raises ValueError for a mode that is none, and for `direct` where it does not work.
+    """
+    if mode not in MODES:
+        raise ValueError(f"{mode!r} is no outlet; there are {', '.join(MODES)}")
+    if mode == "portable":
+        return PortableOutlet
+    missing = missing_names(reactor)
+    if not missing:
+        return _make_direct
+    if mode == "direct":
+        raise ValueError(f"direct outlets need what is not there: {', '.join(missing)}")
+    return PortableOutlet

@@ -5,6 +5,7 @@ Must not know: option names or command lines. It composes the edges around one h
 
 from __future__ import annotations
 
+import os
 import random
 import resource
 import secrets
@@ -28,6 +29,7 @@ from pushservice.listings import SYMBOLS
 from pushservice.market import Market
 from pushservice.metrics import Counters
 from pushservice.outbox import Outbox
+from pushservice.outlet import choose as choose_outlet
 from pushservice.redisfeed import RedisFeed
 from pushservice.session import Limits
 from pushservice.tls import TLSFactory, development_pair, server_options
@@ -86,8 +88,12 @@ class Daemon(Service):
         self.hub = Hub(reactor, secrets.token_hex(4), self.counters, self._client_failed)
         site = build_site(reactor, self.hub.recent_symbols, self._page_served, config.page)
         limits = Limits(config.max_symbols, config.max_message, config.heartbeat)
+        try:
+            make_outlet = choose_outlet(os.environ.get("QUOTEPUSH_OUTLET") or "auto", reactor)
+        except ValueError as error:
+            raise CannotStart(f"quotepush: QUOTEPUSH_OUTLET in the environment: {error}") from None
         self.factory = QuoteFactory(
-            reactor, self.hub, limits, Bounds(self._connections), site, self.counters
+            reactor, self.hub, limits, Bounds(self._connections), site, self.counters, make_outlet
         )
         self._embedded = EmbeddedRedis(reactor) if config.redis is None else None
         self.feed: RedisFeed | None = None

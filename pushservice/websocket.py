@@ -27,7 +27,7 @@ from pushservice.closing import CLOSE_REASONS, CloseCode
 from pushservice.hub import Hub
 from pushservice.metrics import Counters
 from pushservice.outbox import Outbox
-from pushservice.outlet import PortableOutlet
+from pushservice.outlet import OutletMaker, PortableOutlet
 from pushservice.session import Limits, Session
 
 #: Seconds from the TCP accept to the end of the opening handshake, TLS included.
@@ -232,7 +232,7 @@ class QuoteProtocol(WebSocketServerProtocol):
         self._set_deadline(None)
         factory = self.factory
         codec = wire.CODECS.get(self.websocket_protocol_in_use or "", wire.JSON)
-        self._outlet = PortableOutlet(self.transport, self.close)
+        self._outlet = factory.make_outlet(self.transport, self.close)
         outbox = Outbox(codec, self._outlet)
         self._outlet.attach(outbox)
         factory.connection_opened(self)
@@ -304,8 +304,10 @@ class QuoteFactory(WebSocketServerFactory):
         bounds: Bounds,
         site: Site,
         counters: Counters,
+        make_outlet: OutletMaker = PortableOutlet,
     ) -> None:
         super().__init__(reactor=reactor, server="")  # type: ignore[no-untyped-call]  # the library's, unannotated
+        self.make_outlet = make_outlet
         self.hub = hub
         self.limits = limits
         self.bounds = bounds
