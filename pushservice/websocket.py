@@ -1,4 +1,4 @@
-"""The WebSocket edge: Autobahn's callbacks in, bytes out; the only user of Autobahn.
+"""The WebSocket edge: Autobahn's callbacks in, bytes out.
 
 Must not know: symbols, commands or quotes. A connection that asks for a page instead of an upgrade
 is handed, whole, to the site.
@@ -13,7 +13,7 @@ from http import HTTPStatus
 from itertools import count
 from typing import Any, Final
 
-from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from autobahn.twisted.websocket import WebSocketServerFactory
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IProtocol
@@ -25,6 +25,7 @@ from twisted.web.server import Site
 from pushservice import wire
 from pushservice.closing import CLOSE_REASONS, CloseCode
 from pushservice.hub import Hub
+from pushservice.lean import LeanProtocol, configured
 from pushservice.metrics import Counters
 from pushservice.outbox import Outbox
 from pushservice.outlet import OutletMaker, PortableOutlet
@@ -44,16 +45,6 @@ RETRY_AFTER: Final = 5
 _UPGRADE_HEADER = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE)
 
 
-class _Silent:
-    """In place of Autobahn's logger, which formats eagerly, and names neither client nor cause."""
-
-    @staticmethod
-    def debug(*args: object, **values: object) -> None:
-        """Say nothing."""
-
-    trace = info = warn = error = failure = debug
-
-
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """What all connections together may use, and what an opening handshake may take.
@@ -66,24 +57,10 @@ class Bounds:
     close_timeout: float = CLOSE_TIMEOUT
 
 
-class QuoteProtocol(WebSocketServerProtocol):
+class QuoteProtocol(LeanProtocol):
     """One connection: handshake, then a session; or a page."""
 
     factory: QuoteFactory
-    # Twisted declares less than a stream transport can do: this one can abort.
-    transport: Any
-    log = _Silent()
-
-    # Autobahn reads its options from attributes of the protocol first. This one must be here: it is
-    # read before the factory's options are copied, and Nagle's algorithm would stay on (40 ms).
-    tcpNoDelay = True
-    # A violation is answered by a close frame with its code, not by a bare disconnect.
-    failByDrop = False
-    openHandshakeTimeout = 0
-    # The opening and closing time-outs are ours, exact and to the end of the TCP connection.
-    closeHandshakeTimeout = 0
-    webStatus = False
-    echoCloseCodeReason = False
 
     conn = ""
     session: Session | None = None
@@ -100,8 +77,6 @@ class QuoteProtocol(WebSocketServerProtocol):
         self._counted = True
         self.conn = factory.next_conn()
         super().connectionMade()
-        if hasattr(self.transport, "setTcpKeepAlive"):
-            self.transport.setTcpKeepAlive(1)
         if factory.open_connections > factory.bounds.connections + SPARE_CONNECTIONS:
             factory.counters.connections_refused += 1
             self.transport.abortConnection()
@@ -209,27 +184,11 @@ class QuoteProtocol(WebSocketServerProtocol):
         self.sendHttpErrorResponse(code, reason, headers)
         self.dropConnection(abort=False)
 
-    def sendHttpErrorResponse(
-        self,
-        code: int,
-        reason: str,
-        responseHeaders: Sequence[tuple[str, str]] | None = None,
-    ) -> None:
-        """A complete response: the reason goes into the body, where no header can be forged."""
-        body = f"{reason}\n".encode()
-        lines = [
-            f"HTTP/1.1 {code} {HTTPStatus(code).phrase}",
-            "Content-Type: text/plain; charset=utf-8",
-            f"Content-Length: {len(body)}",
-            "Connection: close",
-            *(f"{name}: {value}" for name, value in responseHeaders or ()),
-        ]
-        self.transport.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
-
     # -- the open connection ---------------------------------------------------------------------
 
     def onOpen(self) -> None:
         self._set_deadline(None)
+        self.settle()
         factory = self.factory
         codec = wire.CODECS.get(self.websocket_protocol_in_use or "", wire.JSON)
         self._outlet = factory.make_outlet(self.transport, self.close)
@@ -292,7 +251,6 @@ class QuoteProtocol(WebSocketServerProtocol):
 class QuoteFactory(WebSocketServerFactory):
     """Makes connections; holds what they share, and none of them."""
 
-    protocol = QuoteProtocol  # type: ignore[assignment]  # its `factory` is narrower than Twisted's
     log = Logger()
     noisy = False
 
@@ -321,9 +279,16 @@ class QuoteFactory(WebSocketServerFactory):
         self._when_empty: Deferred[None] | None = None
         self._serial = count(1)
         self.setProtocolOptions(  # type: ignore[no-untyped-call]  # the library's, unannotated
+            webStatus=False,
+            # A violation is answered by a close frame with its code, not by a bare disconnect.
+            failByDrop=False,
+            # The time-outs are ours, exact and to the end of the TCP connection.
+            openHandshakeTimeout=0,
+            closeHandshakeTimeout=0,
             maxFramePayloadSize=limits.message,
             maxMessagePayloadSize=limits.message,
         )
+        self.protocol = configured(QuoteProtocol, self)
 
     def next_conn(self) -> str:
         """An id for a connection, unique among all daemons that live at the same time."""

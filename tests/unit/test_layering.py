@@ -13,7 +13,17 @@ PACKAGE = Path(__file__).parents[2] / "pushservice"
 
 FLOORS = {
     "compose": ["tap", "service"],
-    "edges": ["websocket", "outlet", "redisfeed", "redislink", "demo", "embedded", "tls", "web"],
+    "edges": [
+        "websocket",
+        "lean",
+        "outlet",
+        "redisfeed",
+        "redislink",
+        "demo",
+        "embedded",
+        "tls",
+        "web",
+    ],
     "core": ["hub", "outbox", "session", "market"],
     "words": [
         "wire",
@@ -31,10 +41,10 @@ FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 
 #: third-party packages and the only rooms that may import them
 ONLY_IN = {
-    "autobahn": {"websocket"},
+    "autobahn": {"websocket", "lean"},
     "txredisapi": {"redislink", "redisfeed", "demo"},
     "hiredis": {"redisfeed"},
-    "OpenSSL": {"tls"},
+    "OpenSSL": {"tls", "outlet"},
     "cryptography": {"tls"},
 }
 #: what floors 1 and 2 may not import: networks, clocks, files and processes
