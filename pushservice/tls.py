@@ -127,6 +127,9 @@ def server_options(certificate: Path, key: Path) -> CertificateOptions:
             certificate=own,  # type: ignore[arg-type]  # as above
             extraCertChain=chain[1:],  # type: ignore[arg-type]  # as above
             raiseMinimumTo=TLSVersion.TLSv1_2,
+            # Sessions are resumed by tickets that clients keep (RFC 8446, 2.2), so that many who
+            # reconnect at once cost less; there is no cache here, which would cost memory.
+            enableSessionTickets=True,
         )
         # Twisted's own callback answers a client whose protocols it does not know with an empty
         # one, which OpenSSL takes for an internal error; no answer at all is right (RFC 7301, 3.2).
