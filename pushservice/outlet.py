@@ -74,7 +74,9 @@ class PortableOutlet:
         self._close(code)
 
     def abort(self) -> None:
-        self._transport.abortConnection()
+        # Twisted's TLS raises where there is nothing left to abort.
+        if not getattr(self._transport, "_lostTLSConnection", False):
+            self._transport.abortConnection()
 
     # -- IPushProducer: what the transport calls -------------------------------------------------
 
@@ -150,7 +152,7 @@ class DirectTLSOutlet(DirectOutlet):
     peer, data that Twisted still holds) goes through Twisted's own `write`.
     """
 
-    __slots__ = ("_bio", "_ssl", "_tls")
+    __slots__ = ("_aggregated", "_bio", "_ssl", "_tls")
 
     def __init__(self, transport: Any, close: Callable[[CloseCode], None]) -> None:
         super().__init__(transport.transport, close)
@@ -160,10 +162,12 @@ class DirectTLSOutlet(DirectOutlet):
         connection = transport.getHandle()
         self._ssl = connection._ssl
         self._bio = connection._from_ssl
+        # Small writes of others that Twisted holds until the next turn of the reactor.
+        self._aggregated: list[bytes] = transport._aggregator._buffer
 
     def write(self, data: bytes) -> None:
         tls = self._tls
-        if tls._aggregator._buffer:
+        if self._aggregated:
             tls._aggregator.flush()
         if tls._appSendBuffer or tls._lostTLSConnection or not tls._handshakeDone:
             tls.write(data)

@@ -108,6 +108,7 @@ class RedisLink:
         self._factory = _Factory(self)
         self._factory.protocol = protocol
         self._endpoint = _Observed(endpoint_of(reactor, address), self._note_failure)
+        self._connection: Any | None = None
         self._started = False
         self._logged_at: float | None = None
 
@@ -120,12 +121,16 @@ class RedisLink:
         """Disconnect and connect no more. May be called twice, or without `start`."""
         if self._started:
             self._started = False
+            # At once: an orderly end would wait until a Redis that hangs has read all.
+            if self._connection is not None:
+                self._connection.transport.abortConnection()
             await self._factory.disconnect()
 
     # -- called by the factory -------------------------------------------------------------------
 
     def watch(self, connection: Any) -> None:
         """A connection is being made; follow it until it is lost."""
+        self._connection = connection
         connection.whenConnected().addCallback(self._opened).addErrback(self._refused, connection)
         connection.whenDisconnected().addCallback(self._lost)
 
@@ -148,11 +153,11 @@ class RedisLink:
 
     def _refused(self, failure: Failure, connection: Any) -> None:
         self.rejections += 1
-        if self._started:
-            self._note_failure(failure)
+        self._note_failure(failure)
         connection.transport.abortConnection()
 
     def _lost(self, connection: Any) -> None:
+        self._connection = None
         if self.up is connection:
             self.up = None
             if self._started:
@@ -164,6 +169,8 @@ class RedisLink:
             self._changed(False)
 
     def _note_failure(self, failure: Failure) -> None:
+        if not self._started:
+            return
         now = self._clock.seconds()
         if self._logged_at is None or now - self._logged_at >= _LOG_EVERY:
             self._logged_at = now

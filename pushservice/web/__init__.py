@@ -85,7 +85,7 @@ class _Symbols(Resource):
             request.setHeader(name, value)
         request.setHeader(b"content-type", b"application/json")
         given = request.args.get(b"limit", [b"60"])[0]
-        if not given.isdigit() or not 1 <= int(given[:9]) <= MAX_SYMBOLS:
+        if len(given) > 4 or not given.isdigit() or not 1 <= int(given) <= MAX_SYMBOLS:
             request.setResponseCode(400)
             return msgspec.json.encode({"error": f"limit is a number from 1 to {MAX_SYMBOLS}"})
         return msgspec.json.encode(self._recent_symbols(int(given)))

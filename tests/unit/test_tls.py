@@ -239,10 +239,14 @@ def serve():
     """serve(certificate, key): an echoing TLS server; returns its port's number."""
     served = []
 
-    def start(certificate: Path, key: Path) -> int:
+    def start(certificate: Path, key: Path, weakest: bool = False) -> int:
         factory = protocol.Factory.forProtocol(Echo)
         factory.present = 0
-        tls = TLSFactory(server_options(certificate, key), factory, reactor)
+        options = server_options(certificate, key)
+        if weakest:
+            # OpenSSL then allows what it can, and only what we forbid is refused.
+            options.getContext().set_cipher_list(b"ALL:@SECLEVEL=0")
+        tls = TLSFactory(options, factory, reactor)
         served.append((factory, reactor.listenTCP(0, tls, interface="127.0.0.1")))
         return served[-1][1].getHost().port
 
@@ -327,7 +331,7 @@ async def test_tls_1_2_and_1_3_are_spoken(tmp_path, serve, version, name):
 @pytest.mark.parametrize("version", [SSL.TLS1_VERSION, SSL.TLS1_1_VERSION])
 async def test_older_versions_are_refused_by_the_server(tmp_path, serve, version):
     pair = development_pair(tmp_path)
-    port = serve(pair.certificate, pair.key)
+    port = serve(pair.certificate, pair.key, weakest=True)
     with pytest.raises(SSL.Error, match="alert protocol version"):
         await deferToThread(talk, port, version)
 
@@ -357,22 +361,14 @@ async def test_of_the_offered_protocols_http_1_1_is_chosen_or_none(
 
 
 @pytest_twisted.ensureDeferred
-@pytest.mark.parametrize("pieces", [1, 2])
-async def test_plain_http_is_answered_in_words(tmp_path, serve, pieces):
+async def test_plain_http_is_answered_in_words(tmp_path, serve):
     pair = development_pair(tmp_path)
     port = serve(pair.certificate, pair.key)
 
     def get() -> tuple[int, str, str | None]:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        if pieces == 1:
-            connection.request("GET", "/")
-            response = connection.getresponse()
-        else:
-            connection.connect()
-            connection.send(b"G")
-            response = http.client.HTTPResponse(connection.sock, method="GET")
-            response.begin()
-        with response:
+        connection.request("GET", "/")
+        with connection.getresponse() as response:
             text = response.read().decode()
         connection.close()
         return response.status, text, response.getheader("Connection")
@@ -382,6 +378,24 @@ async def test_plain_http_is_answered_in_words(tmp_path, serve, pieces):
         "This port speaks TLS: use https:// or wss:// instead of http://\n",
         "close",
     )
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_first_letter_is_enough_for_the_words_and_an_end(tmp_path, serve):
+    pair = development_pair(tmp_path)
+    port = serve(pair.certificate, pair.key)
+
+    def send_one_letter() -> bytes:
+        with socket.create_connection(("127.0.0.1", port), 10) as client:
+            client.sendall(b"P")
+            answer = b""
+            while part := client.recv(4096):
+                answer += part
+            return answer
+
+    head, _, words = (await deferToThread(send_one_letter)).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"Content-Length: %d\r\n" % len(words) in head
 
 
 @pytest_twisted.ensureDeferred

@@ -1,0 +1,287 @@
+"""The feed: every message once, its bytes untouched, one flush a read, whatever goes wrong."""
+
+from __future__ import annotations
+
+import pytest
+import pytest_twisted
+from redis_process import free_port
+from twisted.internet import defer, protocol, reactor
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.logger import capturedLogs, formatEvent
+from waiting import until
+
+from pushservice.channels import SymbolReader
+from pushservice.config import RedisAddress, redis_address
+from pushservice.metrics import Counters
+from pushservice.redisfeed import RedisFeed, _Subscriber
+
+CHANNEL = "test_redisfeed"
+
+
+class Target:
+    """Takes what a feed delivers and keeps it, turn by turn."""
+
+    def __init__(self) -> None:
+        self.turns: list[list[tuple[str, bytes]]] = []
+        self.open: list[tuple[str, bytes]] = []
+        self.changes: list[bool] = []
+        self.refused: set[bytes] = set()
+
+    def publish(self, symbol: str, payload: bytes) -> None:
+        if payload in self.refused:
+            raise ArithmeticError("this one is refused")
+        self.open.append((symbol, payload))
+
+    def flush(self) -> None:
+        self.turns.append(self.open)
+        self.open = []
+
+    def feed_changed(self, up: bool) -> None:
+        self.changes.append(up)
+
+    @property
+    def quotes(self) -> list[tuple[str, bytes]]:
+        assert not self.open, "every turn ends with a flush"
+        return [quote for turn in self.turns for quote in turn]
+
+
+class Fed:
+    """A feed with its target and its counters."""
+
+    def __init__(self, time: object, address: RedisAddress, *patterns: str, **ways: str) -> None:
+        self.target = Target()
+        self.counters = Counters()
+        symbols = SymbolReader(patterns, **ways)
+        self.feed = RedisFeed(time, address, patterns, symbols, self.target, self.counters)
+
+
+@pytest.fixture
+def start():
+    """start(address, *patterns): a started feed that is stopped at the end."""
+    started = []
+
+    def begin(url: str, *patterns: str, **ways: str) -> Fed:
+        started.append(Fed(reactor, redis_address(url), *patterns, **ways))
+        started[-1].feed.start()
+        return started[-1]
+
+    yield begin
+    for fed in started:
+        pytest_twisted.blockon(defer.ensureDeferred(fed.feed.stop()))
+        assert not fed.feed.up
+
+
+# -- with a real Redis -----------------------------------------------------------------------------
+
+
+@pytest_twisted.ensureDeferred
+async def test_every_payload_arrives_as_it_was_published_and_in_order(redis_server, start):
+    fed = start(redis_server.url, f"{CHANNEL}.*")
+    await until(lambda: fed.feed.up, "the feed")
+    payloads = [b"12.50", b"007", b"\xff\x00", b"", b'{"last":10.50}', b"\r\n", b"x" * 200_000]
+    for at, payload in enumerate(payloads):
+        assert redis_server.cli("PUBLISH", f"{CHANNEL}.S{at}", payload) == b":1\r\n"
+    await until(lambda: len(fed.target.quotes) == len(payloads), "the quotes")
+    assert fed.target.quotes == [(f"S{at}", payload) for at, payload in enumerate(payloads)]
+    assert fed.counters.quotes_in == len(payloads)
+    assert fed.target.changes == [True]
+
+
+@pytest_twisted.ensureDeferred
+async def test_all_patterns_are_subscribed_and_overlaps_count_once(redis_server, start):
+    patterns = (f"{CHANNEL}.*", "other_redisfeed.*", f"{CHANNEL}*.AAPL")
+    fed = start(redis_server.socket_url, *patterns)
+    await until(lambda: fed.feed.up, "the feed")
+    assert redis_server.cli("PUBLISH", f"{CHANNEL}.AAPL", "1") == b":2\r\n"
+    assert redis_server.cli("PUBLISH", "other_redisfeed.X", "2") == b":1\r\n"
+    await until(lambda: len(fed.target.quotes) >= 2, "the quotes")
+    assert fed.target.quotes == [("AAPL", b"1"), ("X", b"2")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_same_pattern_twice_still_comes_up_and_delivers_once(redis_server, start):
+    fed = start(redis_server.socket_url, f"{CHANNEL}.*", f"{CHANNEL}.*")
+    await until(lambda: fed.feed.up, "the feed")
+    redis_server.cli("PUBLISH", f"{CHANNEL}.A", "1")
+    await until(lambda: fed.target.quotes, "the quote")
+    assert fed.target.quotes == [("A", b"1")]
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("way", ["killed", "dropped"])
+async def test_a_lost_redis_is_told_and_the_patterns_are_subscribed_again(own_redis, start, way):
+    server = own_redis()
+    fed = start(server.url, "a.*", "b.*")
+    await until(lambda: fed.feed.up, "the feed")
+    if way == "killed":
+        server.stop()
+        await until(lambda: fed.target.changes == [True, False], "the loss")
+        server = own_redis(port=server.port)
+    else:
+        assert server.cli("CLIENT", "KILL", "TYPE", "pubsub") == b":1\r\n"
+    await until(lambda: fed.target.changes == [True, False, True], "the feed again")
+    assert fed.feed.up
+    for pattern in "ab":
+        assert server.cli("PUBLISH", f"{pattern}.X", pattern) == b":1\r\n"
+    await until(lambda: len(fed.target.quotes) == 2, "the quotes")
+    assert (fed.counters.feed_connects, fed.counters.feed_losses) == (2, 1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_password_set_right_lets_the_feed_in(own_redis, start):
+    server = own_redis()
+    server.cli("ACL", "SETUSER", "bot", "on", ">wrong", "&*", "+@all")
+    with capturedLogs() as events:
+        fed = start(f"redis://bot:right@127.0.0.1:{server.port}", "a.*")
+        await until(lambda: any("WRONGPASS" in formatEvent(e) for e in events), "the refusal")
+    assert fed.target.changes == []
+    server.cli("ACL", "SETUSER", "bot", ">right")
+    await until(lambda: fed.feed.up, "the feed")
+    assert server.cli("PUBLISH", "a.X", "1") == b":1\r\n"
+    await until(lambda: fed.target.quotes == [("X", b"1")], "the quote")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stopped_feed_delivers_no_more(redis_server, start):
+    fed = start(redis_server.socket_url, f"{CHANNEL}.*")
+    await until(lambda: fed.feed.up, "the feed")
+    await fed.feed.stop()
+    assert not fed.feed.up
+    await until(
+        lambda: redis_server.cli("PUBLISH", f"{CHANNEL}.A", "1") == b":0\r\n", "no subscriber"
+    )
+    assert fed.target.quotes == []
+
+
+# -- a server that is no Redis ---------------------------------------------------------------------
+
+
+@pytest_twisted.ensureDeferred
+async def test_garbage_is_said_and_a_redis_that_comes_instead_is_used(own_redis, start):
+    class Garbage(protocol.Protocol):
+        def connectionMade(self) -> None:
+            connections.append(self)
+            self.transport.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        def connectionLost(self, reason) -> None:
+            connections.remove(self)
+            lost.append(self)
+
+    connections: list[Garbage] = []
+    lost: list[Garbage] = []
+    number = free_port()
+    factory = protocol.Factory.forProtocol(Garbage)
+    port = reactor.listenTCP(number, factory, interface="127.0.0.1")
+    with capturedLogs() as events:
+        fed = start(f"redis://127.0.0.1:{number}", "a.*")
+        await until(lambda: len(lost) >= 3, "three connections dropped")
+        said = [formatEvent(event) for event in events]
+        assert sum("Redis sent garbage: Protocol error" in line for line in said) == 1, said
+    assert fed.target.changes == []
+    await port.stopListening()
+    await until(lambda: not connections, "the last connection's end")
+    server = own_redis(port=number)
+    await until(lambda: fed.feed.up, "the feed")
+    server.cli("PUBLISH", "a.X", "1")
+    await until(lambda: fed.target.quotes == [("X", b"1")], "the quote")
+
+
+# -- byte by byte ----------------------------------------------------------------------------------
+
+
+def message(channel: bytes, payload: bytes, pattern: bytes = b"q.*") -> bytes:
+    """A message as Redis sends it."""
+    words = (b"pmessage", pattern, channel, payload)
+    return b"*4\r\n" + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+
+
+class Wired(Fed):
+    """A feed whose connection's bytes, and whose time, the test decides."""
+
+    def __init__(self, *patterns: str, **ways: str) -> None:
+        self.time = Clock()
+        super().__init__(self.time, RedisAddress(path="/nowhere"), *(patterns or ("q.*",)), **ways)
+        self.connection = type("Subscriber", (_Subscriber,), {"feed": self.feed})(charset=None)
+        self.transport = StringTransport()
+        self.connection.makeConnection(self.transport)
+
+    def read(self, data: bytes) -> None:
+        self.connection.dataReceived(data)
+
+
+def test_all_messages_of_one_read_make_one_turn():
+    wired = Wired()
+    wired.read(b"".join(message(b"q.S%d" % at, b"%d" % at) for at in range(500)))
+    assert wired.target.turns == [[(f"S{at}", b"%d" % at) for at in range(500)]]
+    wired.read(message(b"q.A", b"1"))
+    assert wired.target.turns[1:] == [[("A", b"1")]]
+    assert wired.counters.quotes_in == 501
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 50])
+def test_messages_split_over_reads_at_any_place_arrive_whole(size):
+    wired = Wired()
+    data = message(b"q.A", b"1\r\n$3") + message(b"q.B", b"\xff\x00") + message(b"q.A", b"")
+    for at in range(0, len(data), size):
+        wired.read(data[at : at + size])
+    assert wired.target.quotes == [("A", b"1\r\n$3"), ("B", b"\xff\x00"), ("A", b"")]
+    assert wired.counters.quotes_in == 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_answers_to_commands_are_told_from_messages():
+    wired = Wired()
+    asked = wired.connection.psubscribe([b"q.*"])
+    subscribed = b"*3\r\n$10\r\npsubscribe\r\n$3\r\nq.*\r\n:1\r\n"
+    wired.read(message(b"q.A", b"1") + subscribed + message(b"q.B", b"2"))
+    assert await asked == [b"psubscribe", b"q.*", 1]
+    assert wired.target.turns == [[("A", b"1"), ("B", b"2")]]
+    assert wired.counters.quotes_in == 2
+
+
+def test_an_exception_skips_one_message_and_the_rest_is_delivered(logged_failures):
+    wired = Wired()
+    wired.target.refused = {b"2"}
+    wired.read(b"".join(message(b"q.A", b"%d" % at) for at in range(1, 5)))
+    assert wired.target.turns == [[("A", b"1"), ("A", b"3"), ("A", b"4")]]
+    assert not wired.transport.disconnecting
+    events = logged_failures.flush(ArithmeticError)
+    assert ["q.A" in formatEvent(event) for event in events] == [True]
+
+
+def test_garbage_drops_the_connection_and_keeps_what_came_before_it():
+    wired = Wired()
+    with capturedLogs() as events:
+        wired.read(message(b"q.A", b"1") + b"?garbage\r\n" + message(b"q.A", b"2"))
+    assert wired.target.turns == [[("A", b"1")]]
+    assert wired.transport.disconnected or wired.transport.disconnecting
+    assert "Redis sent garbage: Protocol error" in formatEvent(events[0])
+
+
+def test_messages_without_a_symbol_are_counted_and_told_of_once_a_minute():
+    wired = Wired()
+
+    def told(count: int, data: bytes) -> list[str]:
+        with capturedLogs() as events:
+            wired.read(data * count)
+        return [formatEvent(event) for event in events]
+
+    nameless = message(b"q." + b"x" * 1000, b"1")
+    first = told(10, nameless + message(b"q.A", b"1"))
+    assert len(first) == 1
+    assert "no symbol in the message on b'q.xx" in first[0]
+    assert len(first[0]) < 250, "a long channel's name is cut"
+    wired.time.advance(59.9)
+    assert told(10, nameless) == []
+    wired.time.advance(0.1)
+    assert len(told(10, nameless)) == 1
+    assert wired.counters.symbols_missing == 30
+    assert wired.target.quotes == [("A", b"1")] * 10
+
+
+def test_one_kind_of_fault_does_not_hide_another():
+    wired = Wired()
+    with capturedLogs() as events:
+        wired.read(message(b"q.", b"1") + b"?garbage\r\n")
+    assert len(events) == 2
