@@ -23,8 +23,8 @@ from pathlib import Path
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from redis_process import free_port, start_redis  # noqa: E402 - the tests' own parts are reused
-from waiting import wait_for_line  # noqa: E402 - as above
+from redis_process import free_port, start_redis
+from waiting import wait_for_line
 
 REQUEST = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
