@@ -14,7 +14,7 @@ from pushservice import wire
 from pushservice.closing import CloseCode
 from pushservice.interfaces import Clock
 from pushservice.metrics import Counters
-from pushservice.outbox import Outbox, Share
+from pushservice.outbox import Outbox
 
 #: The clients of one codec that watch a symbol, as the append of each one's list of pieces.
 Offers: TypeAlias = tuple[Callable[[bytes], None], ...]
@@ -83,14 +83,18 @@ class Hub:
         epoch: str,
         counters: Counters,
         failed: Callable[[Outbox, Exception], None],
+        end_of_turn: Callable[[wire.Share], None] = lambda _share: None,
         beats: int = 20,
     ) -> None:
         """`failed` is told whose outbox raised, once all others are served.
 
+        `end_of_turn` is called when every outbox has posted what the turn brought it, and counts
+        what it sends.
         `beats` is into how many groups connections are dealt for heartbeats.
         """
         self.epoch = epoch
         self._failed = failed
+        self._end_of_turn = end_of_turn
         self.feed_up = False
         self._clock = clock
         self._counters = counters
@@ -142,13 +146,14 @@ class Hub:
             return
         self._turn = {}
         dirty: set[Outbox] = set().union(*[topic.listeners for topic in turn])
-        share = Share()
+        share = wire.Share()
         failures: list[tuple[Outbox, Exception]] = []
         for outbox in dirty:
             try:
                 outbox.flush(turn, share)
             except Exception as failure:  # noqa: BLE001 - one client's fault must not stop the others
                 failures.append((outbox, failure))
+        self._end_of_turn(share)
         self._counters.frames_out += share.frames
         self._counters.events_out += share.pieces
         self._counters.bytes_out += share.bytes

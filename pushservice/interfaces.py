@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from pushservice.closing import CloseCode
+from pushservice.wire import Codec, Share
 
 
 class Clock(Protocol):
@@ -29,6 +30,10 @@ class Outlet(Protocol):
 
     def write(self, data: bytes) -> None:
         """Take whole frames, in order after all that was written before."""
+        ...
+
+    def post(self, pieces: list[bytes], codec: Codec, share: Share) -> None:
+        """Take what a turn of the hub brought, and empty the list, at the turn's end at latest."""
         ...
 
     def pause_reading(self) -> None:

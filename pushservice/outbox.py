@@ -22,35 +22,6 @@ if TYPE_CHECKING:
 ANSWERS_BUDGET: Final = 64 * 1024
 
 
-class Share:
-    """What one flush of the hub shares between clients, and counts.
-
-    Clients with equal pieces, as when everybody watches one index, get the very same frame: the
-    comparison of two lists of the same objects costs far less than joining them again.
-    """
-
-    __slots__ = ("bytes", "codec", "data", "frames", "pieces", "taken")
-
-    def __init__(self) -> None:
-        self.codec: wire.Codec | None = None
-        self.taken: list[bytes] = []
-        self.data = b""
-        self.frames = 0
-        self.pieces = 0
-        self.bytes = 0
-
-    def wire_bytes(self, codec: wire.Codec, pieces: list[bytes]) -> bytes:
-        """The frames that carry `pieces`; the last client's own where they are equal."""
-        if codec is not self.codec or pieces != self.taken:
-            self.codec = codec
-            self.taken = pieces.copy()
-            self.data = codec.frames(pieces)
-        self.frames += 1
-        self.pieces += len(pieces)
-        self.bytes += len(self.data)
-        return self.data
-
-
 class _Backlog:
     """What is kept for a client while it is behind; made only then, so others cost nothing."""
 
@@ -103,14 +74,12 @@ class Outbox:
 
     # -- called by the hub -----------------------------------------------------------------------
 
-    def flush(self, turn: dict[Topic, int], share: Share) -> None:
+    def flush(self, turn: dict[Topic, int], share: wire.Share) -> None:
         """End of a turn; `turn` has each symbol that was quoted, with its `n` before."""
         pending = self._pending
         if self._backlog is None:
             if pending and not self.closed:
-                data = share.wire_bytes(self.codec, pending)
-                pending.clear()
-                self.outlet.write(data)
+                self.outlet.post(pending, self.codec, share)
             else:
                 pending.clear()
             return

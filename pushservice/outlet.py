@@ -1,4 +1,4 @@
-"""How a connection's bytes leave: three ways behind one interface, and the room of private names.
+"""How a connection's bytes leave: several ways behind one interface; the room of private names.
 
 Must not know: quotes, symbols, or who is subscribed. An outlet takes whole frames and tells the
 outbox when it is full and when it has drained.
@@ -6,14 +6,16 @@ outbox when it is full and when it has drained.
 `PortableOutlet` uses what Twisted promises. It costs a buffer and two `epoll_ctl` calls around each
 `send`. The direct ones send at once where nothing waits before, and hand what the kernel did not
 take to Twisted; for that they read names of Twisted and pyOpenSSL that may change, so `choose`
-looks at start whether they are what they were, and falls back.
+looks at start whether they are what they were, and falls back. The batched ones do the same for a
+whole turn in one call of a small C extension, where that was built.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Protocol as Structure
 
 from OpenSSL import SSL
 from OpenSSL._util import ffi, lib
@@ -24,6 +26,7 @@ from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from zope.interface import implementer
 
 from pushservice.closing import CloseCode
+from pushservice.wire import Codec, Share
 
 if TYPE_CHECKING:
     from pushservice.outbox import Outbox
@@ -59,6 +62,11 @@ class PortableOutlet:
 
     def write(self, data: bytes) -> None:
         self._transport.write(data)
+
+    def post(self, pieces: list[bytes], codec: Codec, share: Share) -> None:
+        data = share.wire_bytes(codec, pieces)
+        pieces.clear()
+        self.write(data)
 
     def pause_reading(self) -> None:
         if self._reading:
@@ -198,12 +206,139 @@ class DirectTLSOutlet(DirectOutlet):
                 self._send_now(_ciphertext_view[:size])
 
 
+# -- a turn in one call ---------------------------------------------------------------------------
+
+
+class _Batched(Structure):
+    """An outlet that posts to a batch."""
+
+    def unsent(self, *rest: Any) -> None:
+        """What it posted was not sent whole."""
+
+
+class Batch:
+    """What a turn has posted to outlets of one kind, until `send` hands it over in one call.
+
+    `send_all` takes the ways and the turns, empties the turns, and returns counts of frames, pieces
+    and bytes, and what did not go as it should: see _fanout.c.
+    """
+
+    __slots__ = ("_send_all", "outlets", "turns", "ways")
+
+    def __init__(self, send_all: Callable[..., tuple[int, int, int, Any]]) -> None:
+        self._send_all = send_all
+        self.outlets: list[_Batched] = []
+        self.ways: list[tuple[int, ...]] = []
+        self.turns: list[list[bytes]] = []
+
+    def send(self, share: Share) -> None:
+        """Send all that was posted; outlets hear only of what the kernel did not take."""
+        if not self.turns:
+            return
+        outlets = self.outlets
+        ways, turns = self.ways, self.turns
+        self.outlets, self.ways, self.turns = [], [], []
+        frames, pieces, size, unsent = self._send_all(ways, turns)
+        share.frames += frames
+        share.pieces += pieces
+        share.bytes += size
+        if unsent is not None:
+            for at, *rest in unsent:
+                outlets[at].unsent(*rest)
+
+
+class BatchedOutlet(DirectOutlet):
+    """A direct outlet whose turns are framed and sent together with those of all others."""
+
+    __slots__ = ("_batch", "_way")
+
+    def __init__(self, transport: Any, close: Callable[[CloseCode], None], batch: Batch) -> None:
+        super().__init__(transport, close)
+        self._batch = batch
+        self._way: tuple[int, int] = (-1, 0)
+
+    def attach(self, outbox: Outbox) -> None:
+        super().attach(outbox)
+        self._way = (self._tcp.fileno(), outbox.codec.joins)
+
+    def post(self, pieces: list[bytes], codec: Codec, share: Share) -> None:
+        tcp = self._tcp
+        if tcp.dataBuffer or tcp._tempDataBuffer:
+            super().post(pieces, codec, share)
+            return
+        batch = self._batch
+        batch.outlets.append(self)
+        batch.ways.append(self._way)
+        batch.turns.append(pieces)
+
+    def unsent(self, rest: bytes | None) -> None:
+        """The kernel did not take `rest`; None where the connection is broken."""
+        if rest is None:
+            self._transport.abortConnection()
+        else:
+            self._tcp.write(rest)
+            self._wait_for_drain()
+
+
+class BatchedTLSOutlet(DirectTLSOutlet):
+    """The same under TLS: a turn is framed, encrypted and sent in one call."""
+
+    __slots__ = ("_batch", "_way")
+
+    def __init__(self, transport: Any, close: Callable[[CloseCode], None], batch: Batch) -> None:
+        super().__init__(transport, close)
+        self._batch = batch
+        self._way: tuple[int, int, int, int] = (0, 0, -1, 0)
+
+    def attach(self, outbox: Outbox) -> None:
+        super().attach(outbox)
+        joins = outbox.codec.joins
+        self._way = (_address(self._ssl), _address(self._bio), self._tcp.fileno(), joins)
+
+    def post(self, pieces: list[bytes], codec: Codec, share: Share) -> None:
+        tls, tcp = self._tls, self._tcp
+        if (
+            tcp.dataBuffer
+            or tcp._tempDataBuffer
+            or self._aggregated
+            or tls._appSendBuffer
+            or tls._lostTLSConnection
+        ):
+            super().post(pieces, codec, share)
+            return
+        batch = self._batch
+        batch.outlets.append(self)
+        batch.ways.append(self._way)
+        batch.turns.append(pieces)
+
+    def unsent(self, ciphertext: bytes | None, plain: bytes) -> None:
+        """Not taken: by the kernel `ciphertext`, None where it is broken; by OpenSSL `plain`."""
+        if ciphertext is None:
+            self._transport.abortConnection()
+            return
+        if ciphertext:
+            self._tcp.write(ciphertext)
+            self._wait_for_drain()
+        if plain:
+            self._tls.write(plain)
+
+
+def _address(pointer: Any) -> int:
+    return int(ffi.cast("uintptr_t", pointer))
+
+
 # -- the choice ----------------------------------------------------------------------------------
 
 #: The values of the environment's QUOTEPUSH_OUTLET.
-MODES: Final = ("auto", "portable", "direct")
+MODES: Final = ("auto", "portable", "direct", "batched")
 
-OutletMaker: TypeAlias = Callable[[Any, Callable[[CloseCode], None]], PortableOutlet]
+
+class Outlets(NamedTuple):
+    """What makes the outlet of each connection, and what ends a turn."""
+
+    name: str
+    make: Callable[[Any, Callable[[CloseCode], None]], PortableOutlet]
+    end_of_turn: Callable[[Share], None]
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -239,28 +374,75 @@ def missing_names(reactor: Any) -> list[str]:
         ]
 
 
-def _make_direct(transport: Any, close: Callable[[CloseCode], None]) -> PortableOutlet:
-    """The direct outlet for the transport's kind, or the portable one for any other kind."""
-    if isinstance(transport, Connection):
-        return DirectOutlet(transport, close)
-    below: Any = getattr(transport, "transport", None)
-    if isinstance(transport, BufferingTLSTransport) and isinstance(below, Connection):
-        return DirectTLSOutlet(transport, close)
-    return PortableOutlet(transport, close)
+def _nothing(_share: Share) -> None:
+    """End a turn of outlets that send at once."""
 
 
-def choose(mode: str, reactor: Any) -> OutletMaker:
-    """What makes the outlet of each connection: `auto` is direct where that works, else portable.
+def _by_kind(
+    plain: Callable[[Any, Callable[[CloseCode], None]], PortableOutlet],
+    tls: Callable[[Any, Callable[[CloseCode], None]], PortableOutlet],
+) -> Callable[[Any, Callable[[CloseCode], None]], PortableOutlet]:
+    """Makes the outlet for the transport's kind, and the portable one for any other kind."""
 
-    Raises ValueError for a mode that is none, and for `direct` where it does not work.
+    def make(transport: Any, close: Callable[[CloseCode], None]) -> PortableOutlet:
+        if isinstance(transport, Connection):
+            return plain(transport, close)
+        below: Any = getattr(transport, "transport", None)
+        if isinstance(transport, BufferingTLSTransport) and isinstance(below, Connection):
+            return tls(transport, close)
+        return PortableOutlet(transport, close)
+
+    return make
+
+
+PORTABLE: Final = Outlets("portable", PortableOutlet, _nothing)
+DIRECT: Final = Outlets("direct", _by_kind(DirectOutlet, DirectTLSOutlet), _nothing)
+
+
+def _batched() -> Outlets | None:
+    """Outlets by the C extension, or None where it was not built."""
+    try:
+        from cryptography.hazmat.bindings._rust import _openssl
+
+        from pushservice import _fanout
+
+        addresses = [
+            int(_openssl.ffi.cast("uintptr_t", _openssl.ffi.addressof(_openssl.lib, name)))
+            for name in ("SSL_write", "BIO_read")
+        ]
+    except (ImportError, AttributeError):
+        return None
+    _fanout.use_openssl(*addresses)
+    plain, tls = Batch(_fanout.send_plain), Batch(_fanout.send_tls)
+
+    def end_of_turn(share: Share) -> None:
+        plain.send(share)
+        tls.send(share)
+
+    make = _by_kind(
+        lambda transport, close: BatchedOutlet(transport, close, plain),
+        lambda transport, close: BatchedTLSOutlet(transport, close, tls),
+    )
+    return Outlets("batched", make, end_of_turn)
+
+
+def choose(mode: str, reactor: Any) -> Outlets:
+    """The outlets of `mode`; `auto` is batched where that works, else direct, else portable.
+
+    Raises ValueError for a mode that is none, and for one that does not work here.
     """
     if mode not in MODES:
         raise ValueError(f"{mode!r} is no outlet; there are {', '.join(MODES)}")
     if mode == "portable":
-        return PortableOutlet
+        return PORTABLE
     missing = missing_names(reactor)
-    if not missing:
-        return _make_direct
+    if missing:
+        if mode == "auto":
+            return PORTABLE
+        raise ValueError(f"{mode} outlets need what is not there: {', '.join(missing)}")
     if mode == "direct":
-        raise ValueError(f"direct outlets need what is not there: {', '.join(missing)}")
-    return PortableOutlet
+        return DIRECT
+    batched = _batched()
+    if batched is None and mode == "batched":
+        raise ValueError("batched outlets need the C extension pushservice._fanout, not built here")
+    return batched or DIRECT

@@ -19,7 +19,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pushservice import __version__
+from pushservice import __version__, outlet
 from pushservice.closing import CloseCode
 from pushservice.config import Config, RedisAddress
 from pushservice.demo import DemoMarket
@@ -29,7 +29,6 @@ from pushservice.listings import SYMBOLS
 from pushservice.market import Market
 from pushservice.metrics import Counters
 from pushservice.outbox import Outbox
-from pushservice.outlet import choose as choose_outlet
 from pushservice.redisfeed import RedisFeed
 from pushservice.session import Limits
 from pushservice.tls import TLSFactory, development_pair, server_options
@@ -85,15 +84,27 @@ class Daemon(Service):
                 limit=file_limit,
                 room=room,
             )
-        self.hub = Hub(reactor, secrets.token_hex(4), self.counters, self._client_failed)
-        site = build_site(reactor, self.hub.recent_symbols, self._page_served, config.page)
-        limits = Limits(config.max_symbols, config.max_message, config.heartbeat)
         try:
-            make_outlet = choose_outlet(os.environ.get("QUOTEPUSH_OUTLET") or "auto", reactor)
+            self._outlets = outlet.choose(os.environ.get("QUOTEPUSH_OUTLET") or "auto", reactor)
         except ValueError as error:
             raise CannotStart(f"quotepush: QUOTEPUSH_OUTLET in the environment: {error}") from None
+        self.hub = Hub(
+            reactor,
+            secrets.token_hex(4),
+            self.counters,
+            self._client_failed,
+            self._outlets.end_of_turn,
+        )
+        site = build_site(reactor, self.hub.recent_symbols, self._page_served, config.page)
+        limits = Limits(config.max_symbols, config.max_message, config.heartbeat)
         self.factory = QuoteFactory(
-            reactor, self.hub, limits, Bounds(self._connections), site, self.counters, make_outlet
+            reactor,
+            self.hub,
+            limits,
+            Bounds(self._connections),
+            site,
+            self.counters,
+            self._outlets.make,
         )
         self._embedded = EmbeddedRedis(reactor) if config.redis is None else None
         self.feed: RedisFeed | None = None
@@ -158,9 +169,10 @@ class Daemon(Service):
             else:
                 self.log.info("{url} is served", url=url)
         self.log.info(
-            "quotepush {version}: at most {connections} clients; epoch {epoch}",
+            "quotepush {version}: at most {connections} clients; {outlets} outlets; epoch {epoch}",
             version=__version__,
             connections=self._connections,
+            outlets=self._outlets.name,
             epoch=self.hub.epoch,
         )
         self._heartbeats.start(self.config.heartbeat / 1000 / self.hub.groups, now=False)

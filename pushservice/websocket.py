@@ -28,7 +28,7 @@ from pushservice.hub import Hub
 from pushservice.lean import LeanProtocol, configured
 from pushservice.metrics import Counters
 from pushservice.outbox import Outbox
-from pushservice.outlet import OutletMaker, PortableOutlet
+from pushservice.outlet import PortableOutlet
 from pushservice.session import Limits, Session
 
 #: Seconds from the TCP accept to the end of the opening handshake, TLS included.
@@ -262,7 +262,7 @@ class QuoteFactory(WebSocketServerFactory):
         bounds: Bounds,
         site: Site,
         counters: Counters,
-        make_outlet: OutletMaker = PortableOutlet,
+        make_outlet: Callable[[Any, Callable[[CloseCode], None]], PortableOutlet] = PortableOutlet,
     ) -> None:
         super().__init__(reactor=reactor, server="")  # type: ignore[no-untyped-call]  # the library's, unannotated
         self.make_outlet = make_outlet

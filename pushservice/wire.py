@@ -192,6 +192,8 @@ class Codec(Protocol):
     name: str
     #: whether clients get welcome, answers, heartbeats and bye, or quotes and errors alone
     converses: bool
+    #: whether the pieces of a turn are joined to one frame, or are frames already
+    joins: bool
 
     def body(self, payload: bytes) -> bytes:
         """The payload as this codec sends it; the very same object where nothing had to change."""
@@ -222,7 +224,7 @@ class JsonCodec:
     """`quotepush.v1.json`: a message is an array of events, one frame a turn."""
 
     name = JSON_SUBPROTOCOL
-    converses = True
+    converses = joins = True
 
     def body(self, payload: bytes) -> bytes:
         return payload if is_json(payload) else json_string(payload)
@@ -248,7 +250,7 @@ class RawCodec:
     """`quotepush.raw`: each publish is a message of its own, with no envelope."""
 
     name = RAW_SUBPROTOCOL
-    converses = False
+    converses = joins = False
 
     def body(self, payload: bytes) -> bytes:
         return text_of(payload)
@@ -281,3 +283,32 @@ CODECS: Final[Mapping[str, Codec]] = {codec.name: codec for codec in (JSON, RAW)
 def symbol_text(symbol: str) -> bytes:
     """`symbol` as JSON text, for Codec.quote and Codec.snapshot."""
     return _encode(symbol)
+
+
+class Share:
+    """What one flush of the hub shares between clients, and counts.
+
+    Clients with equal pieces, as when everybody watches one index, get the very same frame: the
+    comparison of two lists of the same objects costs far less than joining them again.
+    """
+
+    __slots__ = ("bytes", "codec", "data", "frames", "pieces", "taken")
+
+    def __init__(self) -> None:
+        self.codec: Codec | None = None
+        self.taken: list[bytes] = []
+        self.data = b""
+        self.frames = 0
+        self.pieces = 0
+        self.bytes = 0
+
+    def wire_bytes(self, codec: Codec, pieces: list[bytes]) -> bytes:
+        """The frames that carry `pieces`, counted; the last client's own where they are equal."""
+        if codec is not self.codec or pieces != self.taken:
+            self.codec = codec
+            self.taken = pieces.copy()
+            self.data = codec.frames(pieces)
+        self.frames += 1
+        self.pieces += len(pieces)
+        self.bytes += len(self.data)
+        return self.data

@@ -38,6 +38,11 @@ class RecordingOutlet:
             raise OSError("this outlet is broken")
         self.written.append(data)
 
+    def post(self, pieces: list[bytes], codec: wire.Codec, share: wire.Share) -> None:
+        data = share.wire_bytes(codec, pieces)
+        pieces.clear()
+        self.write(data)
+
     def pause_reading(self) -> None:
         self.reading = False
 

@@ -69,7 +69,7 @@ class Connection(protocol.Protocol):
         return waiting(self.socket(), termios.FIONREAD)
 
 
-WAYS = [(kind, mode) for kind in ("tcp", "tls") for mode in ("portable", "direct")]
+WAYS = [(kind, mode) for kind in ("tcp", "tls") for mode in ("portable", "direct", "batched")]
 
 
 @pytest.fixture(params=WAYS, ids="-".join)

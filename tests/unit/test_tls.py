@@ -25,9 +25,6 @@ from waiting import until
 
 from pushservice.tls import TLSFactory, development_pair, server_options
 
-# Reported: server_options passes pyOpenSSL objects, which pyOpenSSL 24.3 and later deprecate.
-pytestmark = pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
-
 NOW = datetime.datetime.now(datetime.UTC)
 
 

@@ -1,0 +1,181 @@
+"""Starts and ends the benchmark's processes: Redis, the server under test, each on its core."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+PEERS = Path(__file__).with_name("peers")
+#: The server under test has a core of its own; all else shares the other.
+SERVER_CORE = 0
+LOAD_CORE = 1
+_START_SECONDS = 20
+_STOP_SECONDS = 5
+
+
+class DidNotStart(Exception):
+    """A process ended or said nothing in time; the text has its last words."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A server to measure: `command` before its options, `style` of its subscribe message."""
+
+    name: str
+    title: str
+    command: tuple[str, ...]
+    style: str = "bare"
+    ours: bool = False
+
+
+def _peer(name: str, title: str, file: str, *options: str) -> Contestant:
+    return Contestant(name, title, (sys.executable, str(PEERS / file), *options))
+
+
+CONTESTANTS = (
+    Contestant(
+        "quotepush",
+        "quotepush",
+        (str(ROOT / ".venv/bin/twistd"), "-n", "--pidfile=", "quotepush"),
+        style="json",
+        ours=True,
+    ),
+    _peer("autobahn", "Autobahn, prepared message", "autobahn_server.py"),
+    _peer("websockets", "websockets, broadcast()", "websockets_server.py"),
+    _peer("picows", "picows, as documented", "picows_server.py"),
+    _peer("picows-joined", "picows, joined per read", "picows_server.py", "--joined"),
+    _peer("socketify", "socketify (uWebSockets)", "socketify_server.py"),
+    Contestant("node-ws", "Node's ws", ("node", str(PEERS / "ws_server.mjs"))),
+)
+
+
+@contextlib.contextmanager
+def pinned(core: int) -> Iterator[None]:
+    """Processes started inside inherit the one core."""
+    usual = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, usual)
+
+
+def stop(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
+    """End a process that was started here, by force if it takes too long."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _start(
+    command: list[str], core: int, log: Path, words: str, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Start a process whose output goes to `log`; returns once `words` are in it."""
+    with log.open("wb") as output, pinned(core):
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+        )
+    deadline = time.monotonic() + _START_SECONDS
+    while words not in (text := log.read_text(errors="replace")):
+        if process.poll() is not None or time.monotonic() > deadline:
+            stop(process)
+            raise DidNotStart(f"{Path(command[0]).name} did not start:\n{text[-2000:]}")
+        time.sleep(0.02)
+    return process
+
+
+class Redis:
+    """A redis-server on a Unix socket alone."""
+
+    def __init__(self, program: str, directory: Path) -> None:
+        self.path = directory / "redis.sock"
+        options = ["--port", "0", "--unixsocket", str(self.path), "--dir", str(directory)]
+        options += ["--save", "", "--appendonly", "no"]
+        log = directory / "redis.log"
+        self._process = _start([program, *options], LOAD_CORE, log, "eady to accept", {})
+
+    def close(self) -> None:
+        """End it."""
+        stop(self._process)
+
+
+class Server:
+    """A contestant's process, and what it used so far."""
+
+    def __init__(
+        self, contestant: Contestant, directory: Path, redis: Path, pair: tuple[Path, Path] | None
+    ) -> None:
+        self.port = free_port()
+        options = ["--port", str(self.port)]
+        if pair is not None:
+            options += ["--cert", str(pair[0]), "--key", str(pair[1])]
+        words = "ready\n"
+        if contestant.ours:
+            words = "connected for the feed"
+            options += ["--interface", "127.0.0.1", "--redis", f"unix://{redis}", "--no-page"]
+            options += ["--max-symbols", "5000"] + ([] if pair else ["--plain"])
+        else:
+            options += ["--redis", str(redis)]
+        environment = {"BENCH_NODE_MODULES": str(Path(sys.prefix) / "node_modules")}
+        command = [*contestant.command, *options]
+        log = directory / f"{contestant.name}.log"
+        self._process = _start(command, SERVER_CORE, log, words, environment)
+        self._watched = psutil.Process(self._process.pid)
+
+    def cpu(self) -> float:
+        """Seconds of CPU used so far, as the kernel accounts it: user and system, all threads."""
+        times = self._watched.cpu_times()
+        return times.user + times.system
+
+    def others_cpu(self) -> float:
+        """Seconds that anything else has used of the server's core; what is charged to nobody too.
+
+        The counter goes on from boot: only differences mean something.
+        """
+        core = psutil.cpu_times(percpu=True)[SERVER_CORE]
+        return sum(core) - core.idle - core.iowait - core.guest - core.guest_nice - self.cpu()
+
+    def rss(self) -> int:
+        """Resident bytes."""
+        return int(self._watched.memory_info().rss)
+
+    def settle(self) -> None:
+        """Wait until it has nothing to do, for some seconds at most."""
+        for _ in range(20):
+            before = self.cpu()
+            time.sleep(0.15)
+            if self.cpu() - before <= 0.011:
+                return
+
+    def close(self) -> None:
+        """End it."""
+        stop(self._process)
