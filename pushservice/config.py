@@ -18,6 +18,9 @@ from pushservice.channels import SymbolReader, single_star
 Coercer: TypeAlias = Callable[[str], Any]
 
 
+MAX_DIGITS: Final = 12
+
+
 # -- coercers ----------------------------------------------------------------------------------
 
 
@@ -25,10 +28,8 @@ def whole_number(low: int, high: int) -> Coercer:
     """A coercer for whole numbers from `low` to `high`."""
 
     def coerce(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = low - 1
+        plain = text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
+        number = int(text) if plain else low - 1
         if not low <= number <= high:
             raise ValueError(f"{text!r} is no whole number from {low} to {high}")
         return number

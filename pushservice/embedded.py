@@ -141,8 +141,10 @@ class EmbeddedRedis:
         server.ready.addTimeout(_START_TIMEOUT, self._clock, self._too_late)
         return server.ready
 
-    @staticmethod
-    def _too_late(_result: object, timeout: float) -> object:
+    def _too_late(self, _result: object, timeout: float) -> object:
+        if self._process is not None:
+            with suppress(ProcessExitedAlready):
+                self._process.signalProcess("KILL")
         raise NoRedisServer(f"redis-server was not ready after {timeout:g} seconds")
 
     def _ended(self, reason: str) -> None:

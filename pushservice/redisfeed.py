@@ -20,6 +20,10 @@ from pushservice.interfaces import Publish
 from pushservice.metrics import Counters
 from pushservice.redislink import RedisLink
 
+#: Seconds that one turn may keep the reactor from everything else.
+TURN_BUDGET: Final = 0.015
+_SMALLEST_READ: Final = 4 * 1024
+_LARGEST_READ: Final = 64 * 1024
 #: Seconds between two log lines about messages of one fault.
 _LOG_EVERY: Final = 60.0
 
@@ -45,6 +49,7 @@ class _Subscriber(txredisapi.SubscriberProtocol):
         following = reader.gets
         deliver = self.feed.deliver
         count = 0
+        began = self.feed.now()
         try:
             message = following()
             while message is not False:
@@ -59,6 +64,8 @@ class _Subscriber(txredisapi.SubscriberProtocol):
             self.transport.abortConnection()
         finally:
             self.feed.end_of_read(count)
+            size = getattr(self.transport, "bufferSize", _LARGEST_READ)
+            self.transport.bufferSize = self.feed.read_size(began, size)
 
 
 class RedisFeed:
@@ -131,6 +138,28 @@ class RedisFeed:
         """A read of `count` messages is parsed."""
         self._counters.quotes_in += count
         self._target.flush()
+
+    def now(self) -> float:
+        """Seconds, by the clock."""
+        seconds: float = self._clock.seconds()
+        return seconds
+
+    @staticmethod
+    def _clamped(size: int) -> int:
+        return max(_SMALLEST_READ, min(size, _LARGEST_READ))
+
+    def read_size(self, began: float, size: int) -> int:
+        """Bytes to read next, after a read of up to `size` whose turn began at `began`.
+
+        Halved when the turn kept the reactor longer than its budget, so that accepts, clients'
+        messages and timers get their turns; doubled again when there is room.
+        """
+        spent = self.now() - began
+        if spent > TURN_BUDGET:
+            return self._clamped(size // 2)
+        if spent < TURN_BUDGET / 4:
+            return self._clamped(size * 2)
+        return size
 
     def garbled(self, error: Exception) -> None:
         """Redis sent what is no RESP; the connection is dropped and made again."""

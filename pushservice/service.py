@@ -23,7 +23,7 @@ from pushservice import __version__, outlet
 from pushservice.closing import CloseCode
 from pushservice.config import Config, RedisAddress
 from pushservice.demo import DemoMarket
-from pushservice.embedded import EmbeddedRedis
+from pushservice.embedded import EmbeddedRedis, NoRedisServer
 from pushservice.hub import Hub
 from pushservice.listings import SYMBOLS
 from pushservice.market import Market
@@ -182,8 +182,7 @@ class Daemon(Service):
 
     def _begin_feed(self) -> None:
         if self.running:
-            starting = defer.Deferred.fromCoroutine(self._start_feed())
-            starting.addErrback(self._start_failed)
+            defer.Deferred.fromCoroutine(self._start_feed())
 
     async def _start_feed(self) -> None:
         config = self.config
@@ -191,7 +190,13 @@ class Daemon(Service):
         if self._embedded is not None:
             self._embedded.prepare()
             address = RedisAddress(path=self._embedded.socket_path)
-            await self._embedded.start()
+            try:
+                await self._embedded.start()
+            except NoRedisServer as error:
+                if not self.running:
+                    return
+                # The feed keeps trying, and the server starts again if it ended by itself.
+                self.log.error("no quotes: {reason}", reason=str(error))
             self.log.info(
                 "embedded Redis on {path}; publish with: redis-cli -s {path} publish {example}",
                 path=address.path,
@@ -217,11 +222,6 @@ class Daemon(Service):
                 symbols=len(SYMBOLS),
                 rate=config.demo_rate,
             )
-
-    def _start_failed(self, failure: Failure) -> None:
-        # Stopping in the middle of a start is no fault.
-        if self.running:
-            self.log.error("no quotes: {reason}", reason=failure.getErrorMessage())
 
     # -- while it runs ---------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import fcntl
 import socket
 import ssl
 import struct
+import sys
 import termios
 
 import pytest
@@ -24,6 +25,8 @@ from pushservice.closing import CloseCode
 from pushservice.outbox import Outbox
 from pushservice.outlet import (
     MODES,
+    BatchedOutlet,
+    BatchedTLSOutlet,
     DirectOutlet,
     DirectTLSOutlet,
     PortableOutlet,
@@ -78,7 +81,8 @@ def pair(request, tmp_path):
     kind, mode = request.param
     factory = protocol.Factory.forProtocol(Connection)
     factory.made = []
-    factory.make = choose(mode, reactor)
+    factory.outlets = choose(mode, reactor)
+    factory.make = factory.outlets.make
     listening = factory
     if kind == "tls":
         files = development_pair(tmp_path)
@@ -293,9 +297,14 @@ async def test_an_outlet_is_a_push_producer(pair):
 @pytest_twisted.ensureDeferred
 async def test_each_mode_makes_the_outlet_for_the_transport_it_is_given(pair, request):
     ours, _ = pair
-    direct = {"tcp": DirectOutlet, "tls": DirectTLSOutlet}
-    kind, mode = request.node.callspec.params["pair"]
-    assert type(ours.outlet) is (direct[kind] if mode == "direct" else PortableOutlet)
+    made = {
+        ("tcp", "direct"): DirectOutlet,
+        ("tls", "direct"): DirectTLSOutlet,
+        ("tcp", "batched"): BatchedOutlet,
+        ("tls", "batched"): BatchedTLSOutlet,
+    }
+    way = request.node.callspec.params["pair"]
+    assert type(ours.outlet) is made.get(way, PortableOutlet)
 
 
 @pytest_twisted.ensureDeferred
@@ -380,15 +389,23 @@ async def test_writing_after_our_own_goodbye_harms_no_other_connection(pair):
 
 def test_all_private_names_are_there_with_these_libraries():
     assert missing_names(reactor) == []
-    assert choose("auto", reactor) is choose("direct", reactor)
-    assert choose("auto", reactor) is not PortableOutlet
+    assert choose("auto", reactor).name == choose("batched", reactor).name == "batched"
+    assert choose("direct", reactor).name == "direct"
+
+
+def test_without_the_extension_auto_is_direct_and_batched_an_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pushservice._fanout", None)
+    monkeypatch.delattr("pushservice._fanout", raising=False)
+    assert choose("auto", reactor).name == "direct"
+    with pytest.raises(ValueError, match=r"batched outlets need the C extension"):
+        choose("batched", reactor)
 
 
 def test_a_missing_private_name_makes_auto_portable_and_direct_an_error(monkeypatch):
     monkeypatch.setattr("pushservice.outlet.lib", object())
     assert missing_names(reactor) == ["OpenSSL._util.lib.SSL_write", "OpenSSL._util.lib.BIO_read"]
-    assert choose("auto", reactor) is PortableOutlet
-    assert choose("portable", reactor) is PortableOutlet
+    assert choose("auto", reactor).make is PortableOutlet
+    assert choose("portable", reactor).make is PortableOutlet
     with pytest.raises(ValueError, match=r"direct outlets need what is not there: OpenSSL\._util"):
         choose("direct", reactor)
 
@@ -396,9 +413,9 @@ def test_a_missing_private_name_makes_auto_portable_and_direct_an_error(monkeypa
 def test_a_mode_that_is_none_is_refused_with_those_that_are():
     with pytest.raises(ValueError, match=r"^'fast' is no outlet; there are auto, port"):
         choose("fast", reactor)
-    assert MODES == ("auto", "portable", "direct")
+    assert MODES == ("auto", "portable", "direct", "batched")
 
 
 def test_a_transport_of_another_kind_gets_a_portable_outlet():
-    make = choose("direct", reactor)
+    make = choose("direct", reactor).make
     assert type(make(StringTransport(), lambda code: None)) is PortableOutlet
