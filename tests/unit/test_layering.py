@@ -45,7 +45,7 @@ ONLY_IN = {
     "txredisapi": {"redislink", "redisfeed", "demo"},
     "hiredis": {"redisfeed"},
     "OpenSSL": {"tls", "outlet"},
-    "cryptography": {"tls"},
+    "cryptography": {"tls", "outlet"},
 }
 #: what floors 1 and 2 may not import: networks, clocks, files and processes
 FORBIDDEN_BELOW = {"twisted", "autobahn", "txredisapi", "hiredis", "OpenSSL", "socket", "ssl"} | {
