@@ -21,7 +21,7 @@ from pushservice.metrics import Counters
 from pushservice.redislink import RedisLink
 
 #: Seconds that one turn may keep the reactor from everything else.
-TURN_BUDGET: Final = 0.015
+TURN_BUDGET: Final = 0.025
 _SMALLEST_READ: Final = 4 * 1024
 _LARGEST_READ: Final = 64 * 1024
 #: Seconds between two log lines about messages of one fault.
@@ -157,7 +157,7 @@ class RedisFeed:
         spent = self.now() - began
         if spent > TURN_BUDGET:
             return self._clamped(size // 2)
-        if spent < TURN_BUDGET / 4:
+        if spent < TURN_BUDGET / 2:
             return self._clamped(size * 2)
         return size
 

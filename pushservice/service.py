@@ -193,10 +193,12 @@ class Daemon(Service):
             try:
                 await self._embedded.start()
             except NoRedisServer as error:
-                if not self.running:
-                    return
-                # The feed keeps trying, and the server starts again if it ended by itself.
-                self.log.error("no quotes: {reason}", reason=str(error))
+                # Stopping in the middle of a start is no fault. Else the feed keeps trying, and the
+                # server starts again if it ended by itself.
+                if self.running:
+                    self.log.error("no quotes: {reason}", reason=str(error))
+            if not self.running:
+                return
             self.log.info(
                 "embedded Redis on {path}; publish with: redis-cli -s {path} publish {example}",
                 path=address.path,

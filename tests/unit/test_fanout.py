@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -28,9 +29,13 @@ class Served(protocol.Protocol):
 
     outbox: Outbox
     lost: object = None
+    received = b""
 
     def connectionMade(self) -> None:
         self.factory.made.append(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
 
     def attach(self, outlets: Outlets, codec: wire.Codec) -> None:
         self.outlet = outlets.make(self.transport, lambda code: None)
@@ -207,6 +212,50 @@ async def test_answers_and_turns_keep_their_order(wired):
         expected += answer + wire.JSON.frames(pieces)
         wired.turn((served, pieces))
     assert await deferToThread(read, client, len(expected)) == expected
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("wired", [way for way in WAYS if way[1]], indirect=True)
+async def test_a_key_update_that_the_client_asks_for_is_made_between_turns(wired):
+    address = f"127.0.0.1:{wired.port.getHost().port}"
+    client = subprocess.Popen(
+        ["openssl", "s_client", "-connect", address, "-tls1_3"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert client.stdin is not None
+    assert client.stdout is not None
+    await until(lambda: wired.made, "the accept")
+    served = wired.made[0]
+    await until(lambda: served.transport._handshakeDone, "the TLS handshake")
+    served.attach(wired.outlets, wire.JSON)
+    seen = b""
+
+    async def until_seen(words: bytes) -> None:
+        nonlocal seen
+        while words not in seen:
+            more = await deferToThread(os.read, client.stdout.fileno(), 65536)
+            assert more, f"the client ended before {words!r}"
+            seen += more
+
+    for number in range(3):
+        wired.turn((served, [b'"before %d"' % number]))
+        await until_seen(b'"before %d"' % number)
+        # K asks for a key update and for one in return; the text after it comes under new keys.
+        client.stdin.write(b"K\n")
+        client.stdin.flush()
+        await until_seen(b"KEYUPDATE")
+        client.stdin.write(b"hello %d\n" % number)
+        client.stdin.flush()
+        await until(lambda number=number: b"hello %d" % number in served.received, "the text")
+        wired.turn((served, [b'"after %d"' % number]))
+        await until_seen(b'"after %d"' % number)
+        seen = b""
+    client.stdin.close()
+    client.terminate()
+    client.wait(10)
+    client.stdout.close()
 
 
 # -- the extension alone ---------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hiredis
 import pytest
 import pytest_twisted
 from redis_process import free_port
@@ -14,7 +15,7 @@ from waiting import until
 from pushservice.channels import SymbolReader
 from pushservice.config import RedisAddress, redis_address
 from pushservice.metrics import Counters
-from pushservice.redisfeed import RedisFeed, _Subscriber
+from pushservice.redisfeed import TURN_BUDGET, RedisFeed, _Subscriber
 
 CHANNEL = "test_redisfeed"
 
@@ -285,3 +286,40 @@ def test_one_kind_of_fault_does_not_hide_another():
     with capturedLogs() as events:
         wired.read(message(b"q.", b"1") + b"?garbage\r\n")
     assert len(events) == 2
+
+
+# -- room for others -------------------------------------------------------------------------------
+
+
+def test_a_turn_that_takes_long_makes_reads_smaller_until_there_is_room_again():
+    clock = Clock()
+    fed = Fed(clock, RedisAddress(path="/nowhere"), f"{CHANNEL}.*")
+    connection = type("Connection", (_Subscriber,), {"feed": fed.feed})()
+    transport = StringTransport()
+    transport.bufferSize = 65536
+    connection.transport = transport
+    connection._messages = hiredis.Reader()
+    slow = [0.0]
+    flush = fed.target.flush
+
+    def flush_slowly() -> None:
+        clock.advance(slow[0])
+        flush()
+
+    fed.target.flush = flush_slowly
+    words = (b"pmessage", b"test_redisfeed.*", b"test_redisfeed.A", b"1")
+    message = b"*4\r\n" + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+
+    def sizes(turns: int, seconds: float) -> list[int]:
+        slow[0] = seconds
+        read = []
+        for _ in range(turns):
+            connection.dataReceived(message)
+            read.append(transport.bufferSize)
+        return read
+
+    assert sizes(2, 0.001) == [65536, 65536], "never beyond the usual"
+    assert sizes(6, TURN_BUDGET * 1.1) == [32768, 16384, 8192, 4096, 4096, 4096]
+    assert sizes(2, TURN_BUDGET * 0.7) == [4096, 4096], "no change where it fits"
+    assert sizes(5, TURN_BUDGET * 0.1) == [8192, 16384, 32768, 65536, 65536]
+    assert len(fed.target.quotes) == 15
