@@ -78,7 +78,7 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=3)
     given = arguments.parse_args()
     with tempfile.TemporaryDirectory(prefix="quotepush-bench-") as directory:
-        redis = start_redis(directory, "--client-output-buffer-limit", "pubsub 0 0 0")
+        redis = start_redis(directory, "--client-output-buffer-limit", "pubsub", "0", "0", "0")
         port = free_port()
         options = ["--port", str(port), "--interface", "127.0.0.1", "--plain"]
         options += ["--redis", redis.socket_url]
