@@ -114,7 +114,7 @@ def makeService(options: Options) -> IService:
             raise CannotStart(f"quotepush: {error}") from None
     daemon = Daemon(reactor, options.config)
     # What is there now stays: full collections need not walk the modules, half of all objects at
-    # 5,000 clients, again and again.
+    # 5,000 clients and two thirds of the time, again and again.
     gc.collect()
     gc.freeze()
     return daemon

@@ -308,10 +308,9 @@ async def test_each_mode_makes_the_outlet_for_the_transport_it_is_given(pair, re
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("pair", [way for way in WAYS if way[1] != "portable"], indirect=True)
 async def test_a_direct_outlet_has_handed_the_bytes_to_the_kernel_when_it_returns(pair):
     ours, client = pair
-    if type(ours.outlet) is PortableOutlet:
-        pytest.skip("the portable one sends at the reactor's next turn")
     client.sendall(b"x")
     await until(lambda: ours.received, "the handshake to be over on both sides")
     ours.outlet.write(b"now")
