@@ -315,13 +315,3 @@ def test_the_protocol_states_the_numbers_of_the_websocket_edge():
 
     assert f"the process may open, less {service.RESERVED_FILES}" in operations
     assert f"up to {service.RECONNECT_SPREAD_MS}, chosen by chance" in text
-
-
-# -- whom they are for ----------------------------------------------------------------------------
-
-
-@each_document
-def test_a_document_speaks_of_the_project_alone(path):
-    text = path.read_text("utf-8")
-    assert not re.search(r"/work/|/root/|/home/|\bshared/|\.library|pypi\.org", text)
-    assert not re.search(r"(?<![\w&])#\d+\b", text), "a number of an issue"
