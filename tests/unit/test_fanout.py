@@ -258,6 +258,36 @@ async def test_a_key_update_that_the_client_asks_for_is_made_between_turns(wired
     client.stdout.close()
 
 
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("wired", [way for way in WAYS if way[1]], indirect=True)
+async def test_a_renegotiation_that_a_client_asks_for_disturbs_nobody_else(wired):
+    other, other_client = await wired.connect()
+    address = f"127.0.0.1:{wired.port.getHost().port}"
+    client = subprocess.Popen(
+        ["openssl", "s_client", "-connect", address, "-tls1_2"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    assert client.stdin is not None
+    await until(lambda: len(wired.made) > 1, "the accept")
+    served = wired.made[1]
+    await until(lambda: served.transport._handshakeDone, "the TLS handshake")
+    served.attach(wired.outlets, wire.JSON)
+    # R asks for a renegotiation, which is refused; the client gives up.
+    client.stdin.write(b"R\n")
+    client.stdin.flush()
+    await until(lambda: served.lost or client.poll() is not None, "the refusal")
+    data = wire.JSON.frames([b"1"])
+    for _ in range(3):
+        wired.turn((served, [b"1"]), (other, [b"1"]))
+        assert await deferToThread(read, other_client, len(data)) == data
+    client.stdin.close()
+    client.terminate()
+    client.wait(10)
+    await until(lambda: served.lost is not None, "the end of the one that asked")
+
+
 # -- the extension alone ---------------------------------------------------------------------------
 
 
