@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ssl
-import struct
 import subprocess
 import sys
 import tempfile
@@ -24,15 +23,9 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from redis_process import free_port, start_redis
+from visit_bytes import CLOSE, FRAME, REQUEST
 from waiting import wait_for_line
 
-REQUEST = (
-    b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
-SUBSCRIBE = b'{"op":"subscribe","symbols":["A","B","C"]}'
-FRAME = bytes([0x81, 0x80 | len(SUBSCRIBE), 0, 0, 0, 0]) + SUBSCRIBE
-CLOSE = bytes([0x88, 0x82, 0, 0, 0, 0]) + struct.pack("!H", 1000)
 WARM_UP = 10_000
 
 

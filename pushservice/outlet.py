@@ -407,7 +407,7 @@ def _batched() -> Outlets | None:
         from pushservice import _fanout
 
         addresses = [
-            int(_openssl.ffi.cast("uintptr_t", _openssl.ffi.addressof(_openssl.lib, name)))
+            _address(_openssl.ffi.addressof(_openssl.lib, name))
             for name in ("SSL_write", "BIO_read")
         ]
     except (ImportError, AttributeError):

@@ -144,10 +144,6 @@ class RedisFeed:
         seconds: float = self._clock.seconds()
         return seconds
 
-    @staticmethod
-    def _clamped(size: int) -> int:
-        return max(_SMALLEST_READ, min(size, _LARGEST_READ))
-
     def read_size(self, began: float, size: int) -> int:
         """Bytes to read next, after a read of up to `size` whose turn began at `began`.
 
@@ -156,9 +152,9 @@ class RedisFeed:
         """
         spent = self.now() - began
         if spent > TURN_BUDGET:
-            return self._clamped(size // 2)
+            return max(_SMALLEST_READ, size // 2)
         if spent < TURN_BUDGET / 2:
-            return self._clamped(size * 2)
+            return min(_LARGEST_READ, size * 2)
         return size
 
     def garbled(self, error: Exception) -> None:

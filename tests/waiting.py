@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 
 from twisted.internet import defer, reactor
@@ -25,3 +26,14 @@ async def until(condition: Callable[[], object], what: str, seconds: float = 20.
         turn: defer.Deferred[None] = defer.Deferred()
         reactor.callLater(0.005, turn.callback, None)
         await turn
+
+
+def read(client: socket.socket, size: int) -> bytes:
+    """Exactly `size` bytes; a client's own time-out is the deadline."""
+    parts = []
+    while size:
+        part = client.recv(size)
+        assert part, "the stream ended early"
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)

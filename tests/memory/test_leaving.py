@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import struct
 from collections import Counter
 
 import psutil
@@ -19,6 +18,7 @@ from twisted.internet.endpoints import (
 )
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import CertificateOptions
+from visit_bytes import CLOSE, FRAME, REQUEST
 from waiting import until
 
 from pushservice.metrics import Counters
@@ -26,14 +26,6 @@ from pushservice.session import Limits
 from pushservice.tls import TLSFactory, development_pair, server_options
 from pushservice.web import build_site
 from pushservice.websocket import Bounds, QuoteFactory
-
-REQUEST = (
-    b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
-SUBSCRIBE = b'{"op":"subscribe","symbols":["A","B","C"]}'
-FRAME = bytes([0x81, 0x80 | len(SUBSCRIBE), 0, 0, 0, 0]) + SUBSCRIBE
-CLOSE = bytes([0x88, 0x82, 0, 0, 0, 0]) + struct.pack("!H", 1000)
 
 
 class Visitor(Protocol):

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import defer, protocol, reactor
 from twisted.internet.threads import deferToThread
-from waiting import until
+from waiting import read, until
 
 from pushservice import _fanout, wire
 from pushservice.outbox import Outbox
@@ -115,17 +115,6 @@ def wired(request, tmp_path):
     made = Wired(choose(mode, reactor), tmp_path, secure=secure)
     yield made
     pytest_twisted.blockon(defer.ensureDeferred(made.end()))
-
-
-def read(client: socket.socket, size: int) -> bytes:
-    """Exactly `size` bytes."""
-    parts = []
-    while size:
-        part = client.recv(size)
-        assert part, "the stream ended early"
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
 
 
 @pytest_twisted.ensureDeferred

@@ -17,7 +17,7 @@ from twisted.internet.error import ConnectionAborted, ConnectionLost
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
-from waiting import until
+from waiting import read, until
 from zope.interface.verify import verifyObject
 
 from pushservice import wire
@@ -118,17 +118,6 @@ def pair(request, tmp_path):
     ours, client = pytest_twisted.blockon(defer.ensureDeferred(connect()))
     yield ours, client
     pytest_twisted.blockon(defer.ensureDeferred(end()))
-
-
-def read(client: socket.socket, size: int) -> bytes:
-    """Exactly `size` bytes, as fast as they come."""
-    parts = []
-    while size:
-        part = client.recv(size)
-        assert part, "the stream ended early"
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
 
 
 async def fill(ours: Connection) -> bytes:
