@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import http.client
 import ipaddress
 import os
 import socket
+import ssl
 import stat
 import subprocess
 from pathlib import Path
@@ -415,3 +417,36 @@ async def test_what_is_neither_tls_nor_http_gets_no_words_and_harms_nobody(tmp_p
 
     assert b"HTTP" not in await deferToThread(send)
     assert (await deferToThread(talk, port)).echo == b"QUOTE"
+
+
+def shake_hands(server: SSL.Connection, context: ssl.SSLContext, session: object) -> ssl.SSLObject:
+    """A client's end after a whole handshake with `server`, in memory, tickets included."""
+    server.set_accept_state()
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(to_client, to_server, server_hostname="localhost", session=session)
+    for _ in range(6):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            client.do_handshake()
+        if to_server.pending:
+            server.bio_write(to_server.read())
+        with contextlib.suppress(SSL.WantReadError):
+            server.do_handshake()
+        with contextlib.suppress(SSL.WantReadError):
+            while True:
+                to_client.write(server.bio_read(65536))
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.read(1)
+    return client
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_client_that_comes_again_resumes_its_session_by_its_ticket(tmp_path, version):
+    pair = development_pair(tmp_path)
+    options = server_options(pair.certificate, pair.key)
+    context = ssl.create_default_context(cafile=str(pair.certificate))
+    context.minimum_version = context.maximum_version = version
+    session = None
+    for again in (False, True):
+        client = shake_hands(SSL.Connection(options.getContext(), None), context, session)
+        assert client.session_reused is again
+        session = client.session
