@@ -28,6 +28,8 @@ class Subscribe:
     id: CommandId | None
     symbols: Sequence[object]
     snapshot: bool = True
+    raw: bool = False
+    interval_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +120,13 @@ def _checked_id(message: _Message) -> CommandId | None:
 def _command(message: _Message, id: CommandId | None) -> Command:
     op = message.op
     if op == "subscribe":
-        _check_delivery(message)
+        raw, interval_ms = _delivery(message)
         if message.symbols is msgspec.UNSET:
             raise BadCommand('subscribe needs symbols, such as "symbols":["AAPL"]')
         snapshot = True if message.snapshot is msgspec.UNSET else message.snapshot
         if not isinstance(snapshot, bool):
             raise BadCommand("snapshot is true or false")
-        return Subscribe(id, _symbol_list(message.symbols), snapshot)
+        return Subscribe(id, _symbol_list(message.symbols), snapshot, raw, interval_ms)
     if op == "unsubscribe":
         if message.symbols is msgspec.UNSET:
             return Unsubscribe(id, None)
@@ -146,20 +148,23 @@ def _symbol_list(symbols: object) -> list[object]:
     return symbols
 
 
-def _check_delivery(message: _Message) -> None:
+def _delivery(message: _Message) -> tuple[bool, int]:
+    """Whether `mode` is raw, and `interval` in milliseconds."""
     mode, interval = message.mode, message.interval
-    if mode is not msgspec.UNSET and mode != "auto":
-        if mode == "raw":
-            raise BadCommand("mode raw is not available yet; auto is")
+    if mode is msgspec.UNSET:
+        mode = "auto"
+    if mode not in ("auto", "raw"):
         raise BadCommand(f'mode is "auto" or "raw", not {shortened(mode)}')
-    if interval is not msgspec.UNSET:
-        if type(interval) is not int or not 0 <= interval <= MAX_INTERVAL_MS:
-            raise BadCommand(
-                f"interval is a whole number of milliseconds, 0 to {MAX_INTERVAL_MS},"
-                f" not {shortened(interval)}"
-            )
-        if interval:
-            raise BadCommand("interval is not available yet; only 0 is")
+    if interval is msgspec.UNSET:
+        interval = 0
+    if type(interval) is not int or not 0 <= interval <= MAX_INTERVAL_MS:
+        raise BadCommand(
+            f"interval is a whole number of milliseconds, 0 to {MAX_INTERVAL_MS},"
+            f" not {shortened(interval)}"
+        )
+    if interval and mode == "raw":
+        raise BadCommand("interval goes with mode auto; raw brings every update at once")
+    return mode == "raw", interval
 
 
 def shortened(value: object, limit: int = 40) -> str:

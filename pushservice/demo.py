@@ -11,10 +11,10 @@ from typing import Any, Final
 import txredisapi
 from twisted.internet.task import LoopingCall
 
-from pushservice.config import RedisAddress
 from pushservice.market import Market
 from pushservice.metrics import Counters
 from pushservice.redislink import RedisLink
+from pushservice.redisurl import RedisAddress
 
 _TICK: Final = 0.02
 #: Publishes that Redis has not answered yet before new ones are left out.

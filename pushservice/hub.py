@@ -6,72 +6,23 @@ through the outboxes when the feed has parsed a whole read and calls `flush`.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import TypeAlias
 
 from pushservice import wire
+from pushservice.backlog import Common
 from pushservice.closing import CloseCode
 from pushservice.interfaces import Clock
+from pushservice.limits import Limits
 from pushservice.metrics import Counters
-from pushservice.outbox import Outbox
+from pushservice.outbox import RAW, Kind, Outbox
+from pushservice.pacing import Group, Paced, Pacing
+from pushservice.topic import Topic
 
-#: The clients of one codec that watch a symbol, as the append of each one's list of pieces.
-Offers: TypeAlias = tuple[Callable[[bytes], None], ...]
 
-
-class Topic:
-    """One symbol: its number, its last value and its audience.
-
-    `n` counts updates from 1, 0 before the first; `t` is the last one's receive time in
-    milliseconds since the epoch; `payload` is as published.
-    """
-
-    __slots__ = (
-        "audience",
-        "listeners",
-        "members",
-        "n",
-        "newest",
-        "payload",
-        "symbol",
-        "symbol_text",
-        "t",
-    )
-
-    def __init__(self, symbol: str) -> None:
-        self.symbol = symbol
-        self.symbol_text = wire.symbol_text(symbol)
-        self.n = 0
-        self.t = 0
-        self.payload: bytes | None = None
-        #: the newest update as each codec's piece, for those that were behind when it came
-        self.newest: dict[wire.Codec, bytes] = {}
-        self.members: dict[Outbox, None] = {}
-        # Immutable snapshots of `members`, rebuilt at the next publish after interest changed:
-        # a publish then costs one C call per client and no look-up.
-        self.audience: tuple[tuple[wire.Codec, Offers], ...] | None = ()
-        self.listeners: frozenset[Outbox] = frozenset()
-
-    def snapshot(self, codec: wire.Codec) -> bytes | None:
-        """The last known value as a piece for `codec`, or None before the first."""
-        if self.payload is None:
-            return None
-        return codec.snapshot(self.symbol_text, self.n, self.t, codec.body(self.payload))
-
-    def interest_changed(self) -> None:
-        """Forget the audience; at once, so that it does not keep a client that left."""
-        self.audience = None
-        self.listeners = frozenset()
-
-    def rebuild(self) -> tuple[tuple[wire.Codec, Offers], ...]:
-        """Make the audience anew from the members."""
-        self.listeners = frozenset(self.members)
-        by_codec: dict[wire.Codec, list[Callable[[bytes], None]]] = {}
-        for outbox in self.members:
-            by_codec.setdefault(outbox.codec, []).append(outbox.offer)
-        self.audience = tuple((codec, tuple(offers)) for codec, offers in by_codec.items())
-        return self.audience
+class NoRoom(Exception):
+    """As many symbols as may be are watched: no other can be."""
 
 
 class Hub:
@@ -85,45 +36,62 @@ class Hub:
         failed: Callable[[Outbox, Exception], None],
         end_of_turn: Callable[[wire.Share], None] = lambda _share: None,
         beats: int = 20,
+        limits: Limits | None = None,
     ) -> None:
         """`failed` is told whose outbox raised, once all others are served.
 
         `end_of_turn` is called when every outbox has posted what the turn brought it, and counts
         what it sends.
-        `beats` is into how many groups connections are dealt for heartbeats.
+        `beats` is into how many groups connections are dealt for heartbeats and pings.
         """
+        limits = limits or Limits()
         self.epoch = epoch
         self._failed = failed
         self._end_of_turn = end_of_turn
         self.feed_up = False
         self._clock = clock
         self._counters = counters
+        self._max_topics = limits.total_symbols
         self._topics: dict[str, Topic] = {}
+        # Quoted and watched by nobody; the one whose last value is oldest comes first.
+        self._unwatched: OrderedDict[Topic, None] = OrderedDict()
+        # No symbol may begin below a number it had before it was forgotten.
+        self._first_n = 0
         self._turn: dict[Topic, int] = {}
+        self._raw_log: list[tuple[Topic, wire.Codec, bytes]] = []
         self._turn_t: int | None = None
         self._last_message_t: int | None = None
         self._groups: list[dict[Outbox, None]] = [{} for _ in range(beats)]
         self._group_of_next = 0
         self._next_beat = 0
+        self._pacing = Pacing(clock, self._serve_paced)
+        #: what the outboxes of this hub share
+        self.common = Common(counters, limits.raw_budget, self._too_slow)
 
     # -- the path of a quote -------------------------------------------------------------------
 
-    def publish(self, symbol: str, payload: bytes) -> None:
+    def publish(self, symbol: str, payload: bytes) -> None:  # noqa: C901 - a call more would cost every quote
         """Number one quote and offer it to its audience; `flush` sends it."""
         t = self._turn_t
         if t is None:
             t = self._turn_t = self._last_message_t = self.now()
-        try:
-            topic = self._topics[symbol]
-        except KeyError:
-            topic = self._topics[symbol] = Topic(symbol)
+        topic = self._topics.get(symbol) or self._new_topic(symbol)
+        if topic is None:
+            self._counters.symbols_dropped += 1
+            return
         n = topic.n = topic.n + 1
         topic.t = t
         topic.payload = payload
+        for mark in topic.marking:
+            mark(topic, n - 1)
         audience = topic.audience
         if audience is None:
             audience = topic.rebuild()
         if not audience:
+            topic.newest.clear()
+            if not topic.marking:
+                self._unwatched[topic] = None
+                self._unwatched.move_to_end(topic)
             return
         turn = self._turn
         if topic not in turn:
@@ -135,6 +103,8 @@ class Hub:
             piece = topic.newest[codec] = codec.quote(topic.symbol_text, n, t, body)
             for offer in offers:
                 offer(piece)
+            if topic.raw_members:
+                self._raw_log.append((topic, codec, piece))
         if replaced:
             self._counters.payloads_not_json += 1
 
@@ -145,19 +115,56 @@ class Hub:
         if not turn:
             return
         self._turn = {}
+        raw_log, self._raw_log = self._raw_log, []
         dirty: set[Outbox] = set().union(*[topic.listeners for topic in turn])
         share = wire.Share()
         failures: list[tuple[Outbox, Exception]] = []
         for outbox in dirty:
             try:
-                outbox.flush(turn, share)
+                outbox.flush(turn, raw_log, share)
             except Exception as failure:  # noqa: BLE001 - one client's fault must not stop the others
                 failures.append((outbox, failure))
+        self._end_turn(share, failures)
+
+    def _serve_paced(self, group: Group) -> None:
+        """Send the clients of `group` the newest update of each symbol quoted since last time."""
+        turn = group.take()
+        if not turn:
+            return
+        jumps = {topic: topic.n - before - 1 for topic, before in turn.items()}
+        pieces: dict[wire.Codec, dict[Topic, bytes]] = {}
+        share = wire.Share()
+        failures: list[tuple[Outbox, Exception]] = []
+        for paced in list(group.members):
+            topics = turn.keys() & paced.topics.keys()
+            if not topics:
+                continue
+            outbox = paced.outbox
+            try:
+                if outbox.behind:
+                    _miss(paced, topics, turn)
+                    continue
+                merged = _correction(paced, topics, jumps) if paced.since else 0
+                if topics and not outbox.closed:
+                    codec = outbox.codec
+                    if codec not in pieces:
+                        pieces[codec] = {topic: topic.update(codec) for topic in turn}
+                    merged += sum(map(jumps.__getitem__, topics))
+                    outbox.flush_paced(topics, pieces[codec], merged, share)
+            except Exception as failure:  # noqa: BLE001 - one client's fault must not stop the others
+                failures.append((outbox, failure))
+        self._end_turn(share, failures)
+
+    def _end_turn(self, share: wire.Share, failures: list[tuple[Outbox, Exception]]) -> None:
         self._end_of_turn(share)
         self._counters.frames_out += share.frames
         self._counters.events_out += share.pieces
         self._counters.bytes_out += share.bytes
         self._report(failures)
+
+    def _too_slow(self, outbox: Outbox) -> None:
+        self._counters.closed_too_slow += 1
+        outbox.outlet.close(CloseCode.TOO_SLOW)
 
     # -- interest --------------------------------------------------------------------------------
 
@@ -174,32 +181,90 @@ class Hub:
         self._groups[outbox.group].pop(outbox, None)
         for topic in list(outbox.topics):
             self.unsubscribe(outbox, topic)
-        self._counters.merged += outbox.merged
         outbox.shut()
 
     def topic(self, symbol: str) -> Topic | None:
-        """The topic of `symbol` if it was ever quoted or is watched."""
+        """The topic of `symbol` if it is known: watched, or quoted and not forgotten since."""
         return self._topics.get(symbol)
 
-    def subscribe(self, outbox: Outbox, symbol: str) -> Topic:
-        """Add `outbox` to the audience of `symbol`, which must be well-formed."""
-        topic = self._topics.get(symbol)
+    def subscribe(
+        self, outbox: Outbox, symbol: str, *, raw: bool = False, interval_ms: int = 0
+    ) -> Topic:
+        """Have `outbox` watch `symbol`, which must be well-formed, in this way from now on.
+
+        Raises NoRoom where no further symbol can be watched.
+        """
+        topic = self._topics.get(symbol) or self._new_topic(symbol)
         if topic is None:
-            topic = self._topics[symbol] = Topic(symbol)
-        topic.members[outbox] = None
-        topic.interest_changed()
-        outbox.topics[topic] = None
+            raise NoRoom
+        if topic in outbox.topics:
+            self._change(outbox, topic, raw, interval_ms)
+        else:
+            self._unwatched.pop(topic, None)
+            self._join(outbox, topic, self._kind(outbox, raw, interval_ms), topic.n)
         return topic
 
     def unsubscribe(self, outbox: Outbox, topic: Topic) -> None:
         """Take `outbox` out of the audience of `topic`; a symbol never quoted is forgotten."""
-        topic.members.pop(outbox, None)
-        topic.interest_changed()
+        self._part(outbox, topic)
         outbox.forget(topic)
-        if not topic.members:
+        if not topic.watched:
             topic.newest.clear()
-            if topic.n == 0:
+            if topic.payload is None:
                 self._topics.pop(topic.symbol, None)
+            else:
+                self._unwatched[topic] = None
+
+    def _change(self, outbox: Outbox, topic: Topic, raw: bool, interval_ms: int) -> None:
+        """Replace how `outbox` watches `topic`; what is pending under the old way is kept."""
+        old = outbox.topics[topic]
+        if isinstance(old, Paced):
+            if not raw and old.group.pace.interval_ms == self._pacing.interval(interval_ms):
+                return
+            outbox.deliver_pending(topic, old.last(topic))
+        elif old is (RAW if raw else None) and not interval_ms:
+            return
+        self._part(outbox, topic)
+        outbox.unwatch(topic)
+        self._join(outbox, topic, self._kind(outbox, raw, interval_ms), topic.n)
+
+    def _kind(self, outbox: Outbox, raw: bool, interval_ms: int) -> Kind:
+        if raw:
+            return RAW
+        if not interval_ms:
+            return None
+        interval_ms = self._pacing.interval(interval_ms)
+        return outbox.paced(interval_ms) or self._pacing.paced(outbox, interval_ms)
+
+    @staticmethod
+    def _join(outbox: Outbox, topic: Topic, kind: Kind, last: int) -> None:
+        if isinstance(kind, Paced):
+            kind.join(topic, last)
+        else:
+            topic.join(outbox, raw=kind is RAW)
+        outbox.watch(topic, kind)
+
+    @staticmethod
+    def _part(outbox: Outbox, topic: Topic) -> None:
+        kind = outbox.topics[topic]
+        if isinstance(kind, Paced):
+            kind.part(topic)
+        else:
+            topic.part(outbox, raw=kind is RAW)
+
+    def _new_topic(self, symbol: str) -> Topic | None:
+        """A topic for `symbol`; the oldest that nobody watches makes room, None if there is none.
+
+        The new one is watched, quoted, or taken back by the caller.
+        """
+        if len(self._topics) >= self._max_topics:
+            if not self._unwatched:
+                return None
+            oldest, _ = self._unwatched.popitem(last=False)
+            del self._topics[oldest.symbol]
+            self._first_n = max(self._first_n, oldest.n)
+        topic = self._topics[symbol] = Topic(symbol, self._first_n)
+        return topic
 
     # -- the feed's state, heartbeats ------------------------------------------------------------
 
@@ -235,13 +300,17 @@ class Hub:
         """Say goodbye to every client and begin to close it; `retry_ms` is asked for each."""
         for outbox in self.outboxes():
             if outbox.codec.converses:
-                outbox.send(outbox.codec.frames([wire.bye(code, retry_ms())]))
+                outbox.send_last(outbox.codec.frames([wire.bye(code, retry_ms())]))
             outbox.outlet.close(code)
 
     def _report(self, failures: list[tuple[Outbox, Exception]]) -> None:
         for outbox, failure in failures:
             self._counters.client_failures += 1
             self._failed(outbox, failure)
+
+    def seconds(self) -> float:
+        """Seconds since the epoch."""
+        return self._clock.seconds()
 
     def now(self) -> int:
         """Milliseconds since the epoch."""
@@ -251,8 +320,12 @@ class Hub:
 
     @property
     def groups(self) -> int:
-        """How many calls of `beat` serve every connection once."""
+        """How many groups connections are dealt to: so many calls of `beat` serve each once."""
         return len(self._groups)
+
+    def group(self, at: int) -> list[Outbox]:
+        """The outboxes of the clients that were dealt to group `at`."""
+        return list(self._groups[at])
 
     def outboxes(self) -> Iterator[Outbox]:
         """Every connected client's outbox."""
@@ -269,6 +342,29 @@ class Hub:
 
     def recent_symbols(self, limit: int) -> list[str]:
         """Up to `limit` symbols that were quoted, the most recently quoted first."""
-        quoted = (topic for topic in self._topics.values() if topic.n)
+        quoted = (topic for topic in self._topics.values() if topic.payload is not None)
         newest_first = sorted(quoted, key=lambda topic: topic.t, reverse=True)
         return [topic.symbol for topic in islice(newest_first, limit)]
+
+
+def _miss(paced: Paced, topics: set[Topic], turn: dict[Topic, int]) -> None:
+    """Note for a client that is behind which updates would be due."""
+    for topic in topics:
+        before = paced.since.pop(topic, turn[topic])
+        if topic.n > before:
+            paced.outbox.miss(topic, before)
+
+
+def _correction(paced: Paced, topics: set[Topic], jumps: dict[Topic, int]) -> int:
+    """What to add to `jumps` for symbols of which the client has another `n` than its group.
+
+    Takes out of `topics` those of which it has the newest already.
+    """
+    since, correction = paced.since, 0
+    for topic in topics & since.keys():
+        before = since.pop(topic)
+        if topic.n > before:
+            correction += topic.n - before - 1 - jumps[topic]
+        else:
+            topics.discard(topic)
+    return correction

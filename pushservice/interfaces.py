@@ -6,18 +6,41 @@ implementations of them; the edges implement them.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 from pushservice.closing import CloseCode
 from pushservice.wire import Codec, Share
 
 
+class DelayedCall(Protocol):
+    """The part of Twisted's IDelayedCall that the core uses."""
+
+    def cancel(self) -> None:
+        """Do not make the call, which must be pending."""
+        ...
+
+
 class Clock(Protocol):
-    """The part of Twisted's IReactorTime that the core reads."""
+    """The part of Twisted's IReactorTime that the core uses."""
 
     def seconds(self) -> float:
         """Seconds since the epoch."""
         ...
+
+    def callLater(self, delay: float, callable: Callable[..., object]) -> DelayedCall:
+        """Call `callable` in `delay` seconds."""
+        ...
+
+
+class Progress(NamedTuple):
+    """What a connection's peer took so far, and has yet to take, in bytes that left us.
+
+    `taken` says how much by its changes alone, not where it began.
+    """
+
+    taken: int
+    waiting: int
 
 
 class Outlet(Protocol):
@@ -50,6 +73,10 @@ class Outlet(Protocol):
 
     def abort(self) -> None:
         """Drop the connection at once."""
+        ...
+
+    def progress(self) -> Progress | None:
+        """What the peer has taken; None where nobody can say."""
         ...
 
 

@@ -27,6 +27,7 @@ _KEPT_WHEN_OPEN: Final = (
     "utf8validator",
     "websocket_version",
     "websocket_protocol_in_use",
+    "_address",
     "_counted",
 )
 

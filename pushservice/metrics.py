@@ -28,6 +28,13 @@ class Counters:
     frames_out: int = 0
     bytes_out: int = 0
     merged: int = 0
+    symbols_dropped: int = 0
+    messages_refused: int = 0
+    closed_flooding: int = 0
+    closed_too_slow: int = 0
+    aborted_stalled: int = 0
+    aborted_silent: int = 0
+    aborted_handshakes: int = 0
     feed_connects: int = 0
     feed_losses: int = 0
     client_failures: int = 0

@@ -3,38 +3,54 @@
 Must not know: Twisted, sockets, commands, or how frames are laid out (a codec does).
 
 FLOWING: each turn's pieces leave as they came. BEHIND: the outlet is full, so only *which* symbols
-changed is kept; when it drains, the newest update of each goes out in one write. CLOSED: nothing
-more is taken.
+changed is kept; when it drains, the newest update of each goes out in one write. Raw subscriptions
+keep every update instead, up to a budget. CLOSED: nothing more is taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from pushservice import wire
+from pushservice.backlog import Backlog, Common
 from pushservice.interfaces import Outlet
+from pushservice.pacing import Paced
 
 if TYPE_CHECKING:
-    from pushservice.hub import Topic
+    from pushservice.topic import Topic
 
 #: Bytes of answers kept for a client that is behind before its messages are no longer read.
 ANSWERS_BUDGET: Final = 64 * 1024
+#: Bytes of raw updates that are handed to the outlet at once when it has drained.
+RAW_CHUNK: Final = 64 * 1024
 
 
-class _Backlog:
-    """What is kept for a client while it is behind; made only then, so others cost nothing."""
+class _Raw:
+    """The kind of subscriptions that want every update."""
 
-    __slots__ = ("answers", "answers_size", "as_snapshot", "missed", "pong")
+
+RAW: Final = _Raw()
+
+#: How a client watches a symbol: None for every update, merged while it is behind; RAW for every
+#: update, never merged; Paced for one update an interval.
+Kind: TypeAlias = Paced | _Raw | None
+
+#: What a turn brought for raw subscriptions: the symbol, the codec, the update as its piece.
+RawLog: TypeAlias = Sequence[tuple["Topic", wire.Codec, bytes]]
+
+
+class _Special:
+    """A client's subscriptions that are not of the common kind; made for clients that have any."""
+
+    __slots__ = ("apart", "paced", "raw")
 
     def __init__(self) -> None:
-        # symbol -> the last n this client has or is about to get from bytes already written; None
-        # where it has none yet and the snapshot it asked for will be its first.
-        self.missed: dict[Topic, int | None] = {}
-        self.as_snapshot: set[Topic] = set()
-        self.answers: list[bytes] = []
-        self.answers_size = 0
-        self.pong = b""
+        self.raw: set[Topic] = set()
+        self.paced: dict[int, Paced] = {}
+        #: all topics that are raw or paced
+        self.apart: set[Topic] = set()
 
 
 class Outbox:
@@ -42,64 +58,138 @@ class Outbox:
 
     __slots__ = (
         "_backlog",
+        "_common",
         "_pending",
         "closed",
         "codec",
+        "conn",
         "group",
         "merged",
         "offer",
         "outlet",
+        "special",
         "topics",
+        "unanswered",
     )
 
-    def __init__(self, codec: wire.Codec, outlet: Outlet) -> None:
+    def __init__(self, codec: wire.Codec, outlet: Outlet, common: Common, conn: str) -> None:
+        """`common` is the hub's; `conn` is the connection's id, for the client and the log."""
         self.codec = codec
         self.outlet = outlet
+        self.conn = conn
         self.group = 0
-        #: what this client watches; kept by the hub
-        self.topics: dict[Topic, None] = {}
+        #: what this client watches, and how; kept by the hub
+        self.topics: dict[Topic, Kind] = {}
+        self.special: _Special | None = None
         #: updates merged into later ones on this connection, in all
         self.merged = 0
         #: True once nothing more is taken
         self.closed = False
+        #: None unless a ping is unanswered: then how much the client had taken, see Liveness
+        self.unanswered: int | None = None
+        self._common = common
         self._pending: list[bytes] = []
         self.offer = self._pending.append
         # BEHIND while there is one, FLOWING or CLOSED while there is none.
-        self._backlog: _Backlog | None = None
+        self._backlog: Backlog | None = None
 
     @property
     def behind(self) -> bool:
         """True while the outlet is full."""
         return self._backlog is not None
 
-    # -- called by the hub -----------------------------------------------------------------------
+    # -- called by the hub: quotes ---------------------------------------------------------------
 
-    def flush(self, turn: dict[Topic, int], share: wire.Share) -> None:
+    def flush(self, turn: dict[Topic, int], raw_log: RawLog, share: wire.Share) -> None:
         """End of a turn; `turn` has each symbol that was quoted, with its `n` before."""
         pending = self._pending
-        if self._backlog is None:
+        backlog = self._backlog
+        if backlog is None:
             if pending and not self.closed:
                 self.outlet.post(pending, self.codec, share)
             else:
                 pending.clear()
             return
         pending.clear()
-        missed = self._backlog.missed
-        for topic in (turn.keys() & self.topics.keys()) - missed.keys():
+        missed = backlog.missed
+        changed = (turn.keys() & self.topics.keys()) - missed.keys()
+        special = self.special
+        if special is not None:
+            changed -= special.apart
+            if special.raw and raw_log:
+                codec, raw = self.codec, special.raw
+                backlog.keep_raw(
+                    (topic, piece)
+                    for topic, its_codec, piece in raw_log
+                    if topic in raw and its_codec is codec
+                )
+                self._check_budget(backlog)
+        for topic in changed:
             missed[topic] = turn[topic]
 
-    def forget(self, topic: Topic) -> None:
-        """This client no longer watches `topic`."""
-        self.topics.pop(topic, None)
+    def flush_paced(
+        self, topics: AbstractSet[Topic], pieces: dict[Topic, bytes], jumps: int, share: wire.Share
+    ) -> None:
+        """The newest update of each of `topics`, from `pieces`; in all they merged `jumps`."""
+        self._count_merged(jumps)
+        self.outlet.post(list(map(pieces.__getitem__, topics)), self.codec, share)
+
+    def miss(self, topic: Topic, before: int) -> None:
+        """An update of `topic` would be due, but the client is behind; it has `before`."""
         if self._backlog is not None:
-            self._backlog.missed.pop(topic, None)
-            self._backlog.as_snapshot.discard(topic)
+            self._backlog.missed.setdefault(topic, before)
+
+    # -- called by the hub: interest -------------------------------------------------------------
+
+    def watch(self, topic: Topic, kind: Kind) -> None:
+        """This client watches `topic` from now on."""
+        self.topics[topic] = kind
+        if kind is not None:
+            special = self.special = self.special or _Special()
+            special.apart.add(topic)
+            if isinstance(kind, Paced):
+                special.paced[kind.group.pace.interval_ms] = kind
+            else:
+                special.raw.add(topic)
+                self._begin_raw(topic)
+
+    def unwatch(self, topic: Topic) -> None:
+        """This client no longer watches `topic`, but has yet to get what is pending of it."""
+        kind = self.topics.pop(topic, None)
+        special = self.special
+        if special is not None and kind is not None:
+            special.apart.discard(topic)
+            special.raw.discard(topic)
+            if isinstance(kind, Paced) and not kind.topics:
+                del special.paced[kind.group.pace.interval_ms]
+            if not special.apart:
+                self.special = None
+
+    def forget(self, topic: Topic) -> None:
+        """This client no longer watches `topic`, and gets nothing more of it."""
+        self.unwatch(topic)
+        if self._backlog is not None:
+            self._backlog.forget(topic)
+
+    def paced(self, interval_ms: int) -> Paced | None:
+        """This client's subscriptions of one interval, if it has any."""
+        return None if self.special is None else self.special.paced.get(interval_ms)
+
+    def deliver_pending(self, topic: Topic, before: int) -> None:
+        """Send the newest update of `topic` now, or when drained; the client has `before`."""
+        if topic.n <= before:
+            return
+        if self._backlog is not None:
+            self._backlog.missed.setdefault(topic, before)
+        elif not self.closed:
+            self._count_merged(topic.n - before - 1)
+            self.outlet.write(self.codec.frames([topic.update(self.codec)]))
 
     def shut(self) -> None:
         """Take nothing more, drop what waits."""
         self.closed = True
         self._pending.clear()
-        self._backlog = None
+        self._end_backlog()
 
     # -- called by the session -------------------------------------------------------------------
 
@@ -114,6 +204,11 @@ class Outbox:
         elif not self.closed:
             self.outlet.write(frames)
 
+    def send_last(self, frames: bytes) -> None:
+        """Whole frames before a close: next in order, whatever else is kept for the client."""
+        if not self.closed:
+            self.outlet.write(frames)
+
     def send_pong(self, payload: bytes) -> None:
         """Answer a ping frame; while behind only the latest is answered (RFC 6455, 5.5.3)."""
         if self._backlog is not None:
@@ -123,45 +218,117 @@ class Outbox:
 
     def send_snapshots(self, topics: Iterable[tuple[Topic, bool]]) -> None:
         """The last known values of `topics`; the flag says that it was not watched before."""
+        known = [(topic, is_new) for topic, is_new in topics if topic.payload is not None]
         backlog = self._backlog
         if backlog is not None:
-            for topic, is_new in topics:
-                if topic.payload is not None:
-                    backlog.missed.setdefault(topic, None if is_new else topic.n)
+            for topic, is_new in known:
+                if self.topics[topic] is RAW:
+                    backlog.keep_raw([(topic, topic.snapshot(self.codec))])
+                else:
+                    backlog.missed.setdefault(topic, None if is_new else self._last(topic))
                     backlog.as_snapshot.add(topic)
-        elif not self.closed:
-            pieces = [
-                piece for topic, _ in topics if (piece := topic.snapshot(self.codec)) is not None
-            ]
-            if pieces:
-                self.outlet.write(self.codec.frames(pieces))
+            self._check_budget(backlog)
+        elif known and not self.closed:
+            for topic, _ in known:
+                self._caught_up(topic)
+            self.outlet.write(self.codec.frames([topic.snapshot(self.codec) for topic, _ in known]))
 
     # -- called by the outlet --------------------------------------------------------------------
 
     def blocked(self) -> None:
         """The outlet is full. May be called twice."""
-        if self._backlog is None and not self.closed:
-            self._backlog = _Backlog()
+        if self._backlog is not None:
+            self._backlog.full = True
+        elif not self.closed:
+            self._backlog = Backlog()
+            self._common.behind[self] = None
 
     def drained(self) -> None:
-        """The outlet is empty: answers first, then the newest update of each changed symbol."""
-        backlog, self._backlog = self._backlog, None
+        """The outlet is empty: answers first, then raw updates, then the newest of all others."""
+        backlog = self._backlog
         if backlog is None:
             return
-        data = b"".join(backlog.answers) + backlog.pong
+        backlog.full = False
+        data = backlog.take_answers()
+        while raw := backlog.take_raw(RAW_CHUNK):
+            self._count_merged(backlog.take_merged())
+            self._write_updates(data, raw)
+            data = b""
+            if backlog.full or self.closed:
+                return
+        self._end_backlog()
+        self.outlet.resume_reading()
         pieces = [self._newest(topic, before, backlog) for topic, before in backlog.missed.items()]
+        if data or pieces:
+            self._write_updates(data, pieces)
+
+    # -- called while it is behind, to see whether it takes anything -----------------------------
+
+    def seconds_stalled(self, now: float) -> float:
+        """For how long a client that is behind has taken nothing, as far as it was looked at."""
+        if self._backlog is None:
+            return 0.0
+        return self._backlog.seconds_stalled(self.outlet.progress(), now)
+
+    # -- within ----------------------------------------------------------------------------------
+
+    def _write_updates(self, data: bytes, pieces: list[bytes]) -> None:
         if pieces:
             data += self.codec.frames(pieces)
-        self.outlet.resume_reading()
-        if data:
-            self.outlet.write(data)
+        counters = self._common.counters
+        counters.events_out += len(pieces)
+        counters.frames_out += 1
+        counters.bytes_out += len(data)
+        self.outlet.write(data)
 
-    def _newest(self, topic: Topic, before: int | None, backlog: _Backlog) -> bytes:
+    def _end_backlog(self) -> None:
+        if self._backlog is not None:
+            self._backlog = None
+            self._common.behind.pop(self, None)
+
+    def _check_budget(self, backlog: Backlog) -> None:
+        if backlog.raw_size > self._common.raw_budget and not self.closed:
+            backlog.drop_forgotten()
+            if backlog.raw_size > self._common.raw_budget:
+                self._common.too_slow(self)
+
+    def _begin_raw(self, topic: Topic) -> None:
+        """What was merged of `topic` so far is kept as it is now: from here on nothing merges."""
+        backlog = self._backlog
+        if backlog is not None and topic in backlog.missed:
+            before = backlog.missed.pop(topic)
+            merged = 0 if before is None else max(0, topic.n - before - 1)
+            piece = (
+                topic.snapshot(self.codec)
+                if topic in backlog.as_snapshot
+                else topic.update(self.codec)
+            )
+            backlog.as_snapshot.discard(topic)
+            backlog.keep_raw([(topic, piece)], merged)
+
+    def _last(self, topic: Topic) -> int:
+        """The `n` of `topic` that this client has or is about to get, while not behind with it."""
+        kind = self.topics[topic]
+        return kind.last(topic) if isinstance(kind, Paced) else topic.n
+
+    def _caught_up(self, topic: Topic) -> None:
+        """The client is about to get the newest value of `topic`, before its interval is over."""
+        kind = self.topics.get(topic)
+        if isinstance(kind, Paced):
+            self._count_merged(max(0, topic.n - kind.last(topic) - 1))
+            kind.since[topic] = topic.n
+
+    def _newest(self, topic: Topic, before: int | None, backlog: Backlog) -> bytes:
         """The newest update of `topic` as a piece; counts what it merged."""
         if before is not None and topic.n > before:
-            self.merged += topic.n - before - 1
-        piece = None if topic in backlog.as_snapshot else topic.newest.get(self.codec)
-        if piece is None:
-            piece = topic.snapshot(self.codec)
-        assert piece is not None, "only symbols that were quoted are ever missed"
-        return piece
+            self._count_merged(topic.n - before - 1)
+        kind = self.topics.get(topic)
+        if isinstance(kind, Paced):
+            kind.since[topic] = topic.n
+        if topic in backlog.as_snapshot:
+            return topic.snapshot(self.codec)
+        return topic.update(self.codec)
+
+    def _count_merged(self, updates: int) -> None:
+        self.merged += updates
+        self._common.counters.merged += updates

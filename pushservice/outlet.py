@@ -26,6 +26,8 @@ from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from zope.interface import implementer
 
 from pushservice.closing import CloseCode
+from pushservice.interfaces import Progress
+from pushservice.kernel import progress
 from pushservice.wire import Codec, Share
 
 if TYPE_CHECKING:
@@ -85,6 +87,10 @@ class PortableOutlet:
         # Twisted's TLS raises where there is nothing left to abort.
         if not getattr(self._transport, "_lostTLSConnection", False):
             self._transport.abortConnection()
+
+    def progress(self) -> Progress | None:
+        # Twisted's TLS passes on what it does not know itself to the transport below.
+        return progress(getattr(self._transport, "socket", None))
 
     # -- IPushProducer: what the transport calls -------------------------------------------------
 

@@ -15,10 +15,10 @@ from twisted.internet import defer
 from twisted.logger import Logger
 
 from pushservice.channels import Ignored, SymbolReader
-from pushservice.config import RedisAddress
 from pushservice.interfaces import Publish
 from pushservice.metrics import Counters
 from pushservice.redislink import RedisLink
+from pushservice.redisurl import RedisAddress
 
 #: Seconds that one turn may keep the reactor from everything else.
 TURN_BUDGET: Final = 0.025

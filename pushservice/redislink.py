@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from pushservice.config import RedisAddress
+from pushservice.redisurl import RedisAddress
 
 _CONNECT_TIMEOUT: Final = 5.0
 #: Seconds between two log lines about one outage.

@@ -9,6 +9,7 @@ import os
 import random
 import resource
 import secrets
+from dataclasses import replace
 from typing import Any, Final
 
 from twisted.application.service import Service
@@ -20,23 +21,27 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushservice import __version__, outlet
+from pushservice.admission import GUESTS_BEYOND
 from pushservice.closing import CloseCode
-from pushservice.config import Config, RedisAddress
+from pushservice.config import Config
 from pushservice.demo import DemoMarket
 from pushservice.embedded import EmbeddedRedis, NoRedisServer
 from pushservice.hub import Hub
+from pushservice.kernel import bound_send_buffer
 from pushservice.listings import SYMBOLS
+from pushservice.liveness import Liveness
 from pushservice.market import Market
 from pushservice.metrics import Counters
 from pushservice.outbox import Outbox
 from pushservice.redisfeed import RedisFeed
-from pushservice.session import Limits
-from pushservice.tls import TLSFactory, development_pair, server_options
+from pushservice.redisurl import RedisAddress
+from pushservice.tls import NeverNone, TLSFactory, development_pair, server_options
 from pushservice.web import build_site
-from pushservice.websocket import SPARE_CONNECTIONS, Bounds, QuoteFactory
+from pushservice.websocket import QuoteFactory
 
-#: File descriptors kept for all that is no client: listeners, Redis, log, and spare connections.
-RESERVED_FILES: Final = 64 + SPARE_CONNECTIONS
+#: File descriptors kept for all that is no connection, such as ports, Redis and the log; and for
+#: what a burst of accepts brings before anybody can count.
+RESERVED_FILES: Final = 64 + GUESTS_BEYOND
 #: Milliseconds over which clients are asked to spread their reconnecting.
 RECONNECT_SPREAD_MS: Final = 5000
 
@@ -74,8 +79,12 @@ class Daemon(Service):
         self._reactor = reactor
         self._tls = None if config.plain else self._tls_options()
         file_limit = raise_file_limit()
-        room = max(1, file_limit - RESERVED_FILES)
-        self._connections = min(config.max_connections or room, room)
+        # No more than a quarter for those that are no clients, and the rest for clients.
+        room = max(2, file_limit - RESERVED_FILES)
+        guests = max(1, min(config.limits.handshakes, room // 4))
+        room -= guests
+        connections = min(config.max_connections or room, room)
+        self._limits = replace(config.limits, handshakes=guests, connections=connections)
         if config.max_connections and config.max_connections > room:
             self.log.warn(
                 "--max-connections {asked} is more than the file limit {limit} allows:"
@@ -94,14 +103,13 @@ class Daemon(Service):
             self.counters,
             self._client_failed,
             self._outlets.end_of_turn,
+            limits=self._limits,
         )
         site = build_site(reactor, self.hub.recent_symbols, self._page_served, config.page)
-        limits = Limits(config.max_symbols, config.max_message, config.heartbeat)
         self.factory = QuoteFactory(
             reactor,
             self.hub,
-            limits,
-            Bounds(self._connections),
+            self._limits,
             site,
             self.counters,
             self._outlets.make,
@@ -109,6 +117,9 @@ class Daemon(Service):
         self._embedded = EmbeddedRedis(reactor) if config.redis is None else None
         self.feed: RedisFeed | None = None
         self._demo: DemoMarket | None = None
+        self._liveness = Liveness(
+            self.hub, reactor, self._limits, self.counters, self._client_given_up
+        )
         self._heartbeats = LoopingCall(self._beat)
         self._heartbeats.clock = reactor
 
@@ -144,6 +155,9 @@ class Daemon(Service):
         if self._tls is not None and not secure:
             factory = TLSFactory(self._tls, factory, self._reactor)
             secure = True
+        if not text.startswith(("tcp:", "tcp6:", "unix:", "systemd:")):
+            # Those of Twisted's own that wrap the factory, and plugins, may take no None from it.
+            factory = NeverNone(factory)
         outcome: list[IListeningPort | Failure] = []
         try:
             listening = endpoints.serverFromString(self._reactor, text).listen(factory)
@@ -155,7 +169,9 @@ class Daemon(Service):
         result = outcome[0]
         if isinstance(result, Failure):
             raise CannotStart(f"quotepush: can't listen on {text}: {_reason(result)}")
+        bound_send_buffer(getattr(result, "socket", None), self._limits.send_buffer)
         self.ports.append(result)
+        self.factory.ports.append(result)
         self._secure.append(secure)
 
     def startService(self) -> None:
@@ -171,11 +187,12 @@ class Daemon(Service):
         self.log.info(
             "quotepush {version}: at most {connections} clients; {outlets} outlets; epoch {epoch}",
             version=__version__,
-            connections=self._connections,
+            connections=self._limits.connections,
             outlets=self._outlets.name,
             epoch=self.hub.epoch,
         )
-        self._heartbeats.start(self.config.heartbeat / 1000 / self.hub.groups, now=False)
+        self._heartbeats.start(self._limits.heartbeat_ms / 1000 / self.hub.groups, now=False)
+        self._liveness.start()
         # Once the reactor runs, a signal stops the service in order; before, it would end the
         # process and leave a redis-server's directory behind.
         self._reactor.callWhenRunning(self._begin_feed)
@@ -237,6 +254,9 @@ class Daemon(Service):
     def _client_failed(self, outbox: Outbox, failure: Exception) -> None:
         self.factory.failed(outbox, failure)
 
+    def _client_given_up(self, outbox: Outbox, why: str) -> None:
+        self.log.info("{conn} is given up: {why}", conn=outbox.conn, why=why)
+
     def _page_served(self) -> None:
         self.counters.page_requests += 1
 
@@ -253,6 +273,7 @@ class Daemon(Service):
         await defer.gatherResults([defer.maybeDeferred(port.stopListening) for port in ports])
         if self._heartbeats.running:
             self._heartbeats.stop()
+        self._liveness.stop()
         if self._demo is not None:
             await self._demo.stop()
         if self.feed is not None:

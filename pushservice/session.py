@@ -7,43 +7,37 @@ the client goes through the outbox, what it wants goes to the hub.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pushservice import commands, wire
-from pushservice.closing import ErrorCode
+from pushservice.allowance import Allowance
+from pushservice.closing import CloseCode, ErrorCode
+from pushservice.hub import NoRoom
+from pushservice.limits import BURST_SECONDS, Limits
 
 if TYPE_CHECKING:
-    from pushservice.hub import Hub, Topic
+    from pushservice.hub import Hub
     from pushservice.metrics import Counters
     from pushservice.outbox import Outbox
+    from pushservice.topic import Topic
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one client may use, as its welcome says.
-
-    `symbols`: subscriptions at a time; `message`: bytes of one message; `heartbeat_ms`:
-    milliseconds between heartbeats.
-    """
-
-    symbols: int = 1000
-    message: int = 16384
-    heartbeat_ms: int = 5000
+_NO_ROOM: Final = (
+    "as many symbols as this server has room for are watched; only those that somebody watches"
+    " already can be subscribed for now"
+)
 
 
 class Session:
     """One connected client: OPEN from construction until `close`, then for ever closed."""
 
-    __slots__ = ("_counters", "_hub", "_limits", "closed", "conn", "outbox")
+    __slots__ = ("_allowance", "_counters", "_hub", "_limits", "closed", "outbox")
 
-    def __init__(
-        self, conn: str, hub: Hub, outbox: Outbox, limits: Limits, counters: Counters
-    ) -> None:
-        """`conn` is the connection's id, unique among all daemons, for the client and the log."""
-        self.conn = conn
+    def __init__(self, hub: Hub, outbox: Outbox, limits: Limits, counters: Counters) -> None:
         self.outbox = outbox
         self.closed = False
+        # Made when something comes; many clients say little.
+        self._allowance: Allowance | None = None
         self._hub = hub
         self._limits = limits
         self._counters = counters
@@ -54,9 +48,35 @@ class Session:
         limits = self._limits
         self._answer(
             wire.welcome(
-                self.conn, self._hub.epoch, limits.heartbeat_ms, limits.symbols, limits.message
+                self.outbox.conn,
+                self._hub.epoch,
+                limits.heartbeat_ms,
+                limits.symbols,
+                limits.message,
             )
         )
+
+    def arrived(self, size: int) -> None:
+        """Bytes came from the client, whatever they are: it lives, and they count."""
+        self.outbox.unanswered = None
+        self.allowance.arrived(size, self._hub.seconds())
+
+    @property
+    def allowance(self) -> Allowance:
+        """What the client may still send."""
+        if self._allowance is None:
+            self._allowance = Allowance(self._limits, self._hub.seconds())
+        return self._allowance
+
+    def frame(self) -> bool:
+        """One of the frames in what arrived; False once the client is closed for flooding."""
+        allowance = self._allowance
+        if allowance is not None:
+            allowance.frame()
+            if allowance.exhausted and not self.closed:
+                self._counters.closed_flooding += 1
+                self.outbox.outlet.close(CloseCode.FLOODING)
+        return not self.closed
 
     def receive(self, text: bytes) -> None:
         """One text message from the client; whatever is wrong with it is answered, not raised."""
@@ -67,7 +87,13 @@ class Session:
         try:
             command = codec.parse(text)
         except commands.BadCommand as fault:
-            self._refuse(fault.id, fault.code, str(fault))
+            if self._allowance is not None and self._allowance.overdrawn:
+                self._refuse_flood(fault.id)
+            else:
+                self._refuse(fault.id, fault.code, str(fault))
+            return
+        if self._allowance is not None and self._allowance.overdrawn:
+            self._refuse_flood(command.id)
             return
         if isinstance(command, commands.Subscribe):
             self._subscribe(command)
@@ -111,9 +137,17 @@ class Session:
                         f"at most {self._limits.symbols} symbols on one connection",
                     )
                     continue
-                accepted[hub.subscribe(outbox, symbol)] = True
-            else:
-                accepted.setdefault(topic, False)
+                try:
+                    topic = hub.subscribe(
+                        outbox, symbol, raw=command.raw, interval_ms=command.interval_ms
+                    )
+                except NoRoom:
+                    errors[symbol] = (ErrorCode.TOO_MANY_SYMBOLS, _NO_ROOM)
+                    continue
+                accepted[topic] = True
+            elif topic not in accepted:
+                hub.subscribe(outbox, symbol, raw=command.raw, interval_ms=command.interval_ms)
+                accepted[topic] = False
         symbols = [topic.symbol for topic in accepted]
         self._acknowledge(wire.subscribed, command.id, symbols, errors)
         if command.snapshot:
@@ -168,6 +202,17 @@ class Session:
         self._counters.command_errors += 1
         codec = self.outbox.codec
         self.outbox.send(codec.frames([codec.failure(wire.error(id, code, message))]))
+
+    def _refuse_flood(self, id: commands.CommandId | None) -> None:
+        self._counters.messages_refused += 1
+        rates = (self._limits.message_rate, "messages"), (self._limits.byte_rate, "bytes")
+        allowed = " and ".join(f"{rate} {what} a second" for rate, what in rates if rate)
+        self._refuse(
+            id,
+            ErrorCode.TOO_MANY_MESSAGES,
+            f"refused, and not carried out: over {BURST_SECONDS} seconds at most {allowed} are;"
+            " who goes on like this is closed",
+        )
 
 
 def _as_key(symbol: object) -> str:

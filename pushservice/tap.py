@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from twisted.python import usage
 
 from pushservice import __version__
-from pushservice.config import OPTIONS, Config, Option
+from pushservice.config import Config
+from pushservice.options import OPTIONS, Option
 
 if TYPE_CHECKING:
     from twisted.application.service import IService
@@ -59,7 +60,7 @@ def _collector(option: Option) -> Callable[[Any, str], None]:
 
 
 class Options(usage.Options):
-    """The command line of `twistd quotepush`, made from config.OPTIONS."""
+    """The command line of `twistd quotepush`, made from options.OPTIONS."""
 
     synopsis = "[options]"
     longdesc = "Push live market quotes from Redis pub/sub to TLS WebSocket clients."

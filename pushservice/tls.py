@@ -17,9 +17,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import SSL
-from twisted.internet.interfaces import IProtocolFactory, IReactorTime
+from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory, IReactorTime
+from twisted.internet.protocol import Protocol
 from twisted.internet.ssl import CertificateOptions, TLSVersion
-from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from zope.interface import implementer
 
 CERTIFICATE_NAME: Final = "dev.crt"
 KEY_NAME: Final = "dev.key"
@@ -185,7 +187,7 @@ class _TLSTransport(BufferingTLSTransport):
 
 
 class TLSFactory(TLSMemoryBIOFactory):
-    """Puts TLS between a listening port and a protocol factory."""
+    """Puts TLS between a listening port and a protocol factory, which may refuse a connection."""
 
     protocol = _TLSTransport
 
@@ -193,3 +195,35 @@ class TLSFactory(TLSMemoryBIOFactory):
         self, options: CertificateOptions, factory: IProtocolFactory, clock: IReactorTime
     ) -> None:
         super().__init__(options, False, factory, clock)
+
+    def buildProtocol(  # type: ignore[override]  # a factory may refuse; Twisted's declares that it never does
+        self, addr: IAddress | None
+    ) -> TLSMemoryBIOProtocol | None:
+        """None where the factory within wants no connection from `addr`: no TLS is begun for it."""
+        within = self.wrappedFactory.buildProtocol(addr)
+        return None if within is None else self.protocol(self, within)
+
+
+class _Refused(Protocol):
+    """Ends its connection."""
+
+    def connectionMade(self) -> None:
+        transport: Any = self.transport
+        transport.abortConnection()
+
+
+@implementer(IProtocolFactory)
+class NeverNone:
+    """Ends connections that the factory within wants none of.
+
+    For those who take no None from a factory, as Twisted's own `ssl:` endpoints do not.
+    """
+
+    def __init__(self, factory: IProtocolFactory) -> None:
+        self.doStart = factory.doStart
+        self.doStop = factory.doStop
+        self._within = factory
+
+    def buildProtocol(self, addr: IAddress) -> IProtocol:
+        """The protocol of the factory within, or one that ends the connection."""
+        return self._within.buildProtocol(addr) or _Refused()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import count
 from typing import Any, Final
@@ -16,47 +15,48 @@ from typing import Any, Final
 from autobahn.twisted.websocket import WebSocketServerFactory
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IProtocol
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHandshakeListener,
+    IProtocol,
+    ISSLTransport,
+)
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.server import Site
+from zope.interface import implementer
 
 from pushservice import wire
+from pushservice.admission import Admission
+from pushservice.allowance import Allowance
 from pushservice.closing import CLOSE_REASONS, CloseCode
 from pushservice.hub import Hub
+from pushservice.kernel import bound_send_buffer
 from pushservice.lean import LeanProtocol, configured
+from pushservice.limits import Limits
 from pushservice.metrics import Counters
 from pushservice.outbox import Outbox
 from pushservice.outlet import PortableOutlet
-from pushservice.session import Limits, Session
+from pushservice.session import Session
 
-#: Seconds from the TCP accept to the end of the opening handshake, TLS included.
-HANDSHAKE_TIMEOUT: Final = 10
-#: Seconds in which a peer has to answer a close before the connection is aborted.
-CLOSE_TIMEOUT: Final = 5
 #: Bytes of an HTTP request's head.
 MAX_REQUEST_HEAD: Final = 16 * 1024
-#: Connections beyond the clients' limit, for handshakes, refusals and pages.
-SPARE_CONNECTIONS: Final = 64
+#: Seconds and bytes of requests after which a connection that fetches pages is ended.
+PAGE_TIMEOUT: Final = 60
+MAX_PAGE_REQUESTS: Final = 64 * 1024
+#: Bytes of an unfinished frame from a client that is being closed: a close frame has 131 at most.
+MAX_KEPT_WHILE_CLOSING: Final = 1024
+#: Seconds between looks at whether there is room again for newcomers.
+CROWDED_PAUSE: Final = 0.1
 #: Seconds after which a client that was refused for lack of room may try again.
 RETRY_AFTER: Final = 5
 
 _UPGRADE_HEADER = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What all connections together may use, and what an opening handshake may take.
-
-    `connections`: clients and unfinished handshakes at a time; the time-outs are in seconds.
-    """
-
-    connections: int
-    handshake_timeout: float = HANDSHAKE_TIMEOUT
-    close_timeout: float = CLOSE_TIMEOUT
-
-
+@implementer(IHandshakeListener)
 class QuoteProtocol(LeanProtocol):
     """One connection: handshake, then a session; or a page."""
 
@@ -66,34 +66,84 @@ class QuoteProtocol(LeanProtocol):
     session: Session | None = None
     _outlet: PortableOutlet | None = None
     _page: IProtocol | None = None
+    _page_bytes = 0
     _deadline: IDelayedCall | None = None
+    _address: str | None = None
     _counted = False
+    # What a client that is being closed may still send, and that it is not listened to any more.
+    _parting: Allowance | None = None
+    _deaf = False
 
     # -- the connection --------------------------------------------------------------------------
 
     def connectionMade(self) -> None:
         factory = self.factory
-        factory.connection_came(self)
+        self._address = address_of(self.transport.getPeer())
+        factory.connection_came(self, self._address)
         self._counted = True
         self.conn = factory.next_conn()
         super().connectionMade()
-        if factory.open_connections > factory.bounds.connections + SPARE_CONNECTIONS:
-            factory.counters.connections_refused += 1
-            self.transport.abortConnection()
-            return
-        self._set_deadline(factory.bounds.handshake_timeout, self._handshake_too_slow)
+        limits = factory.limits
+        if self._address is None:
+            bound_send_buffer(getattr(self.transport, "socket", None), limits.send_buffer)
+        secure = ISSLTransport.providedBy(self.transport)
+        timeout = limits.tls_timeout if secure else limits.upgrade_timeout
+        self._set_deadline(timeout, self._handshake_too_slow)
+
+    def handshakeCompleted(self) -> None:
+        """TLS is up; called by Twisted."""
+        if self.state == self.STATE_CONNECTING and self._page is None:
+            self._set_deadline(self.factory.limits.upgrade_timeout, self._handshake_too_slow)
 
     def dataReceived(self, data: bytes) -> None:
         if self._page is not None:
-            self._page.dataReceived(data)
-        else:
-            try:
-                super().dataReceived(data)
-            except Exception:  # noqa: BLE001 - one client's fault closes that client alone
-                self.factory.log.failure("connection {conn} failed", conn=self.conn)
-                self.factory.counters.client_failures += 1
-                self._leave()
+            self._page_bytes += len(data)
+            if self._page_bytes > MAX_PAGE_REQUESTS:
                 self.transport.abortConnection()
+            else:
+                self._page.dataReceived(data)
+            return
+        if self._deaf or self.state == self.STATE_CLOSED:
+            return
+        if self.session is not None:
+            self.session.arrived(len(data))
+        elif self._parting is not None:
+            self._parting.arrived(len(data), self.factory.reactor.seconds())
+        try:
+            super().dataReceived(data)
+            if self._parting is not None and len(self.data) > MAX_KEPT_WHILE_CLOSING:
+                self._listen_no_more()
+        except Exception:  # noqa: BLE001 - one client's fault closes that client alone
+            self.factory.log.failure("connection {conn} failed", conn=self.conn)
+            self.factory.counters.client_failures += 1
+            self._leave()
+            self.transport.abortConnection()
+
+    def onFrameBegin(self) -> None:
+        if self.session is not None:
+            if not self.session.frame():
+                self._listen_no_more()
+                return
+        elif self._parting is not None:
+            self._parting.frame()
+            if self._parting.exhausted:
+                self._listen_no_more()
+                return
+        super().onFrameBegin()
+
+    def processData(self) -> bool:
+        if self._deaf:
+            self.data = b""
+            return False
+        more: bool = super().processData()
+        return more
+
+    def _listen_no_more(self) -> None:
+        """What the client sends waits with the kernel, and costs nothing, until the close ends."""
+        self._deaf = True
+        self.data = b""
+        if self.state != self.STATE_CLOSED:
+            self.transport.pauseProducing()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._leave()
@@ -102,7 +152,7 @@ class QuoteProtocol(LeanProtocol):
             self._page.connectionLost(reason)
         if self._counted:
             self._counted = False
-            self.factory.connection_gone(self)
+            self.factory.connection_gone(self, self._address)
         super().connectionLost(reason)
 
     def _set_deadline(self, seconds: float | None, call: Callable[[], None] | None = None) -> None:
@@ -119,7 +169,7 @@ class QuoteProtocol(LeanProtocol):
             self._deadline = self.factory.reactor.callLater(seconds, expired)
 
     def _handshake_too_slow(self) -> None:
-        self.factory.counters.handshakes_refused += 1
+        self.factory.counters.aborted_handshakes += 1
         self.transport.abortConnection()
 
     # -- the opening handshake -------------------------------------------------------------------
@@ -144,19 +194,24 @@ class QuoteProtocol(LeanProtocol):
             self.failHandshake("only GET and HEAD are served here", 405)
 
     def _serve_page(self) -> None:
-        self._set_deadline(None)
+        self._set_deadline(PAGE_TIMEOUT, self.transport.abortConnection)
         page = self.factory.site.buildProtocol(self.transport.getPeer())
         data, self.data = self.data, b""
         self._page = page
         page.makeConnection(self.transport)
-        page.dataReceived(data)
+        self.dataReceived(data)
 
     def onConnect(self, request: ConnectionRequest) -> tuple[str | None, dict[str, str]]:
         """Accept with the first subprotocol offered that is known; none offered is fine too."""
         factory = self.factory
-        if factory.draining or factory.hub.count_outboxes() >= factory.bounds.connections:
+        if factory.draining or factory.hub.count_outboxes() >= factory.limits.connections:
             factory.counters.connections_refused += 1
             raise ConnectionDeny(503, "restarting" if factory.draining else "full")
+        if factory.admission.crowded_out(self._address):
+            factory.counters.connections_refused += 1
+            raise ConnectionDeny(
+                429, f"more than {factory.limits.per_address} connections from your address"
+            )
         offered: Sequence[str] = request.protocols
         if not offered:
             return None, {}
@@ -173,10 +228,10 @@ class QuoteProtocol(LeanProtocol):
         code: int = 400,
         responseHeaders: Sequence[tuple[str, str]] | None = None,
     ) -> None:
-        """Refuse in words; 503 says when to come again."""
+        """Refuse in words; 503 and 429 say when to come again."""
         self.factory.counters.handshakes_refused += 1
         headers = list(responseHeaders or ())
-        if code == HTTPStatus.SERVICE_UNAVAILABLE:
+        if code in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
             headers.append(("Retry-After", str(RETRY_AFTER)))
         elif code == HTTPStatus.METHOD_NOT_ALLOWED:
             headers.append(("Allow", "GET, HEAD"))
@@ -192,11 +247,14 @@ class QuoteProtocol(LeanProtocol):
         factory = self.factory
         codec = wire.CODECS.get(self.websocket_protocol_in_use or "", wire.JSON)
         self._outlet = factory.make_outlet(self.transport, self.close)
-        outbox = Outbox(codec, self._outlet)
+        outbox = Outbox(codec, self._outlet, factory.hub.common, self.conn)
         self._outlet.attach(outbox)
         factory.connection_opened(self)
-        self.session = Session(self.conn, factory.hub, outbox, factory.limits, factory.counters)
+        self.session = Session(factory.hub, outbox, factory.limits, factory.counters)
         self.session.open()
+        if self.data:
+            # It came along with the request, and is read next.
+            self.session.arrived(len(self.data))
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         if self.session is None:
@@ -228,7 +286,7 @@ class QuoteProtocol(LeanProtocol):
         """Every closing handshake passes here: the client leaves the hub before it begins."""
         self._leave()
         super().sendCloseFrame(code=code, reasonUtf8=reasonUtf8, isReply=isReply)
-        self._set_deadline(self.factory.bounds.close_timeout, self.transport.abortConnection)
+        self._set_deadline(self.factory.limits.close_timeout, self.transport.abortConnection)
 
     def dropConnection(self, abort: bool = False) -> None:
         """Every disconnect by us passes here; TLS peers that never answer are aborted in time."""
@@ -237,19 +295,26 @@ class QuoteProtocol(LeanProtocol):
         abort = abort and not self.wasClean
         super().dropConnection(abort)
         if not abort and self._counted:
-            self._set_deadline(self.factory.bounds.close_timeout, self.transport.abortConnection)
+            self._set_deadline(self.factory.limits.close_timeout, self.transport.abortConnection)
 
     def _leave(self) -> None:
         if self.session is not None:
             self.session.close()
+            self._parting = self.session.allowance
             self.session = None
+            self.factory.admission.closing(self)
         if self._outlet is not None:
             self._outlet.detach()
             self._outlet = None
 
 
+def address_of(peer: IAddress | None) -> str | None:
+    """The peer's host as text; None where it has none, as on a Unix socket."""
+    return getattr(peer, "host", None)
+
+
 class QuoteFactory(WebSocketServerFactory):
-    """Makes connections; holds what they share, and none of them."""
+    """Makes connections; holds what they share. A client is held by the hub alone."""
 
     log = Logger()
     noisy = False
@@ -259,7 +324,6 @@ class QuoteFactory(WebSocketServerFactory):
         reactor: Any,
         hub: Hub,
         limits: Limits,
-        bounds: Bounds,
         site: Site,
         counters: Counters,
         make_outlet: Callable[[Any, Callable[[CloseCode], None]], PortableOutlet] = PortableOutlet,
@@ -268,14 +332,13 @@ class QuoteFactory(WebSocketServerFactory):
         self.make_outlet = make_outlet
         self.hub = hub
         self.limits = limits
-        self.bounds = bounds
         self.site = site
         self.counters = counters
         self.draining = False
-        #: TCP connections that exist, whatever their state
-        self.open_connections = 0
-        # Handshakes and pages; a client is held by the hub alone.
-        self._unfinished: set[QuoteProtocol] = set()
+        self.admission = Admission(limits, reactor)
+        #: the ports whose accepts wait while there are too many guests
+        self.ports: list[Any] = []
+        self._relief: IDelayedCall | None = None
         self._when_empty: Deferred[None] | None = None
         self._serial = count(1)
         self.setProtocolOptions(  # type: ignore[no-untyped-call]  # the library's, unannotated
@@ -297,38 +360,75 @@ class QuoteFactory(WebSocketServerFactory):
     def failed(self, outbox: Outbox, failure: Exception) -> None:
         """A client's outbox raised: log it and close that client."""
         self.log.failure(
-            "delivery to a client failed; closing it",
+            "delivery to {conn} failed; closing it",
             Failure(failure, type(failure), failure.__traceback__),
+            conn=outbox.conn,
         )
         outbox.outlet.close(CloseCode.INTERNAL_ERROR)
 
-    def connection_came(self, connection: QuoteProtocol) -> None:
-        """A TCP connection was accepted."""
-        self.open_connections += 1
+    # -- who is there ----------------------------------------------------------------------------
+
+    def buildProtocol(self, addr: IAddress | None) -> QuoteProtocol | None:
+        """A connection was accepted from `addr`; None where it may not come in at all."""
+        if not self.admission.admits(address_of(addr)):
+            self.counters.connections_refused += 1
+            return None
+        connection = super().buildProtocol(addr)
+        assert isinstance(connection, QuoteProtocol)
+        return connection
+
+    def connection_came(self, connection: QuoteProtocol, address: str | None) -> None:
+        """A TCP connection is there."""
         self.counters.connections_accepted += 1
-        self._unfinished.add(connection)
+        self.admission.came(connection, address)
+        if self.admission.crowded and self._relief is None:
+            self._relieve()
 
     def connection_opened(self, connection: QuoteProtocol) -> None:
         """A connection became a client; the hub knows it from now on."""
         self.counters.handshakes += 1
-        self._unfinished.discard(connection)
+        self.admission.became_client(connection)
 
-    def connection_gone(self, connection: QuoteProtocol) -> None:
+    def connection_gone(self, connection: QuoteProtocol, address: str | None) -> None:
         """A TCP connection is no more."""
-        self.open_connections -= 1
         self.counters.connections_closed += 1
-        self._unfinished.discard(connection)
-        if self.open_connections == 0 and self._when_empty is not None:
+        self.admission.gone(connection, address)
+        if self.admission.connections == 0 and self._when_empty is not None:
             waiting, self._when_empty = self._when_empty, None
             waiting.callback(None)
+
+    def _relieve(self) -> None:
+        """Too many guests: end the oldest; while they are all new, accept nobody."""
+        admission = self.admission
+        while admission.crowded and (oldest := admission.oldest_guest()) is not None:
+            assert isinstance(oldest, QuoteProtocol)
+            self.counters.aborted_handshakes += 1
+            oldest.transport.abortConnection()
+            # At once, where the transport tells of its end only later.
+            admission.became_client(oldest)
+        paused = self._relief is not None
+        self._relief = None
+        if admission.crowded and not self.draining:
+            if not paused:
+                for port in self.ports:
+                    port.stopReading()
+            self._relief = self.reactor.callLater(CROWDED_PAUSE, self._relieve)
+        elif paused and not self.draining:
+            for port in self.ports:
+                port.startReading()
 
     async def drain(self) -> None:
         """Drop handshakes and pages, and wait until every client that is being closed is gone.
 
         Ends in time by itself: each closing connection has its own deadline.
         """
-        for connection in list(self._unfinished):
-            connection.transport.abortConnection()
-        if self.open_connections:
+        if self._relief is not None:
+            self._relief.cancel()
+            self._relief = None
+        for guest in self.admission.guests():
+            assert isinstance(guest, QuoteProtocol)
+            if guest.state == guest.STATE_CONNECTING:
+                guest.transport.abortConnection()
+        if self.admission.connections:
             self._when_empty = Deferred()
             await self._when_empty

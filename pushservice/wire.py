@@ -165,6 +165,7 @@ def json_string(payload: bytes) -> bytes:
 # -- frames and codecs -------------------------------------------------------------------------
 
 _TEXT: Final = 0x81
+_PING: Final = 0x89
 _PONG: Final = 0x8A
 
 
@@ -175,6 +176,11 @@ def frame_head(length: int, first: int = _TEXT) -> bytes:
     if length < 65536:
         return bytes((first, 126)) + length.to_bytes(2)
     return bytes((first, 127)) + length.to_bytes(8)
+
+
+def ping_frame(payload: bytes) -> bytes:
+    """A whole ping control frame; `payload` has at most 125 bytes."""
+    return frame_head(len(payload), _PING) + payload
 
 
 def pong_frame(payload: bytes) -> bytes:

@@ -5,22 +5,32 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from twisted.internet.task import Clock
+
 from pushservice import wire
 from pushservice.closing import CloseCode
 from pushservice.hub import Hub
+from pushservice.interfaces import Progress
+from pushservice.limits import Limits
 from pushservice.metrics import Counters
 from pushservice.outbox import Outbox
-from pushservice.session import Limits, Session
+from pushservice.session import Session
 
 
-class FixedClock:
-    """A clock that stands until it is moved."""
+class FixedClock(Clock):
+    """A clock that stands until it is moved; calls that become due on the way are made."""
 
     def __init__(self, now: float = 1_763_799_999.123) -> None:
-        self.now = now
+        super().__init__()
+        self.rightNow = now
 
-    def seconds(self) -> float:
-        return self.now
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass; each call is made at its very moment."""
+        end = self.rightNow + seconds
+        while self.calls and self.calls[0].getTime() <= end:
+            self.rightNow = max(self.rightNow, self.calls[0].getTime())
+            self.advance(0)
+        self.rightNow = end
 
 
 class RecordingOutlet:
@@ -32,11 +42,19 @@ class RecordingOutlet:
         self.closed_with: CloseCode | None = None
         self.aborted = False
         self.broken = False
+        #: the size that fills it, and what is told when it does
+        self.room: int | None = None
+        self.outbox: Outbox | None = None
+        self.now_taken: Progress | None = Progress(0, 0)
 
     def write(self, data: bytes) -> None:
         if self.broken:
             raise OSError("this outlet is broken")
         self.written.append(data)
+        if self.room is not None:
+            self.room -= len(data)
+            if self.room < 0 and self.outbox is not None:
+                self.outbox.blocked()
 
     def post(self, pieces: list[bytes], codec: wire.Codec, share: wire.Share) -> None:
         data = share.wire_bytes(codec, pieces)
@@ -54,6 +72,9 @@ class RecordingOutlet:
 
     def abort(self) -> None:
         self.aborted = True
+
+    def progress(self) -> Progress | None:
+        return self.now_taken
 
 
 def unframe(data: bytes) -> list[tuple[int, bytes]]:
@@ -84,8 +105,8 @@ class Client:
         counters: Counters | None = None,
     ) -> None:
         self.outlet = RecordingOutlet()
-        self.outbox = Outbox(codec, self.outlet)
-        self.session = Session(conn, hub, self.outbox, limits or Limits(), counters or Counters())
+        self.outbox = self.outlet.outbox = Outbox(codec, self.outlet, hub.common, conn)
+        self.session = Session(hub, self.outbox, limits or Limits(), counters or Counters())
         self.session.open()
 
     def say(self, command: object) -> None:
@@ -115,13 +136,17 @@ class Client:
         return events
 
 
-def make_hub(clock: FixedClock | None = None, counters: Counters | None = None) -> Hub:
+def make_hub(
+    clock: FixedClock | None = None,
+    counters: Counters | None = None,
+    limits: Limits | None = None,
+) -> Hub:
     """A hub whose clients' failures are raised at once."""
 
     def failed(outbox: Outbox, failure: Exception) -> None:
         raise failure
 
-    return Hub(clock or FixedClock(), "k7f3", counters or Counters(), failed)
+    return Hub(clock or FixedClock(), "k7f3", counters or Counters(), failed, limits=limits)
 
 
 def publish(hub: Hub, *quotes: tuple[str, bytes]) -> None:

@@ -21,11 +21,11 @@ from twisted.internet.ssl import CertificateOptions
 from visit_bytes import CLOSE, FRAME, REQUEST
 from waiting import until
 
+from pushservice.limits import Limits
 from pushservice.metrics import Counters
-from pushservice.session import Limits
 from pushservice.tls import TLSFactory, development_pair, server_options
 from pushservice.web import build_site
-from pushservice.websocket import Bounds, QuoteFactory
+from pushservice.websocket import QuoteFactory
 
 
 class Visitor(Protocol):
@@ -80,7 +80,9 @@ async def come_and_go(*, secure: bool, directory: object) -> None:
     counters = Counters()
     hub = make_hub(FixedClock(), counters)
     site = build_site(reactor, hub.recent_symbols, lambda: None, True)
-    factory = QuoteFactory(reactor, hub, Limits(), Bounds(1000), site, counters)
+    # All of them come from one address.
+    limits = Limits(per_address=0, connect_rate=0)
+    factory = QuoteFactory(reactor, hub, limits, site, counters)
     served = factory
     if secure:
         pair = development_pair(directory)
@@ -98,7 +100,7 @@ async def come_and_go(*, secure: bool, directory: object) -> None:
             batch = [visit(endpoint, ways[at % 3]) for at in range(start, min(start + 20, visits))]
             await defer.gatherResults([defer.ensureDeferred(one) for one in batch])
             publish(hub, ("A", b"1"), ("B", b"2"))
-        await until(lambda: factory.open_connections == 0, "the server to see every end")
+        await until(lambda: factory.admission.connections == 0, "the server to see every end")
 
     process = psutil.Process(os.getpid())
     await wave(300)

@@ -31,6 +31,28 @@ def test_subscribe_takes_what_is_available_and_ignores_unknown_keys():
     assert parse_command(text) == Subscribe(b'"x"', [], snapshot=False)
 
 
+@pytest.mark.parametrize(
+    ("keys", "raw", "interval_ms"),
+    [
+        (b'"mode":"raw"', True, 0),
+        (b'"mode":"raw","interval":0', True, 0),
+        (b'"mode":"auto"', False, 0),
+        (b'"interval":1', False, 1),
+        (b'"mode":"auto","interval":250', False, 250),
+        (b'"interval":60000', False, 60_000),
+    ],
+)
+def test_subscribe_is_read_with_its_mode_and_its_interval(keys, raw, interval_ms):
+    text = b'{"op":"subscribe","symbols":["A"],%b}' % keys
+    assert parse_command(text) == Subscribe(None, ["A"], raw=raw, interval_ms=interval_ms)
+
+
+@pytest.mark.parametrize("op", [b"unsubscribe", b"list", b"ping"])
+def test_mode_and_interval_mean_nothing_to_other_commands(op):
+    bare = parse_command(b'{"op":"%b"}' % op)
+    assert parse_command(b'{"op":"%b","mode":"x","interval":-1}' % op) == bare
+
+
 def test_unsubscribe_without_symbols_means_all_and_with_an_empty_list_none():
     assert parse_command(b'{"op":"unsubscribe","id":3}') == Unsubscribe(b"3", None)
     assert parse_command(b'{"op":"unsubscribe","symbols":[]}') == Unsubscribe(None, [])
@@ -71,10 +93,21 @@ def test_an_id_goes_back_byte_for_byte(id):
         (b'{"op":"subscribe","symbols":{"a":1}}', "symbols is a list", None),
         (b'{"op":"unsubscribe","symbols":null}', "symbols is a list", None),
         (b'{"op":"subscribe","symbols":[],"snapshot":1}', "snapshot is true or false", None),
-        (b'{"op":"subscribe","symbols":[],"mode":"raw","id":4}', "mode raw is not available", b"4"),
+        (
+            b'{"op":"subscribe","symbols":[],"mode":"raw","interval":1,"id":4}',
+            "interval goes with mode auto; raw brings every update at once",
+            b"4",
+        ),
         (b'{"op":"subscribe","symbols":[],"mode":"fast"}', 'mode is "auto" or "raw"', None),
         (b'{"op":"subscribe","symbols":[],"mode":null}', 'mode is "auto" or "raw"', None),
-        (b'{"op":"subscribe","symbols":[],"interval":250}', "interval is not available yet", None),
+        (b'{"op":"subscribe","symbols":[],"mode":"Raw"}', 'not "Raw"', None),
+        (b'{"op":"subscribe","symbols":[],"mode":["raw"]}', 'mode is "auto" or "raw"', None),
+        (b'{"op":"subscribe","mode":"fast"}', 'mode is "auto" or "raw"', None),
+        (b'{"op":"subscribe","symbols":[],"interval":"250"}', "whole number", None),
+        (b'{"op":"subscribe","symbols":[],"interval":null}', "whole number", None),
+        (b'{"op":"subscribe","symbols":[],"interval":250.0}', "whole number", None),
+        (b'{"op":"subscribe","symbols":[],"interval":true}', "not true", None),
+        (b'{"op":"subscribe","symbols":[],"interval":%b}' % (b"9" * 30), "0 to 60000", None),
         (b'{"op":"subscribe","symbols":[],"interval":-1}', "0 to 60000, not -1", None),
         (b'{"op":"subscribe","symbols":[],"interval":60001}', "0 to 60000", None),
         (b'{"op":"subscribe","symbols":[],"interval":0.0}', "whole number", None),

@@ -1,20 +1,17 @@
-"""Options and Config: what each takes, how each refusal reads, and that passwords stay secret."""
+"""Config: which option feeds which field, what contradicts, and that passwords stay secret."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pushservice.config import (
-    OPTIONS,
-    Config,
-    RedisAddress,
-    redis_address,
-    some_text,
-    whole_number,
-)
+from pushservice.config import Config
+from pushservice.limits import Limits
+from pushservice.options import OPTIONS
+from pushservice.redisurl import RedisAddress
 
 BY_NAME = {option.name: option for option in OPTIONS}
 
@@ -26,149 +23,30 @@ def refusal(call, *arguments: object, **values: object) -> str:
     return str(caught.value)
 
 
-# -- numbers and texts -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("text", ["5", "6", "7"])
-def test_a_whole_number_within_its_bounds_is_taken(text):
-    assert whole_number(5, 7)(text) == int(text)
-
-
-@pytest.mark.parametrize("text", ["4", "8", "-5", "5.0", "five", "", "5 000", "1e9", "0x5"])
-def test_a_whole_number_outside_of_its_bounds_is_refused_with_the_bounds(text):
-    assert refusal(whole_number(5, 7), text) == f"{text!r} is no whole number from 5 to 7"
-
-
-@pytest.mark.parametrize(
-    ("name", "low", "high"),
-    [
-        ("port", 1, 65535),
-        ("max-connections", 1, 10_000_000),
-        ("max-symbols", 1, 1_000_000),
-        ("max-message", 128, 16_777_216),
-        ("heartbeat", 100, 600_000),
-        ("demo-rate", 1, 100_000),
-    ],
-)
-def test_the_numbers_of_the_options_have_these_bounds(name, low, high):
-    coerce = BY_NAME[name].coerce
-    assert (coerce(str(low)), coerce(str(high))) == (low, high)
-    for text in (str(low - 1), str(high + 1)):
-        assert refusal(coerce, text) == f"{text!r} is no whole number from {low} to {high}"
-
-
-TEXTS = sorted(set(BY_NAME) - {o.name for o in OPTIONS if o.flag or o.unit} - {"port", "redis"})
-
-
-@pytest.mark.parametrize("name", TEXTS)
-def test_a_text_is_taken_as_it_is_and_an_empty_one_refused(name):
-    coerce = BY_NAME[name].coerce
-    assert coerce is some_text
-    assert coerce(" a=b ") == " a=b "
-    assert refusal(coerce, "") == "the value is empty"
-
-
-# -- Redis -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("embedded", None),
-        ("redis://host", RedisAddress("host")),
-        ("redis://host/", RedisAddress("host")),
-        ("redis://host:7000", RedisAddress("host", 7000)),
-        ("redis://[::1]:7000", RedisAddress("::1", 7000)),
-        ("redis://:secret@host", RedisAddress("host", password="secret")),
-        ("redis://bot:secret@host", RedisAddress("host", user="bot", password="secret")),
-        (
-            "redis://b%40t:s%2F%3a%E2%82%ac@host:1",
-            RedisAddress("host", 1, user="b@t", password="s/:€"),
-        ),
-        ("unix:///run/redis.sock", RedisAddress(path="/run/redis.sock")),
-        ("unix:///run/my%20redis", RedisAddress(path="/run/my redis")),
-    ],
-)
-def test_an_address_is_understood(text, address):
-    assert redis_address(text) == address
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("localhost", "'localhost' is not understood; use redis://"),
-        ("rediss://host", "'rediss://host' is not understood; use redis://"),
-        ("", "'' is not understood; use redis://"),
-        ("redis://", "'redis://' names no host; use redis://"),
-        ("redis://:6379", "names no host"),
-        ("redis://host:0", "has port 0; use 1 to 65535"),
-        ("redis://host:70000", "has a host or a port that can't be one; use redis://"),
-        ("redis://host:x", "has a host or a port that can't be one"),
-        ("redis://[::1", "has a host or a port that can't be one; use redis://"),
-        ("redis://host/3", "names a database, and pub/sub is the same in all of them: leave out"),
-        ("redis://host?db=3", "has a ? or # part, which means nothing here"),
-        ("redis://host#3", "has a ? or # part, which means nothing here"),
-        ("redis://bot@host", "has a user and no password; use user:password@"),
-        ("redis://bot:@host", "has a user and no password; use user:password@"),
-        ("unix://run/redis.sock", "needs an absolute path after three slashes, such as unix:///"),
-        ("unix:redis.sock", "needs an absolute path after three slashes"),
-        ("unix:///a?b", "has a ? or # part, which means nothing here"),
-        ("unix:///a#b", "has a ? or # part, which means nothing here"),
-    ],
-)
-def test_an_address_that_makes_no_sense_is_refused_in_words(text, words):
-    assert words in refusal(redis_address, text)
-
-
-@pytest.mark.parametrize(
-    ("address", "text"),
-    [
-        (RedisAddress("host", 7000), "redis://host:7000"),
-        (RedisAddress("::1"), "redis://[::1]:6379"),
-        (RedisAddress(path="/run/redis.sock"), "unix:///run/redis.sock"),
-        (RedisAddress("host", password="secret"), "redis://:***@host:6379"),
-        (RedisAddress("host", user="bot", password="secret"), "redis://bot:***@host:6379"),
-    ],
-)
-def test_an_address_is_shown_as_a_url_without_its_password(address, text):
-    assert str(address) == text
-    assert "secret" not in repr(address)
-    assert "secret" not in repr(Config(redis=address))
-    assert address.password is None or redis_address(text.replace("***", "secret")) == address
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "http://bot:secret@host",
-        "redis://bot:secret@",
-        "redis://bot:secret@host:0",
-        "redis://bot:secret@host:x",
-        "redis://bot:secret@host/3",
-        "redis://bot:secret@host?x",
-        "redis://bot:s@secret@host?x",
-        "redis://bot:secret@[::1",
-        "redis://bot:x/secret@host",
-        "redis://bot:?secret@host",
-        "redis://bot:x#secret@host",
-        "unix://bot:secret@host/path",
-        "redis:bot:secret@host",
-        "bot:secret@host",
-        "redis:/bot:secret@host",
-        "redis://bot:12/secret@host",
-        "redis://bot:secret/x@host",
-        "redis://bot:secret@h℀st",
-    ],
-)
-def test_no_refusal_shows_a_password(text):
-    assert "secret" not in refusal(redis_address, text)
-
-
 # -- options and fields ----------------------------------------------------------------------------
 
 #: A value for each option that makes another Config than the pair alone.
 PAIR = {"cert": "a.crt", "key": "a.key"}
-CHANGES = {
+LIMITS = {
+    "max-per-address": 21,
+    "connect-rate": 22,
+    "max-handshakes": 23,
+    "tls-timeout": 24.5,
+    "upgrade-timeout": 25.5,
+    "close-timeout": 26.5,
+    "max-symbols": 27,
+    "max-total-symbols": 28,
+    "max-message": 290,
+    "message-rate": 30,
+    "byte-rate": 31,
+    "raw-budget": 3200,
+    "send-buffer": 33,
+    "stall-timeout": 34.5,
+    "ping-interval": 35.5,
+    "ping-timeout": 15.5,
+    "heartbeat": 370,
+}
+CHANGES = LIMITS | {
     "port": 9,
     "interface": "::1",
     "listen": ["tcp:1", "tcp:2"],
@@ -181,13 +59,17 @@ CHANGES = {
     "symbol-regex": "(?P<symbol>.+)",
     "symbol-field": "s",
     "max-connections": 9,
-    "max-symbols": 9,
-    "max-message": 999,
-    "heartbeat": 999,
     "no-page": 1,
     "demo": 1,
     "demo-rate": 9,
 }
+
+
+def fields_of(config: Config) -> dict[str, Any]:
+    """All values of a config by name, those of its limits among them."""
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    limits = values.pop("limits")
+    return values | {f"limits.{name}": value for name, value in dataclasses.asdict(limits).items()}
 
 
 def test_every_field_of_a_config_is_fed_by_exactly_one_option_and_every_option_feeds_one():
@@ -195,12 +77,13 @@ def test_every_field_of_a_config_is_fed_by_exactly_one_option_and_every_option_f
     fed = []
     for name, value in CHANGES.items():
         base = PAIR if name in PAIR else {}
-        before = dataclasses.asdict(Config.from_options(base))
-        after = dataclasses.asdict(Config.from_options(base | {name: value}))
+        before = fields_of(Config.from_options(base))
+        after = fields_of(Config.from_options(base | {name: value}))
         changed = [field for field in before if before[field] != after[field]]
         assert len(changed) == 1, f"--{name} changes {changed}"
         fed += changed
-    assert sorted(fed) == sorted(field.name for field in dataclasses.fields(Config))
+    # How many clients there may be is known only once the files that may be open are counted.
+    assert sorted(fed) == sorted(fields_of(Config()).keys() - {"limits.connections"})
 
 
 def test_options_become_a_config_with_paths_tuples_and_truth_values():
@@ -218,14 +101,59 @@ def test_options_become_a_config_with_paths_tuples_and_truth_values():
         symbol_regex="(?P<symbol>.+)",
         symbol_field=None,
         max_connections=9,
-        max_symbols=9,
-        max_message=999,
-        heartbeat=999,
+        limits=Limits(
+            symbols=27,
+            message=290,
+            message_rate=30,
+            byte_rate=31,
+            raw_budget=3200,
+            send_buffer=33,
+            heartbeat_ms=370,
+            stall_timeout=34.5,
+            ping_interval=35.5,
+            ping_timeout=15.5,
+            per_address=21,
+            connect_rate=22,
+            handshakes=23,
+            total_symbols=28,
+            tls_timeout=24.5,
+            upgrade_timeout=25.5,
+            close_timeout=26.5,
+        ),
         page=False,
         demo=False,
         demo_rate=9,
     )
     assert Config.from_options({"plain": 1, "demo": 1, "no-page": 0}).plain is True
+
+
+def test_a_limit_of_nothing_is_a_limit_that_was_given():
+    given = {
+        "max-per-address": 0,
+        "connect-rate": 0,
+        "message-rate": 0,
+        "byte-rate": 0,
+        "send-buffer": 0,
+        "ping-interval": 0.0,
+    }
+    assert Config.from_options(given).limits == Limits(
+        per_address=0, connect_rate=0, message_rate=0, byte_rate=0, send_buffer=0, ping_interval=0
+    )
+
+
+def test_a_ping_time_out_longer_than_the_interval_is_refused_naming_both_options():
+    words = refusal(Config.from_options, {"ping-timeout": 7.5, "ping-interval": 5.0})
+    assert "--ping-timeout 7.5 is longer than --ping-interval 5" in words
+    # The other one's default counts as well.
+    assert "--ping-timeout 10 is longer" in refusal(Config.from_options, {"ping-interval": 5.0})
+    assert "--ping-interval 20:" in refusal(Config.from_options, {"ping-timeout": 21.0})
+    Config.from_options({"ping-timeout": 5.0, "ping-interval": 5.0})
+    Config.from_options({"ping-timeout": 21.0, "ping-interval": 0.0})
+
+
+def test_a_config_shows_no_password():
+    address = RedisAddress("host", user="bot", password="secret")
+    assert "secret" not in repr(Config(redis=address))
 
 
 def test_no_options_make_the_default_config():
@@ -240,11 +168,6 @@ def test_a_config_is_frozen(field):
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(config, field.name, getattr(config, field.name))
     hash(config)
-
-
-def test_an_address_is_frozen():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        RedisAddress("host").password = "other"
 
 
 # -- contradictions --------------------------------------------------------------------------------

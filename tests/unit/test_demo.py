@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 from waiting import until
 
 from pushservice.channels import SymbolReader
-from pushservice.config import RedisAddress, redis_address
+from pushservice.redisurl import RedisAddress, redis_address
 from pushservice.demo import DemoMarket
 from pushservice.market import SYMBOLS, Market
 from pushservice.metrics import Counters

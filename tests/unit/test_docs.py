@@ -16,7 +16,8 @@ from twisted.scripts.twistd import ServerOptions
 
 from pushservice import commands, wire
 from pushservice.closing import RECONNECT_AFTER, CloseCode, ErrorCode
-from pushservice.config import OPTIONS
+from pushservice.limits import BURST_SECONDS, Limits
+from pushservice.options import OPTIONS
 from pushservice.tap import Options
 
 ROOT = Path(__file__).parents[2]
@@ -298,20 +299,36 @@ def test_the_protocol_names_both_subprotocols_and_the_limits_of_the_code():
     assert f"0 to {commands.MAX_INTERVAL_MS}" in text
 
 
-def test_the_protocol_states_the_numbers_of_the_websocket_edge():
+def test_the_documents_state_the_limits_that_hold():
     # The edge is imported here: it brings the reactor, which the documents don't need.
-    from pushservice import outbox, websocket
+    from pushservice import admission, outbox, pacing, service, websocket
 
+    limits = Limits()
     text = re.sub(r"\s+", " ", protocol().astext())
     operations = re.sub(r"\s+", " ", parsed(ROOT / "docs" / "operations.rst").astext())
-    assert f"{websocket.HANDSHAKE_TIMEOUT} seconds from the TCP connection" in text
-    assert f"{websocket.CLOSE_TIMEOUT} seconds for the client to answer a close" in text
-    assert f"{websocket.MAX_REQUEST_HEAD} bytes in the head" in text
-    assert f"by more than {websocket.SPARE_CONNECTIONS}, further ones are dropped" in text
-    assert f"once {outbox.ANSWERS_BUDGET // 1024} KiB of answers wait" in text
-    assert f"Retry-After: {websocket.RETRY_AFTER}" in operations
-    assert f"beyond another {websocket.SPARE_CONNECTIONS} are dropped" in operations
-    from pushservice import service
-
-    assert f"the process may open, less {service.RESERVED_FILES}" in operations
-    assert f"up to {service.RECONNECT_SPREAD_MS}, chosen by chance" in text
+    said = {
+        f"{limits.tls_timeout} seconds for the TLS handshake": text,
+        f"and {limits.upgrade_timeout} more for the request": text,
+        f"{limits.close_timeout} seconds for the client to answer a close": text,
+        f"{limits.message_rate} messages and {limits.byte_rate} bytes a second": text,
+        f"averaged over {BURST_SECONDS} seconds": text,
+        f"{limits.per_address:,} connections from one address": text,
+        f"{limits.connect_rate} new connections a second": text,
+        f"every {limits.ping_interval} seconds (--ping-interval)": text,
+        f"within {limits.ping_timeout} seconds of one": text,
+        f"nothing at all for {limits.stall_timeout} seconds": text,
+        f"up to {limits.raw_budget // 1024 // 1024} MiB (--raw-budget)": text,
+        f"up to about {2 * limits.send_buffer // 1024} KiB": text,
+        f"The first {pacing.EXACT_INTERVALS} different intervals": text,
+        f"{websocket.MAX_REQUEST_HEAD} bytes in the head": text,
+        f"once {outbox.ANSWERS_BUDGET // 1024} KiB of answers wait": text,
+        f"up to {service.RECONNECT_SPREAD_MS}, chosen by chance": text,
+        f"Retry-After: {websocket.RETRY_AFTER}": operations,
+        f"the process may open, less {service.RESERVED_FILES} and": operations,
+        f"ends after {websocket.PAGE_TIMEOUT} seconds, or"
+        f" {websocket.MAX_PAGE_REQUESTS // 1024} KiB of requests": operations,
+        f"--raw-budget and {outbox.RAW_CHUNK // 1024} KiB": operations,
+    }
+    assert [words for words, document in said.items() if words not in document] == []
+    assert admission.GRACE == 2
+    assert "older than two seconds" in operations

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from core_doubles import unframe
+from core_doubles import make_hub, unframe
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import defer, protocol, reactor
@@ -39,7 +39,7 @@ class Served(protocol.Protocol):
 
     def attach(self, outlets: Outlets, codec: wire.Codec) -> None:
         self.outlet = outlets.make(self.transport, lambda code: None)
-        self.outbox = Outbox(codec, self.outlet)
+        self.outbox = Outbox(codec, self.outlet, make_hub().common, "t-1")
         self.outlet.attach(self.outbox)
 
     def connectionLost(self, reason: object) -> None:

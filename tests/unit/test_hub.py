@@ -10,7 +10,8 @@ from core_doubles import Client, FixedClock, RecordingOutlet, make_hub, publish
 
 from pushservice import wire
 from pushservice.closing import CloseCode
-from pushservice.hub import Hub
+from pushservice.hub import Hub, NoRoom
+from pushservice.limits import Limits
 from pushservice.metrics import Counters
 from pushservice.outbox import Outbox
 
@@ -63,7 +64,7 @@ def test_the_receive_time_is_in_milliseconds_and_one_for_a_turn():
     hub = make_hub(clock)
     client = watching(hub, "A")
     hub.publish("A", b"1")
-    clock.now = 1_001.0
+    clock.rightNow = 1_001.0
     hub.publish("A", b"2")
     hub.flush()
     publish(hub, ("A", b"3"))
@@ -193,7 +194,7 @@ def test_heartbeats_reach_each_connection_once_a_round():
     clients = [watching(hub) for _ in range(45)]
     hub.feed_changed(True)
     publish(hub, ("A", b"1"))
-    clock.now = 1_002.0
+    clock.rightNow = 1_002.0
     per_beat = []
     for _ in range(hub.groups):
         hub.beat()
@@ -248,7 +249,7 @@ def test_recent_symbols_are_those_quoted_the_newest_first():
     hub = make_hub(clock)
     watching(hub, "NEVER")
     for symbol in ("A", "B", "C", "A"):
-        clock.now += 1
+        clock.rightNow += 1
         publish(hub, (symbol, b"1"))
     assert hub.recent_symbols(10) == ["A", "C", "B"]
     assert hub.recent_symbols(2) == ["A", "C"]
@@ -281,8 +282,97 @@ def test_a_piece_is_encoded_once_per_codec(monkeypatch: pytest.MonkeyPatch):
 
 def test_an_outlet_that_is_never_written_to_is_not_needed_by_entering():
     hub = make_hub()
-    outbox = Outbox(wire.JSON, RecordingOutlet())
+    outbox = Outbox(wire.JSON, RecordingOutlet(), hub.common, "t-1")
     hub.enter(outbox)
     hub.leave(outbox)
     assert hub.count_outboxes() == 0
     assert list(hub.outboxes()) == []
+
+
+# -- how many symbols are known --------------------------------------------------------------------
+
+
+def test_the_oldest_value_that_nobody_watches_makes_room_for_a_new_symbol():
+    hub = make_hub(limits=Limits(total_symbols=3))
+    watcher = watching(hub, "W")
+    for symbol in ("A", "B", "A", "C"):
+        publish(hub, (symbol, b"1"))
+    assert {symbol for symbol in "ABCW" if hub.topic(symbol)} == {"A", "C", "W"}
+    assert hub.count_topics() == 3
+    publish(hub, ("W", b"1"))
+    assert len(watcher.events()) == 1
+
+
+def test_a_symbol_that_is_watched_no_more_counts_as_old_from_then_on():
+    hub = make_hub(limits=Limits(total_symbols=2))
+    client = watching(hub, "A")
+    publish(hub, ("A", b"1"), ("B", b"1"))
+    client.say({"op": "unsubscribe"})
+    publish(hub, ("C", b"1"))
+    assert hub.topic("A") is not None
+    assert hub.topic("B") is None
+
+
+def test_a_new_symbol_is_dropped_and_counted_where_all_are_watched():
+    counters = Counters()
+    hub = make_hub(counters=counters, limits=Limits(total_symbols=2))
+    client = watching(hub, "A", "B")
+    publish(hub, ("C", b"1"), ("A", b"1"))
+    assert hub.topic("C") is None
+    assert counters.symbols_dropped == 1
+    assert quotes_of(client) == [("A", 1, 1)]
+
+
+def test_no_further_symbol_can_be_subscribed_where_all_are_watched():
+    hub = make_hub(limits=Limits(total_symbols=2))
+    client, other = watching(hub, "A", "B"), watching(hub)
+    with pytest.raises(NoRoom):
+        hub.subscribe(other.outbox, "C")
+    assert hub.subscribe(other.outbox, "A").symbol == "A"
+    client.session.close()
+    assert hub.subscribe(other.outbox, "C").symbol == "C"
+    assert hub.count_topics() == 2
+
+
+def test_subscribing_takes_the_place_of_an_old_value():
+    hub = make_hub(limits=Limits(total_symbols=1))
+    publish(hub, ("OLD", b"1"))
+    client = watching(hub, "NEW")
+    publish(hub, ("NEW", b"1"))
+    assert [event["s"] for event in client.events()] == ["NEW"]
+    assert hub.recent_symbols(5) == ["NEW"]
+
+
+def test_a_forgotten_symbol_never_goes_back_in_its_numbers():
+    hub = make_hub(limits=Limits(total_symbols=1))
+    for _ in range(5):
+        publish(hub, ("A", b"1"))
+    publish(hub, ("B", b"1"))
+    client = watching(hub, "A")
+    publish(hub, ("A", b"1"))
+    assert [event["n"] for event in client.events()] == [6 + 1]
+
+
+def test_a_paced_symbol_is_watched():
+    hub = make_hub(limits=Limits(total_symbols=1))
+    client = Client(hub)
+    client.say({"op": "subscribe", "symbols": ["A"], "interval": 1000})
+    publish(hub, ("A", b"1"), ("B", b"1"))
+    assert hub.topic("A") is not None
+    client.session.close()
+    publish(hub, ("B", b"1"))
+    assert hub.topic("A") is None
+
+
+def test_a_piece_of_a_codec_that_nobody_wants_any_more_is_not_kept():
+    hub = make_hub()
+    watching(hub, "A")
+    client = watching(hub, "A", codec=wire.RAW)
+    publish(hub, ("A", b"1"))
+    client.session.close()
+    publish(hub, ("A", b"2"))
+    again = watching(hub, "A", codec=wire.RAW)
+    again.outbox.blocked()
+    publish(hub, ("A", b"3"))
+    again.outbox.drained()
+    assert again.texts() == [b"3"]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from core_doubles import Client, make_hub, publish
 
 from pushservice import wire
+from pushservice.closing import CloseCode
 from pushservice.hub import Hub
+from pushservice.limits import Limits
+from pushservice.metrics import Counters
 from pushservice.outbox import ANSWERS_BUDGET
 
 
@@ -261,7 +266,7 @@ def test_a_closed_outbox_takes_nothing(behind):
         client.session.ping(b"1")
     client.session.close()
     client.outbox.offer(b"late")
-    client.outbox.flush({}, None)
+    client.outbox.flush({}, [], wire.Share())
     client.outbox.send(b"late")
     client.outbox.send_pong(b"late")
     client.outbox.send_snapshots([])
@@ -271,3 +276,215 @@ def test_a_closed_outbox_takes_nothing(behind):
     assert not client.outbox.behind
     assert client.outlet.written == []
     assert client.outbox._pending == []
+
+
+# -- raw: every update ------------------------------------------------------------------------
+
+
+def raw_watching(hub: Hub, *symbols: str, codec: wire.Codec = wire.JSON, **more: object) -> Client:
+    client = Client(hub, codec=codec)
+    client.say({"op": "subscribe", "symbols": symbols, "mode": "raw"} | more)
+    client.frames()
+    return client
+
+
+def quotes_of(client: Client) -> list[tuple[str, str, int]]:
+    return [(event["ev"], event["s"], event["n"]) for event in client.events()]
+
+
+def test_a_raw_subscription_that_flows_is_like_any_other():
+    hub = make_hub()
+    client = raw_watching(hub, "A")
+    publish(hub, ("A", b"1"), ("A", b"2"))
+    assert quotes_of(client) == [("quote", "A", 1), ("quote", "A", 2)]
+
+
+def test_a_raw_client_behind_gets_every_update_in_order_across_symbols():
+    hub = make_hub()
+    client = raw_watching(hub, "A", "B")
+    client.outbox.blocked()
+    publish(hub, ("A", b"1"), ("B", b"1"), ("A", b"2"))
+    publish(hub, ("B", b"2"))
+    client.outbox.drained()
+    assert [(s, n) for _, s, n in quotes_of(client)] == [("A", 1), ("B", 1), ("A", 2), ("B", 2)]
+    assert client.outbox.merged == 0
+    publish(hub, ("A", b"3"))
+    assert quotes_of(client) == [("quote", "A", 3)]
+
+
+def test_modes_are_mixed_on_one_connection():
+    hub = make_hub()
+    client = raw_watching(hub, "RAW")
+    client.say({"op": "subscribe", "symbols": ["AUTO"]})
+    client.frames()
+    client.outbox.blocked()
+    for n in range(1, 4):
+        publish(hub, ("AUTO", b"%d" % n), ("RAW", b"%d" % n))
+    client.outbox.drained()
+    assert quotes_of(client) == [
+        ("quote", "RAW", 1),
+        ("quote", "RAW", 2),
+        ("quote", "RAW", 3),
+        ("quote", "AUTO", 3),
+    ]
+    assert client.outbox.merged == 2
+
+
+def test_clients_of_both_codecs_keep_their_own_raw_updates():
+    hub = make_hub()
+    clients = [raw_watching(hub, "A", codec=codec) for codec in (wire.JSON, wire.RAW)]
+    for client in clients:
+        client.outbox.blocked()
+    publish(hub, ("A", b"10.50"))
+    for client in clients:
+        client.outbox.drained()
+    assert [event["d"] for event in clients[0].events()] == [10.5]
+    assert clients[1].texts() == [b"10.50"]
+
+
+def test_a_raw_client_past_its_budget_is_closed_as_too_slow():
+    counters = Counters()
+    hub = make_hub(counters=counters, limits=Limits(raw_budget=1000))
+    client, other = raw_watching(hub, "A"), raw_watching(hub, "A")
+    client.outbox.blocked()
+    for n in range(1, 100):
+        publish(hub, ("A", b'"%050d"' % n))
+        if client.outlet.closed_with is not None:
+            break
+    assert client.outlet.closed_with is CloseCode.TOO_SLOW
+    assert 5 < n < 15
+    assert counters.closed_too_slow == 1
+    assert len(other.events()) == n
+
+
+def test_an_auto_client_has_no_such_budget():
+    hub = make_hub(limits=Limits(raw_budget=1000))
+    client = watching(hub, "A")
+    client.outbox.blocked()
+    for n in range(100):
+        publish(hub, ("A", b'"%050d"' % n))
+    assert client.outlet.closed_with is None
+
+
+def test_raw_updates_leave_in_pieces_so_that_a_full_outlet_can_say_stop():
+    hub = make_hub()
+    client = raw_watching(hub, "A")
+    client.outbox.blocked()
+    for n in range(1, 401):
+        publish(hub, ("A", b'"%01000d"' % n))
+    client.outlet.room = 0
+    client.outbox.drained()
+    assert client.outbox.behind
+    [(_, text)] = client.frames()
+    assert 64 * 1024 <= len(text) <= 68 * 1024
+    publish(hub, ("A", b"401"))
+    numbers = [event["n"] for event in json.loads(text)]
+    client.outlet.room = None
+    client.outbox.drained()
+    assert not client.outbox.behind
+    assert numbers + [n for _, _, n in quotes_of(client)] == list(range(1, 402))
+
+
+def test_the_budget_counts_what_is_kept_now():
+    hub = make_hub(limits=Limits(raw_budget=1000))
+    client = raw_watching(hub, "A")
+    for _ in range(10):
+        client.outbox.blocked()
+        for n in range(8):
+            publish(hub, ("A", b'"%050d"' % n))
+        client.outbox.drained()
+    assert client.outlet.closed_with is None
+    assert len(client.events()) == 80
+
+
+def test_what_was_unsubscribed_counts_no_more_when_the_budget_is_reached():
+    hub = make_hub(limits=Limits(raw_budget=1000))
+    client = raw_watching(hub, "A", "B")
+    client.outbox.blocked()
+    for n in range(8):
+        publish(hub, ("A", b'"%050d"' % n))
+    client.say({"op": "unsubscribe", "symbols": ["A"]})
+    for n in range(8):
+        publish(hub, ("B", b'"%050d"' % n))
+    assert client.outlet.closed_with is None
+    client.outbox.drained()
+    assert {event["s"] for event in client.events() if event["ev"] == "quote"} == {"B"}
+
+
+def test_a_symbol_subscribed_anew_while_behind_brings_nothing_of_before():
+    hub = make_hub()
+    client = raw_watching(hub, "A")
+    client.outbox.blocked()
+    publish(hub, ("A", b"1"), ("A", b"2"))
+    client.say({"op": "unsubscribe"})
+    client.say({"op": "subscribe", "symbols": ["A"], "mode": "raw"})
+    publish(hub, ("A", b"3"))
+    client.outbox.drained()
+    assert [(event["ev"], event.get("n")) for event in client.events()] == [
+        ("unsubscribed", None),
+        ("subscribed", None),
+        ("snapshot", 2),
+        ("quote", 3),
+    ]
+
+
+def test_asking_for_raw_while_behind_merges_what_was_and_nothing_after():
+    hub = make_hub()
+    client = watching(hub, "A")
+    client.outbox.blocked()
+    publish(hub, ("A", b"1"), ("A", b"2"))
+    client.say({"op": "subscribe", "symbols": ["A"], "mode": "raw", "snapshot": False})
+    publish(hub, ("A", b"3"), ("A", b"4"))
+    client.outbox.drained()
+    assert [event.get("n") for event in client.events()] == [None, 2, 3, 4]
+    assert client.outbox.merged == 1
+
+
+def test_going_back_to_auto_while_behind_merges_from_then_on():
+    hub = make_hub()
+    client = raw_watching(hub, "A")
+    client.outbox.blocked()
+    publish(hub, ("A", b"1"), ("A", b"2"))
+    client.say({"op": "subscribe", "symbols": ["A"], "snapshot": False})
+    publish(hub, ("A", b"3"), ("A", b"4"))
+    client.outbox.drained()
+    assert [event.get("n") for event in client.events()] == [None, 1, 2, 4]
+    assert client.outbox.merged == 1
+
+
+def test_what_leaves_after_a_drain_is_counted():
+    counters = Counters()
+    hub = make_hub(counters=counters)
+    client = watching(hub, "A")
+    before = counters.bytes_out
+    client.outbox.blocked()
+    publish(hub, ("A", b"1"), ("A", b"2"))
+    client.outbox.drained()
+    assert (counters.events_out, counters.frames_out, counters.merged) == (1, 1, 1)
+    assert counters.bytes_out - before == len(client.outlet.written[0])
+
+
+def test_the_last_words_go_out_even_to_a_client_that_is_behind():
+    hub = make_hub()
+    client = watching(hub, "A")
+    client.outbox.blocked()
+    publish(hub, ("A", b"1"))
+    hub.dismiss(CloseCode.GOING_AWAY, lambda: 7)
+    assert client.events() == [{"ev": "bye", "code": 1001, "retry": 7}]
+    assert client.outlet.closed_with is CloseCode.GOING_AWAY
+    client.session.close()
+    client.outbox.send_last(b"late")
+    assert client.outlet.written == []
+
+
+def test_what_was_merged_before_raw_was_asked_for_counts_when_the_client_gets_it():
+    hub = make_hub()
+    client = watching(hub, "A", "B")
+    client.outbox.blocked()
+    publish(hub, ("A", b"1"), ("A", b"2"), ("B", b"1"), ("B", b"2"))
+    client.say({"op": "subscribe", "symbols": ["A", "B"], "mode": "raw", "snapshot": False})
+    client.say({"op": "unsubscribe", "symbols": ["B"]})
+    assert client.outbox.merged == 0
+    client.outbox.drained()
+    assert [event["n"] for event in client.events() if event["ev"] == "quote"] == [2]
+    assert client.outbox.merged == 1, "of B it got nothing that would show a jump"

@@ -12,6 +12,7 @@ import termios
 
 import pytest
 import pytest_twisted
+from core_doubles import make_hub
 from twisted.internet import defer, protocol, reactor
 from twisted.internet.error import ConnectionAborted, ConnectionLost
 from twisted.internet.interfaces import IPushProducer
@@ -22,6 +23,7 @@ from zope.interface.verify import verifyObject
 
 from pushservice import wire
 from pushservice.closing import CloseCode
+from pushservice.interfaces import Progress
 from pushservice.outbox import Outbox
 from pushservice.outlet import (
     MODES,
@@ -51,7 +53,7 @@ class Connection(protocol.Protocol):
         self.lost = None
         self.closed_with: list[CloseCode] = []
         self.outlet = self.factory.make(self.transport, self.closed_with.append)
-        self.outbox = Outbox(wire.JSON, self.outlet)
+        self.outbox = Outbox(wire.JSON, self.outlet, make_hub().common, "t-1")
         self.factory.made.append(self)
 
     def dataReceived(self, data: bytes) -> None:
@@ -274,6 +276,60 @@ async def test_a_connection_that_is_gone_can_still_be_aborted(pair):
     ours.outlet.abort()
 
 
+# -- how far the client has come -------------------------------------------------------------------
+
+
+def progress(ours: Connection) -> Progress:
+    known = ours.outlet.progress()
+    assert known is not None
+    return known
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_the_client_took_grows_and_nothing_is_left_waiting(pair):
+    ours, client = pair
+    ours.outlet.attach(ours.outbox)
+    client.sendall(b"x")
+    await until(lambda: ours.received, "the handshake to be over on both sides")
+    for _ in range(3):
+        before = progress(ours).taken
+        ours.outlet.write(b"y" * 3000)
+        assert await deferToThread(read, client, 3000) == b"y" * 3000
+        await until(lambda: progress(ours).waiting == 0, "the acknowledgement")
+        # TLS adds little to it.
+        assert 3000 <= progress(ours).taken - before < 3300
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_stopped_reading_takes_nothing_until_it_reads_again(pair):
+    ours, client = pair
+    ours.outlet.attach(ours.outbox)
+    written = await fill(ours)
+    # What its kernel has room for is taken after all; then nothing more is.
+    start = waiting(client, termios.FIONREAD) - progress(ours).taken
+    await until(
+        lambda: (
+            progress(ours).waiting
+            and waiting(client, termios.FIONREAD) - progress(ours).taken == start
+        ),
+        "the client's kernel to have acknowledged what it keeps",
+    )
+    stuck = progress(ours)
+    await until_turned(20)
+    assert progress(ours) == stuck
+    assert await deferToThread(read, client, len(written)) == written
+    await until(lambda: progress(ours).waiting == 0, "the client to have all")
+    assert progress(ours).taken > stuck.taken
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_the_client_took_is_not_known_once_the_connection_is_gone(pair):
+    ours, client = pair
+    client.close()
+    await until(lambda: ours.lost is not None, "the end")
+    assert ours.outlet.progress() is None
+
+
 @pytest_twisted.ensureDeferred
 async def test_an_outlet_is_a_push_producer(pair):
     ours, _ = pair
@@ -405,5 +461,6 @@ def test_a_mode_that_is_none_is_refused_with_those_that_are():
 
 
 def test_a_transport_of_another_kind_gets_a_portable_outlet():
-    make = choose("direct", reactor).make
-    assert type(make(StringTransport(), lambda code: None)) is PortableOutlet
+    made = choose("direct", reactor).make(StringTransport(), lambda code: None)
+    assert type(made) is PortableOutlet
+    assert made.progress() is None, "it has no socket that could be asked"

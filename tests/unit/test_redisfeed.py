@@ -13,7 +13,7 @@ from twisted.logger import capturedLogs, formatEvent
 from waiting import until
 
 from pushservice.channels import SymbolReader
-from pushservice.config import RedisAddress, redis_address
+from pushservice.redisurl import RedisAddress, redis_address
 from pushservice.metrics import Counters
 from pushservice.redisfeed import TURN_BUDGET, RedisFeed, _Subscriber
 

@@ -16,7 +16,7 @@ from twisted.logger import capturedLogs, formatEvent
 from waiting import until
 
 from pushservice import redislink
-from pushservice.config import RedisAddress, redis_address
+from pushservice.redisurl import RedisAddress, redis_address
 from pushservice.redislink import RedisLink
 
 

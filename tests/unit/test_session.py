@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from core_doubles import Client, make_hub, publish
+from core_doubles import Client, FixedClock, make_hub, publish
 
 from pushservice import wire
+from pushservice.closing import CloseCode
+from pushservice.limits import Limits
 from pushservice.metrics import Counters
-from pushservice.session import Limits
 
 
 def greeted(*args: object, **values: object) -> Client:
@@ -19,7 +20,7 @@ def greeted(*args: object, **values: object) -> Client:
 
 
 def test_a_client_is_welcomed_with_its_id_the_epoch_and_the_limits():
-    client = Client(make_hub(), "a1-17", limits=Limits(500, 16384, 5000))
+    client = Client(make_hub(), "a1-17", limits=Limits(symbols=500))
     assert client.events() == [
         {
             "ev": "welcome",
@@ -210,3 +211,224 @@ def test_a_raw_clients_errors_are_json_objects_one_a_symbol():
     errors = [json.loads(text)["error"] for text in client.texts()]
     assert [error["code"] for error in errors] == [411, 411, 400]
     assert errors[0]["msg"].startswith("b*: ")
+
+
+# -- mode and interval -----------------------------------------------------------------------------
+
+
+def three_while_full(hub, client: Client) -> list[int]:
+    """The `n` of the updates that a client gets of three that came while its outlet was full."""
+    client.frames()
+    client.outbox.blocked()
+    publish(hub, ("A", b"1"))
+    publish(hub, ("A", b"2"))
+    publish(hub, ("A", b"3"))
+    client.outbox.drained()
+    return [event["n"] % 3 or 3 for event in client.events()]
+
+
+def test_a_raw_subscription_gets_every_update_where_another_gets_the_newest():
+    hub = make_hub()
+    client = greeted(hub)
+    client.say({"op": "subscribe", "symbols": ["A"], "mode": "raw"})
+    assert three_while_full(hub, client) == [1, 2, 3]
+    client.say({"op": "subscribe", "symbols": ["A"]})
+    assert three_while_full(hub, client) == [3]
+    client.say({"op": "subscribe", "symbols": ["A"], "mode": "raw"})
+    assert three_while_full(hub, client) == [1, 2, 3]
+
+
+def quotes(client: Client) -> list[int]:
+    return [event["n"] for event in client.events() if event["ev"] == "quote"]
+
+
+def test_a_subscription_with_an_interval_gets_the_newest_update_once_in_it():
+    clock = FixedClock()
+    hub = make_hub(clock)
+    client = greeted(hub)
+    client.say({"op": "subscribe", "symbols": ["A"], "interval": 1000})
+    for _ in range(4):
+        publish(hub, ("A", b"1"))
+    assert quotes(client) == []
+    clock.pump([0.05] * 21)
+    assert quotes(client) == [4]
+    client.session.close()
+    assert clock.getDelayedCalls() == []
+
+
+def test_subscribing_again_replaces_the_interval_and_the_mode():
+    clock = FixedClock()
+    hub = make_hub(clock)
+    client = greeted(hub)
+    client.say({"op": "subscribe", "symbols": ["A"], "interval": 60_000})
+    publish(hub, ("A", b"1"))
+    client.say({"op": "subscribe", "symbols": ["A"], "interval": 100, "snapshot": False})
+    assert quotes(client) == [1], "what was pending comes first"
+    publish(hub, ("A", b"2"))
+    assert quotes(client) == []
+    clock.pump([0.01] * 11)
+    assert quotes(client) == [2]
+    client.say({"op": "subscribe", "symbols": ["A"]})
+    assert clock.getDelayedCalls() == [], "nobody wants an interval any more"
+    publish(hub, ("A", b"3"))
+    assert quotes(client) == [3]
+    client.say({"op": "subscribe", "symbols": ["A"], "interval": 100})
+    publish(hub, ("A", b"4"))
+    assert quotes(client) == []
+    clock.pump([0.01] * 11)
+    assert quotes(client) == [4]
+    client.say({"op": "unsubscribe"})
+    assert clock.getDelayedCalls() == []
+
+
+def test_each_symbol_is_watched_in_the_way_it_was_last_asked_for():
+    clock = FixedClock()
+    hub = make_hub(clock)
+    client = greeted(hub)
+    client.say({"op": "subscribe", "symbols": ["A", "B"], "interval": 100})
+    client.say({"op": "subscribe", "symbols": ["B"]})
+    client.frames()
+    publish(hub, ("A", b"1"), ("B", b"1"))
+    assert [event["s"] for event in client.events()] == ["B"]
+    clock.pump([0.01] * 11)
+    assert [event["s"] for event in client.events()] == ["A"]
+    client.session.close()
+
+
+def test_raw_with_an_interval_is_refused_and_changes_nothing():
+    hub = make_hub()
+    client = greeted(hub)
+    client.say({"op": "subscribe", "id": 3, "symbols": ["A"], "mode": "raw", "interval": 5})
+    [event] = client.events()
+    assert (event["ev"], event["code"], event["id"]) == ("error", 400, 3)
+    assert hub.count_topics() == 0
+
+
+# -- room for symbols ------------------------------------------------------------------------------
+
+
+def test_symbols_beyond_the_room_for_all_clients_are_refused_one_by_one_in_words():
+    limits = Limits(total_symbols=2)
+    hub = make_hub(limits=limits)
+    first, second = greeted(hub, limits=limits), greeted(hub, limits=limits)
+    first.say({"op": "subscribe", "symbols": ["A"]})
+    second.say({"op": "subscribe", "id": 1, "symbols": ["B", "C", "A", "D"]})
+    [event] = second.events()
+    assert event["symbols"] == ["B", "A"]
+    assert event["total"] == 2
+    assert {symbol: error["code"] for symbol, error in event["errors"].items()} == {
+        "C": 405,
+        "D": 405,
+    }
+    assert (
+        "only those that somebody watches already can be subscribed" in event["errors"]["C"]["msg"]
+    )
+    assert hub.count_topics() == 2
+    first.say({"op": "unsubscribe"})
+    second.say({"op": "unsubscribe", "symbols": ["A"]})
+    second.say({"op": "subscribe", "symbols": ["C"]})
+    assert second.events()[-1]["symbols"] == ["C"]
+
+
+def test_a_symbol_that_nobody_watches_makes_room_for_one_that_somebody_wants():
+    limits = Limits(total_symbols=1)
+    hub = make_hub(limits=limits)
+    publish(hub, ("OLD", b"1"))
+    client = greeted(hub, limits=limits)
+    client.say({"op": "subscribe", "symbols": ["NEW"]})
+    [event] = client.events()
+    assert event["symbols"] == ["NEW"]
+    assert hub.topic("OLD") is None
+
+
+# -- floods ----------------------------------------------------------------------------------------
+
+
+class Talker(Client):
+    """A client whose messages arrive as frames, and which is closed as the edge would close it."""
+
+    def say(self, command: object) -> None:
+        text = command if isinstance(command, bytes) else json.dumps(command).encode()
+        self.session.arrived(len(text))
+        goes_on = self.session.frame()
+        if self.outlet.closed_with is not None:
+            self.session.close()
+        if goes_on:
+            self.session.receive(text)
+
+
+SLOWLY = Limits(message_rate=2, byte_rate=0)
+
+
+def talker(counters: Counters | None = None, codec: wire.Codec = wire.JSON) -> Talker:
+    """A client that has just used up its twenty messages."""
+    clock = FixedClock()
+    hub = make_hub(clock)
+    client = Talker(hub, codec=codec, limits=SLOWLY, counters=counters or Counters())
+    for _ in range(20):
+        client.say({"op": "unsubscribe"})
+    client.frames()
+    return client
+
+
+def test_what_is_over_the_rate_is_refused_with_its_id_and_not_carried_out():
+    counters = Counters()
+    client = talker(counters)
+    client.say({"op": "subscribe", "id": 21, "symbols": ["A"]})
+    client.say(b'{"op":"nonsense","id":"x"}')
+    first, second = client.events()
+    assert (first["ev"], first["code"], first["id"]) == ("error", 429, 21)
+    assert (second["ev"], second["code"], second["id"]) == ("error", 429, "x")
+    assert "refused, and not carried out" in first["msg"]
+    assert "over 10 seconds at most 2 messages a second are" in first["msg"]
+    assert len(client.outbox.topics) == 0
+    assert (counters.messages_refused, counters.command_errors) == (2, 2)
+    assert client.outlet.closed_with is None
+
+
+def test_a_message_over_the_rate_that_has_no_id_is_refused_without_one():
+    client = talker()
+    client.say(b"hello")
+    [event] = client.events()
+    assert event["code"] == 429
+    assert "id" not in event
+
+
+def test_a_raw_client_over_its_rate_is_told_so_too():
+    client = talker(codec=wire.RAW)
+    client.say(b"A,B")
+    [text] = client.texts()
+    assert json.loads(text)["error"]["code"] == 429
+    assert len(client.outbox.topics) == 0
+
+
+def test_who_goes_on_is_closed_as_a_flood_once():
+    counters = Counters()
+    client = talker(counters)
+    for _ in range(10):
+        client.say({"op": "ping"})
+    assert [event["code"] for event in client.events()] == [429, 429]
+    assert client.outlet.closed_with == CloseCode.FLOODING
+    assert counters.closed_flooding == 1
+
+
+def test_the_words_name_the_rates_that_there_are():
+    for limits, words in (
+        (Limits(message_rate=3, byte_rate=0), "at most 3 messages a second are"),
+        (Limits(message_rate=0, byte_rate=7, message=128), "at most 7 bytes a second are"),
+        (Limits(message_rate=3, byte_rate=9000), "at most 3 messages a second and 9000 bytes a"),
+    ):
+        client = Talker(make_hub(), limits=limits)
+        client.frames()
+        events: list[dict] = []
+        while not events or events[-1]["ev"] != "error":
+            client.say({"op": "ping"})
+            events += client.events()
+        assert words in events[-1]["msg"]
+
+
+def test_whatever_arrives_answers_a_ping():
+    client = greeted(make_hub())
+    client.outbox.unanswered = 7
+    client.session.arrived(1)
+    assert client.outbox.unanswered is None

@@ -13,7 +13,10 @@ from twisted.application.service import IService
 from twisted.python.usage import UsageError
 
 import pushservice
-from pushservice.config import OPTIONS, Config, RedisAddress
+from pushservice.config import Config
+from pushservice.limits import Limits
+from pushservice.options import OPTIONS
+from pushservice.redisurl import RedisAddress
 from pushservice.service import CannotStart, Daemon
 from pushservice.tap import Options, makeService
 
@@ -50,7 +53,7 @@ def test_every_default_of_an_option_is_the_default_of_its_field():
     typed = [
         f"--{option.name}={option.default}" for option in OPTIONS if option.default is not None
     ]
-    assert len(typed) >= 8
+    assert len(typed) >= 20
     assert config_of(*typed) == Config()
 
 
@@ -61,6 +64,11 @@ def test_every_option_reaches_the_config():
         *("--channels", "a.*", "--channels", "b.*", "--symbol-regex", r"\.(?P<symbol>.+)"),
         *("--max-connections", "11", "--max-symbols", "12", "--max-message", "1300"),
         *("--heartbeat", "1400", "--no-page", "--demo", "--demo-rate", "15"),
+        *("--max-per-address", "16", "--connect-rate", "0", "--max-handshakes", "18"),
+        *("--tls-timeout", "1.9", "--upgrade-timeout", "2", "--close-timeout", "2.125"),
+        *("--max-total-symbols", "22", "--message-rate", "23", "--byte-rate", "24"),
+        *("--raw-budget", "2500", "--send-buffer", "26", "--stall-timeout", "0.1"),
+        *("--ping-interval", "28.5", "--ping-timeout", "28.25"),
     ) == Config(
         port=9,
         interface="::1",
@@ -72,9 +80,25 @@ def test_every_option_reaches_the_config():
         channels=("a.*", "b.*"),
         symbol_regex=r"\.(?P<symbol>.+)",
         max_connections=11,
-        max_symbols=12,
-        max_message=1300,
-        heartbeat=1400,
+        limits=Limits(
+            symbols=12,
+            message=1300,
+            heartbeat_ms=1400,
+            per_address=16,
+            connect_rate=0,
+            handshakes=18,
+            tls_timeout=1.9,
+            upgrade_timeout=2,
+            close_timeout=2.125,
+            total_symbols=22,
+            message_rate=23,
+            byte_rate=24,
+            raw_budget=2500,
+            send_buffer=26,
+            stall_timeout=0.1,
+            ping_interval=28.5,
+            ping_timeout=28.25,
+        ),
         page=False,
         demo=True,
         demo_rate=15,
@@ -99,6 +123,9 @@ def test_repeatable_options_of_one_command_line_are_not_seen_by_the_next():
         (["--channels", ""], "--channels: the value is empty"),
         (["--listen", ""], "--listen: the value is empty"),
         (["--cert", "a.crt"], "--cert needs --key too"),
+        (["--tls-timeout", "1e3"], "--tls-timeout: '1e3' is no number of seconds from 0.1 to 600"),
+        (["--max-handshakes", "15"], "--max-handshakes: '15' is no whole number from 16 to"),
+        (["--ping-timeout", "21"], "--ping-timeout 21 is longer than --ping-interval 20"),
         (["--nonsense"], "--nonsense"),
         (["word"], "Wrong number of arguments."),
     ],

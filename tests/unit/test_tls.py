@@ -22,10 +22,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa, x25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import SSL
 from twisted.internet import defer, protocol, reactor
+from twisted.internet.address import IPv4Address
+from twisted.internet.interfaces import IProtocolFactory
+from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
 from waiting import until
+from zope.interface.verify import verifyObject
 
-from pushservice.tls import TLSFactory, development_pair, server_options
+from pushservice.tls import NeverNone, TLSFactory, development_pair, server_options
 
 NOW = datetime.datetime.now(datetime.UTC)
 
@@ -450,3 +454,103 @@ def test_a_client_that_comes_again_resumes_its_session_by_its_ticket(tmp_path, v
         client = shake_hands(SSL.Connection(options.getContext(), None), context, session)
         assert client.session_reused is again
         session = client.session
+
+
+# -- connections that the factory within wants none of ---------------------------------------------
+
+
+class Picky(protocol.Factory):
+    """Wants a connection only while `open`."""
+
+    protocol = Echo
+    noisy = False
+
+    def __init__(self) -> None:
+        self.present = 0
+        self.open = False
+        self.asked: list[object] = []
+        self.started = 0
+
+    def doStart(self) -> None:
+        self.started += 1
+
+    def doStop(self) -> None:
+        self.started -= 1
+
+    def buildProtocol(self, addr) -> protocol.Protocol | None:
+        self.asked.append(addr)
+        return super().buildProtocol(addr) if self.open else None
+
+
+ADDRESS = IPv4Address("TCP", "192.0.2.1", 54321)
+
+
+def test_tls_is_not_begun_for_a_connection_that_the_factory_within_wants_none_of(tmp_path):
+    pair = development_pair(tmp_path)
+    within = Picky()
+    factory = TLSFactory(server_options(pair.certificate, pair.key), within, reactor)
+    assert factory.buildProtocol(ADDRESS) is None
+    within.open = True
+    built = factory.buildProtocol(ADDRESS)
+    assert isinstance(built.wrappedProtocol, Echo)
+    assert within.asked == [ADDRESS, ADDRESS]
+
+
+def test_who_takes_no_none_gets_a_protocol_that_ends_its_connection():
+    within = Picky()
+    factory = NeverNone(within)
+    assert verifyObject(IProtocolFactory, factory)
+    refused = factory.buildProtocol(ADDRESS)
+    transport = AbortableTransport()
+    refused.makeConnection(transport)
+    assert transport.aborted
+    within.open = True
+    assert isinstance(factory.buildProtocol(ADDRESS), Echo)
+    assert within.asked == [ADDRESS, ADDRESS]
+
+
+class AbortableTransport(StringTransport):
+    """Says whether it was aborted."""
+
+    aborted = False
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+
+def test_a_factory_within_begins_and_ends_with_its_port():
+    within = Picky()
+    factory = NeverNone(within)
+    factory.doStart()
+    assert within.started == 1
+    factory.doStop()
+    assert within.started == 0
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("way", ["TLS around it", "a TLS port of Twisted's"])
+async def test_a_refused_connection_is_ended_and_the_next_one_is_served(tmp_path, way):
+    pair = development_pair(tmp_path)
+    within = Picky()
+    options = server_options(pair.certificate, pair.key)
+    if way == "TLS around it":
+        port = reactor.listenTCP(0, TLSFactory(options, within, reactor), interface="127.0.0.1")
+    else:
+        # What an ssl: endpoint listens with.
+        port = reactor.listenSSL(0, NeverNone(within), options, interface="127.0.0.1")
+    number = port.getHost().port
+
+    def refused() -> bytes:
+        with socket.create_connection(("127.0.0.1", number), 10) as client:
+            try:
+                return client.recv(100)
+            except ConnectionResetError:
+                return b""
+
+    for count in (1, 2):
+        assert await deferToThread(refused) == b""
+        assert len(within.asked) == count
+    within.open = True
+    assert (await deferToThread(talk, number)).echo == b"QUOTE"
+    await until(lambda: within.present == 0, "the end of the one that was served")
+    await port.stopListening()

@@ -5,36 +5,43 @@ from __future__ import annotations
 import json
 import os
 import socket
+import ssl
 import struct
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import pytest_twisted
 from core_doubles import FixedClock, make_hub, publish, unframe
 from twisted.internet import defer, reactor
-from twisted.internet.address import IPv4Address
+from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from waiting import until
+from zope.interface import implementer
 
+from pushservice.admission import GRACE
 from pushservice.closing import CloseCode
 from pushservice.hub import Hub
+from pushservice.lean import LeanProtocol
+from pushservice.limits import Limits
 from pushservice.metrics import Counters
-from pushservice.session import Limits
+from pushservice.tls import Pair, TLSFactory, development_pair, server_options
 from pushservice.web import build_site
 from pushservice.websocket import (
-    CLOSE_TIMEOUT,
-    HANDSHAKE_TIMEOUT,
+    CROWDED_PAUSE,
+    MAX_PAGE_REQUESTS,
     MAX_REQUEST_HEAD,
-    SPARE_CONNECTIONS,
-    Bounds,
+    PAGE_TIMEOUT,
     QuoteFactory,
     QuoteProtocol,
 )
+
+HOME, ELSEWHERE = "127.0.0.1", "192.0.2.1"
 
 REQUEST = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -69,24 +76,58 @@ class RecordingTransport(StringTransport):
         self.producer = None
 
 
+@implementer(ISSLTransport)
+class SecureTransport(RecordingTransport):
+    """Looks like TLS; the test says when its handshake is done."""
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """Change nothing."""
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        """Change nothing."""
+
+
+class Port:
+    """A listening port: whether it accepts, and how often that changed."""
+
+    def __init__(self) -> None:
+        self.accepting = True
+        self.changes = 0
+
+    def stopReading(self) -> None:
+        assert self.accepting, "stopped twice"
+        self.accepting = False
+        self.changes += 1
+
+    def startReading(self) -> None:
+        assert not self.accepting, "started twice"
+        self.accepting = True
+        self.changes += 1
+
+
 class Edge:
     """A factory over a clock, and connections over transports that record."""
 
-    def __init__(self, *, page: bool = True, connections: int = 10, **limits: int) -> None:
-        self.clock = Clock()
+    def __init__(self, *, page: bool = True, **limits: float) -> None:
+        self.clock = FixedClock()
         self.counters = Counters()
-        self.hub: Hub = make_hub(FixedClock(), self.counters)
+        self.hub: Hub = make_hub(self.clock, self.counters)
+        self.limits = Limits(**{"connections": 10} | limits)
         site = build_site(self.clock, self.hub.recent_symbols, lambda: None, page)
-        self.factory = QuoteFactory(
-            self.clock, self.hub, Limits(**limits), Bounds(connections), site, self.counters
-        )
+        self.factory = QuoteFactory(self.clock, self.hub, self.limits, site, self.counters)
+        self.port = Port()
+        self.factory.ports.append(self.port)
 
-    def connect(self) -> Connection:
-        return Connection(self)
+    def connect(self, host: str = HOME, transport: type = RecordingTransport) -> Connection:
+        return Connection(self, host, transport)
 
-    def open(self, headers: bytes = b"") -> Connection:
+    def refuses(self, host: str = HOME) -> bool:
+        """Whether a connection from `host` does not even come in."""
+        return self.factory.buildProtocol(IPv4Address("TCP", host, 54321)) is None
+
+    def open(self, headers: bytes = b"", host: str = HOME) -> Connection:
         """A connection whose handshake is done and whose welcome is read."""
-        connection = Connection(self)
+        connection = Connection(self, host)
         connection.send(REQUEST % headers)
         assert connection.transport.value().startswith(b"HTTP/1.1 101 ")
         connection.transport.clear()
@@ -96,10 +137,12 @@ class Edge:
 class Connection:
     """One client's end, on the wire's level."""
 
-    def __init__(self, edge: Edge) -> None:
+    def __init__(self, edge: Edge, host: str, transport: type = RecordingTransport) -> None:
         self.edge = edge
-        self.transport = RecordingTransport(peerAddress=IPv4Address("TCP", "127.0.0.1", 54321))
-        self.protocol: QuoteProtocol = edge.factory.buildProtocol(self.transport.getPeer())
+        self.transport = transport(peerAddress=IPv4Address("TCP", host, 54321))
+        protocol = edge.factory.buildProtocol(self.transport.getPeer())
+        assert protocol is not None
+        self.protocol: QuoteProtocol = protocol
         self.protocol.makeConnection(self.transport)
 
     def send(self, data: bytes) -> None:
@@ -180,15 +223,80 @@ def test_messages_sent_along_with_the_handshake_are_answered():
 
 
 def test_a_handshake_that_takes_too_long_is_aborted():
-    edge = Edge()
+    edge = Edge(upgrade_timeout=7, tls_timeout=3)
     silent, dribbling, done = edge.connect(), edge.connect(), edge.open()
+    edge.clock.advance(4)
     dribbling.send(b"GET / HT")
-    edge.clock.advance(HANDSHAKE_TIMEOUT - 0.1)
+    edge.clock.advance(2.9)
     assert not silent.transport.disconnecting
     edge.clock.advance(0.2)
     assert silent.transport.aborts == dribbling.transport.aborts == 1
     assert not done.transport.disconnecting
-    assert edge.counters.handshakes_refused == 2
+    assert edge.counters.aborted_handshakes == 2
+
+
+def test_a_tls_handshake_has_a_time_of_its_own_and_the_upgrade_its_own_from_there():
+    edge = Edge(tls_timeout=3, upgrade_timeout=7)
+    silent, dribbling, quick = (edge.connect(transport=SecureTransport) for _ in range(3))
+    edge.clock.advance(2.9)
+    for each in (dribbling, quick):
+        each.protocol.handshakeCompleted()
+    edge.clock.advance(0.2)
+    assert silent.transport.aborts == 1
+    edge.clock.advance(6.7)
+    quick.send(REQUEST % b"")
+    assert not dribbling.transport.disconnecting
+    edge.clock.advance(0.2)
+    assert dribbling.transport.aborts == 1
+    edge.clock.advance(1000)
+    assert not quick.transport.disconnecting
+    assert edge.counters.aborted_handshakes == 2
+
+
+def test_real_tls_says_when_its_handshake_is_done(tmp_path):
+    edge = Edge(tls_timeout=3, upgrade_timeout=7)
+    files = development_pair(tmp_path)
+    tls, transport = over_tls(edge, files)
+    edge.clock.advance(2.9)
+    shake_hands(tls, transport, files.certificate)
+    edge.clock.advance(6.9)
+    assert not transport.disconnecting, "the time of TLS is over, and no longer counts"
+    edge.clock.advance(0.2)
+    assert transport.aborts == 1
+
+
+def test_real_tls_that_is_never_done_is_aborted_after_its_own_time(tmp_path):
+    edge = Edge(tls_timeout=3, upgrade_timeout=7)
+    _, transport = over_tls(edge, development_pair(tmp_path))
+    edge.clock.advance(2.9)
+    assert not transport.disconnecting
+    edge.clock.advance(0.2)
+    assert transport.aborts == 1
+
+
+def over_tls(edge: Edge, files: Pair) -> tuple[Any, RecordingTransport]:
+    """A connection under Twisted's own TLS: that, and the transport below it."""
+    transport = RecordingTransport(peerAddress=IPv4Address("TCP", HOME, 54321))
+    options = server_options(files.certificate, files.key)
+    tls = TLSFactory(options, edge.factory, edge.clock).buildProtocol(transport.getPeer())
+    assert tls is not None
+    tls.makeConnection(transport)
+    return tls, transport
+
+
+def shake_hands(tls: Any, transport: RecordingTransport, certificate: Any) -> None:
+    """Be a TLS client of `tls` until the handshake is done on both sides."""
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.create_default_context(cafile=str(certificate))
+    client = context.wrap_bio(to_client, to_server, server_hostname="localhost")
+    for _ in range(4):
+        with suppress(ssl.SSLWantReadError):
+            client.do_handshake()
+        if to_server.pending:
+            tls.dataReceived(to_server.read())
+        to_client.write(transport.value())
+        transport.clear()
+    assert client.version()
 
 
 def test_an_endless_request_head_is_refused():
@@ -214,19 +322,64 @@ def test_methods_other_than_get_and_head_are_refused():
     assert b"Allow: GET, HEAD" in answer
 
 
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
 def test_a_request_without_upgrade_gets_the_page_and_may_ask_again():
     edge = Edge()
     connection = edge.connect()
     for _ in range(2):
-        connection.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        connection.send(GET)
         assert connection.transport.value().startswith(b"HTTP/1.1 200 OK\r\n")
         assert b"<title>" in connection.transport.value()
         connection.transport.clear()
-    edge.clock.advance(HANDSHAKE_TIMEOUT + 1)
+    edge.clock.advance(edge.limits.upgrade_timeout + 1)
     assert not connection.transport.disconnecting, "a page is no unfinished handshake"
     connection.lose()
-    assert edge.factory.open_connections == 0
-    edge.clock.advance(120)
+    assert edge.factory.admission.connections == 0
+    assert edge.clock.getDelayedCalls() == []
+
+
+def test_a_connection_that_fetches_pages_ends_however_often_it_asks():
+    edge = Edge()
+    connection = edge.connect()
+    for _ in range(6):
+        connection.send(GET)
+        assert connection.transport.value().startswith(b"HTTP/1.1 200 OK\r\n")
+        connection.transport.clear()
+        edge.clock.advance((PAGE_TIMEOUT - 1) / 6)
+    assert not connection.transport.disconnecting
+    edge.clock.advance(1.1)
+    assert connection.transport.aborts == 1
+
+
+def test_tls_that_is_done_changes_nothing_for_a_page_or_for_a_refusal():
+    edge = Edge(upgrade_timeout=3, close_timeout=2)
+    page, refused = (edge.connect(transport=SecureTransport) for _ in range(2))
+    page.send(GET)
+    refused.send(b"\x00")
+    for each in (page, refused):
+        each.protocol.handshakeCompleted()
+    edge.clock.advance(2.1)
+    assert refused.transport.aborts == 1
+    edge.clock.advance(10)
+    assert not page.transport.disconnecting
+
+
+def test_a_connection_that_fetches_pages_may_ask_for_so_much_and_no_more():
+    edge = Edge()
+    connection = edge.connect()
+    request = b"GET /favicon.ico HTTP/1.1\r\nHost: a\r\nX: %b\r\n\r\n"
+    request %= b"x" * (8192 - len(request % b""))
+    for _ in range(MAX_PAGE_REQUESTS // len(request)):
+        connection.send(request)
+        assert connection.transport.value().startswith(b"HTTP/1.1 ")
+        connection.transport.clear()
+    assert not connection.transport.disconnecting
+    connection.send(b"G")
+    assert connection.transport.aborts == 1
+    connection.send(GET[1:])
+    assert connection.transport.value() == b""
 
 
 def test_without_the_page_a_request_is_told_to_upgrade():
@@ -266,14 +419,356 @@ def test_a_draining_server_answers_503():
     assert connection.transport.value().startswith(b"HTTP/1.1 503 ")
 
 
-def test_connections_far_beyond_the_limit_are_dropped_at_the_door():
-    edge = Edge(connections=1)
-    connections = [edge.connect() for _ in range(2 + SPARE_CONNECTIONS)]
-    assert [c.transport.disconnecting for c in connections].count(True) == 1
-    assert connections[-1].transport.disconnecting
+def test_an_address_with_too_many_connections_is_told_so_and_others_are_not():
+    edge = Edge(per_address=2)
+    inside = [edge.open(), edge.open()]
+    refused = edge.connect()
+    refused.send(REQUEST % b"")
+    answer = refused.transport.value()
+    assert answer.startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
+    assert b"\r\nRetry-After: 5\r\n" in answer
+    assert b"more than 2 connections from your address" in answer
+    assert refused.transport.disconnecting
+    assert (edge.counters.connections_refused, edge.counters.handshakes_refused) == (1, 1)
+    edge.open(host=ELSEWHERE)
+    refused.lose()
+    inside[0].lose()
+    edge.open()
+
+
+def test_unfinished_handshakes_count_for_their_address_too():
+    edge = Edge(per_address=2)
+    edge.connect()
+    edge.connect()
+    late = edge.connect()
+    late.send(REQUEST % b"")
+    assert late.transport.value().startswith(b"HTTP/1.1 429 ")
+
+
+def test_far_beyond_its_limit_an_address_is_not_even_let_in():
+    edge = Edge(per_address=1)
+    connections = [edge.connect() for _ in range(1 + 16)]
+    assert edge.refuses()
+    assert edge.refuses("::ffff:127.0.0.1")
+    assert not edge.refuses(ELSEWHERE)
+    assert edge.counters.connections_refused == 2
+    assert edge.counters.connections_accepted == edge.factory.admission.connections == 17
     for connection in connections:
         connection.lose()
-    assert edge.factory.open_connections == 0
+    assert edge.factory.admission.connections == 0
+    assert not edge.refuses()
+
+
+def test_an_address_that_connects_too_fast_is_not_let_in_until_it_stops():
+    edge = Edge(connect_rate=1)
+    for _ in range(10):
+        edge.open().lose()
+    assert edge.refuses()
+    assert not edge.refuses(ELSEWHERE)
+    edge.clock.advance(1.1)
+    edge.open()
+    assert edge.refuses()
+    assert edge.counters.connections_refused == 2
+
+
+def test_clients_of_a_unix_socket_have_no_address_and_no_limit_for_one():
+    edge = Edge(per_address=1, connect_rate=1)
+    for _ in range(50):
+        transport = RecordingTransport(peerAddress=UNIXAddress(b""))
+        protocol = edge.factory.buildProtocol(transport.getPeer())
+        protocol.makeConnection(transport)
+    protocol.dataReceived(REQUEST % b"")
+    assert transport.value().startswith(b"HTTP/1.1 101 ")
+
+
+# -- floods ----------------------------------------------------------------------------------------
+
+#: Fifty frames at once, five more that are refused with patience, and no more.
+FIVE_A_SECOND = {"message_rate": 5, "byte_rate": 0, "close_timeout": 3}
+
+
+def flood(frames: list[tuple[int, bytes]]) -> tuple[list[dict[str, Any]], int]:
+    """The events in `frames` and the code of the close that must be the last of them."""
+    *texts, (first, close) = frames
+    assert first == 0x88
+    assert all(head == 0x81 for head, _ in texts)
+    return [event for _, text in texts for event in json.loads(text)], int.from_bytes(close[:2])
+
+
+def test_a_flood_is_refused_by_the_commands_ids_then_closed_and_no_longer_read():
+    edge = Edge(**FIVE_A_SECOND)
+    connection, other = edge.open(), edge.open()
+    for number in range(60):
+        connection.send(masked(1, b'{"op":"ping","id":%d}' % number))
+    events, code = flood(connection.frames())
+    assert code == 4029
+    assert [event["id"] for event in events] == list(range(55))
+    assert {event["ev"] for event in events[:50]} == {"pong"}
+    assert {(event["ev"], event["code"]) for event in events[50:]} == {("error", 429)}
+    assert "at most 5 messages a second" in events[50]["msg"]
+    assert edge.hub.count_outboxes() == 1
+    assert connection.transport.producerState == "paused"
+    assert (edge.counters.messages_refused, edge.counters.closed_flooding) == (5, 1)
+    assert other.say({"op": "ping"}) == [{"ev": "pong"}]
+
+
+def test_a_client_that_was_closed_for_its_flood_is_aborted_in_time_whatever_it_sends():
+    edge = Edge(**FIVE_A_SECOND)
+    connection = edge.open()
+    for _ in range(60):
+        connection.send(masked(9, b""))
+    connection.frames()
+    connection.send(masked(8, b"\x0f\xbd"))
+    connection.send(masked(9, b"") * 1000)
+    assert connection.frames() == []
+    edge.clock.advance(2.9)
+    assert connection.transport.aborts == 0
+    edge.clock.advance(0.2)
+    assert connection.transport.aborts == 1
+    connection.lose()
+    assert edge.clock.getDelayedCalls() == []
+
+
+@pytest.fixture
+def begun(monkeypatch) -> list[int]:
+    """The opcode of each frame that a connection began to look at past the flood control."""
+    opcodes: list[int] = []
+    begin = LeanProtocol.onFrameBegin
+
+    def counted(self: LeanProtocol) -> None:
+        opcodes.append(self.current_frame.opcode)
+        begin(self)
+
+    monkeypatch.setattr(LeanProtocol, "onFrameBegin", counted)
+    return opcodes
+
+
+IN_ONE_READ = {
+    "pings": masked(9, b"p") * 5000,
+    "pongs": masked(10, b"p") * 5000,
+    "messages": masked(1, b'{"op":"list"}') * 5000,
+    "no messages": masked(1, b"") * 5000,
+    "fragments": masked(1, b" ", final=False) + masked(0, b" ", final=False) * 5000,
+    "empty fragments": masked(1, b"", final=False) + masked(0, b"", final=False) * 5000,
+}
+
+
+@pytest.mark.parametrize("what", IN_ONE_READ)
+def test_the_rest_of_a_read_is_not_looked_at_once_it_is_a_flood(what, begun):
+    edge = Edge(**FIVE_A_SECOND)
+    connection = edge.open()
+    connection.send(IN_ONE_READ[what])
+    assert len(begun) == 55
+    assert connection.close_code() == 4029
+    assert connection.transport.producerState == "paused"
+    assert connection.protocol.data == b""
+    assert edge.counters.closed_flooding == 1
+    edge.clock.advance(3.1)
+    assert connection.transport.aborts == 1
+
+
+@pytest.mark.parametrize("what", IN_ONE_READ)
+def test_a_flood_that_comes_along_with_the_handshake_is_one_too(what, begun):
+    edge = Edge(**FIVE_A_SECOND)
+    connection = edge.connect()
+    connection.send(REQUEST % b"" + IN_ONE_READ[what])
+    assert len(begun) == 55
+    assert connection.transport.producerState == "paused"
+    assert edge.counters.closed_flooding == 1
+
+
+@pytest.mark.parametrize("what", ["pings", "empty fragments"])
+def test_a_client_that_is_being_closed_can_not_flood_either(what, begun):
+    edge = Edge(**FIVE_A_SECOND)
+    connection = edge.open()
+    connection.send(masked(2, b"binary"))
+    assert connection.close_code() == 1003
+    begun.clear()
+    for _ in range(10):
+        connection.send(IN_ONE_READ[what])
+    assert len(begun) <= 55
+
+
+@pytest.mark.parametrize("how", ["refused", "their close", "our close answered"])
+def test_what_comes_after_the_end_is_not_kept(how):
+    # TLS goes on delivering until the peer has said its goodbye too.
+    edge = Edge()
+    connection = edge.connect() if how == "refused" else edge.open()
+    if how == "refused":
+        connection.send(b"\x00")
+    elif how == "our close answered":
+        connection.protocol.close(CloseCode.GOING_AWAY)
+    if how != "refused":
+        connection.send(masked(8, b"\x03\xe8"))
+    assert connection.transport.disconnecting
+    for _ in range(100):
+        connection.send(b"x" * 10_000)
+    kept = len(connection.protocol.data)
+    assert kept <= 10_000
+
+
+@pytest.mark.parametrize(
+    "offence",
+    [masked(2, b"x"), masked(1, b"x" * 201), masked(3, b""), masked(1, b"\xff")],
+    ids=["binary", "too long", "reserved", "no UTF-8"],
+)
+def test_what_comes_while_it_is_closed_for_an_offence_is_not_kept(offence):
+    edge = Edge(message=200)
+    connection = edge.open()
+    connection.send(offence)
+    for _ in range(100):
+        connection.send(masked(1, b"y" * 10_000))
+    kept = len(connection.protocol.data)
+    assert kept <= 20_000
+
+
+def test_a_flood_of_bytes_is_refused_then_closed():
+    edge = Edge(message_rate=0, byte_rate=100, message=200)
+    connection = edge.open()
+    codes = []
+    for number in range(9):
+        text = (b'{"op":"ping","id":%d}' % number).ljust(122)
+        connection.send(masked(1, text))
+        codes += [
+            int.from_bytes(payload[:2]) if first == 0x88 else json.loads(payload)[0].get("code")
+            for first, payload in connection.frames()
+        ]
+    # Messages of 128 bytes, where a thousand are allowed and two hundred refused with patience.
+    assert codes == [None] * 7 + [429, 429]
+    connection.send(masked(1, b'{"op":"ping"}'.ljust(122)))
+    assert connection.close_code() == 4029
+
+
+def test_who_was_refused_is_answered_again_after_a_while_and_closed_no_sooner():
+    edge = Edge(**FIVE_A_SECOND)
+    connection = edge.open()
+    for _ in range(53):
+        connection.say({"op": "ping"})
+    assert [event["ev"] for event in connection.say({"op": "ping"})] == ["error"]
+    edge.clock.advance(1.1)
+    assert connection.say({"op": "ping"}) == [{"ev": "pong"}]
+    for _ in range(1000):
+        edge.clock.advance(0.2)
+        assert connection.say({"op": "ping"}) == [{"ev": "pong"}]
+
+
+def test_without_rates_nothing_is_a_flood():
+    edge = Edge(message_rate=0, byte_rate=0)
+    connection = edge.open()
+    connection.send(masked(9, b"p") * 20_000)
+    assert connection.frames() == [(0x8A, b"p")] * 20_000
+
+
+def test_a_flood_that_breaks_a_rule_first_is_closed_for_that():
+    edge = Edge(**FIVE_A_SECOND)
+    connection = edge.open()
+    connection.send(masked(9, b"") * 10 + masked(3, b""))
+    assert connection.close_code() == 1002
+
+
+# -- too many that are no clients ------------------------------------------------------------------
+
+
+def test_in_a_crowd_the_oldest_guest_makes_room_and_all_others_stay():
+    edge = Edge(handshakes=3)
+    client, first = edge.open(), edge.connect()
+    edge.clock.advance(GRACE - 1)
+    second = edge.connect()
+    edge.clock.advance(1.1)
+    third = edge.connect()
+    assert [each.transport.aborts for each in (client, first, second, third)] == [0, 1, 0, 0]
+    assert edge.counters.aborted_handshakes == 1
+    assert edge.port.changes == 0
+    first.lose()
+    third.send(REQUEST % b"")
+    assert third.transport.value().startswith(b"HTTP/1.1 101 ")
+
+
+@pytest.mark.parametrize("guest", ["page", "closing"])
+def test_pages_and_closing_clients_make_room_as_handshakes_do(guest):
+    edge = Edge(handshakes=2)
+    if guest == "page":
+        old = edge.connect()
+        old.send(GET)
+    else:
+        old = edge.open()
+        old.protocol.close(CloseCode.GOING_AWAY)
+    edge.clock.advance(GRACE + 0.1)
+    edge.connect()
+    assert old.transport.aborts == 1
+
+
+def test_in_a_crowd_of_newcomers_nobody_is_accepted_until_the_oldest_had_its_time():
+    edge = Edge(handshakes=3)
+    guests = [edge.connect() for _ in range(3)]
+    assert not edge.port.accepting
+    edge.clock.pump([CROWDED_PAUSE] * round(GRACE / CROWDED_PAUSE - 1))
+    assert not edge.port.accepting
+    assert edge.counters.aborted_handshakes == 0
+    edge.clock.pump([CROWDED_PAUSE] * 2)
+    assert edge.port.accepting
+    assert guests[0].transport.aborts == 1
+    assert edge.port.changes == 2
+    for guest in guests:
+        guest.lose()
+    edge.clock.advance(CROWDED_PAUSE)
+    assert edge.clock.getDelayedCalls() == []
+
+
+def test_a_crowd_that_became_clients_leaves_room_at_the_next_look():
+    edge = Edge(handshakes=2)
+    guests = [edge.connect() for _ in range(2)]
+    assert not edge.port.accepting
+    for guest in guests:
+        guest.send(REQUEST % b"")
+    assert not edge.port.accepting
+    edge.clock.advance(CROWDED_PAUSE)
+    assert edge.port.accepting
+    assert edge.counters.aborted_handshakes == 0
+    edge.clock.advance(100)
+    assert edge.port.changes == 2
+
+
+def test_who_comes_from_the_kernels_queue_while_no_more_are_accepted_stops_nothing_twice():
+    edge = Edge(handshakes=2)
+    for _ in range(5):
+        edge.connect()
+    assert edge.port.changes == 1
+    assert len(edge.clock.getDelayedCalls()) == 5 + 1, "a deadline for each, and one next look"
+    edge.clock.pump([CROWDED_PAUSE] * round(GRACE / CROWDED_PAUSE + 1))
+    assert edge.counters.aborted_handshakes == 4, "as many as it takes until there is room for one"
+    assert edge.port.accepting
+
+
+@pytest_twisted.ensureDeferred
+async def test_draining_in_a_crowd_never_accepts_again():
+    edge = Edge(handshakes=2)
+    guests = [edge.connect() for _ in range(2)]
+    assert not edge.port.accepting
+    edge.factory.draining = True
+    drained = defer.Deferred.fromCoroutine(edge.factory.drain())
+    for guest in guests:
+        assert guest.transport.aborts == 1
+        guest.lose()
+    await drained
+    assert edge.clock.getDelayedCalls() == []
+    assert not edge.port.accepting
+
+
+def test_a_crowd_that_leaves_before_the_drain_begins_opens_no_port_either():
+    edge = Edge(handshakes=2)
+    guests = [edge.connect() for _ in range(2)]
+    edge.factory.draining = True
+    edge.clock.advance(CROWDED_PAUSE)
+    for guest in guests:
+        guest.lose()
+    assert edge.clock.getDelayedCalls() == [], "who accepts no more need not look for room"
+    edge.clock.advance(10)
+    assert not edge.port.accepting
+    assert edge.clock.getDelayedCalls() == []
+
+
+# -- messages, rules, closing ----------------------------------------------------------------------
 
 
 def test_a_text_message_in_fragments_is_put_together():
@@ -341,12 +836,12 @@ def test_a_close_by_the_daemon_waits_for_the_answer_then_ends_in_order():
     connection.send(masked(8, b"\x03\xe9"))
     assert connection.transport.disconnecting
     connection.lose()
-    edge.clock.advance(CLOSE_TIMEOUT + 1)
+    assert edge.clock.getDelayedCalls() == []
 
 
 @pytest.mark.parametrize("begin", ["ours", "theirs", "refused"])
 def test_a_close_that_is_not_answered_ends_in_an_abort(begin):
-    edge = Edge()
+    edge = Edge(close_timeout=2.5)
     connection = edge.connect() if begin == "refused" else edge.open()
     if begin == "ours":
         connection.protocol.close(CloseCode.GOING_AWAY)
@@ -354,7 +849,7 @@ def test_a_close_that_is_not_answered_ends_in_an_abort(begin):
         connection.send(masked(8, b"\x03\xe8"))
     else:
         connection.send(b"\x00")
-    edge.clock.advance(CLOSE_TIMEOUT - 0.1)
+    edge.clock.advance(2.4)
     assert connection.transport.aborts == 0
     edge.clock.advance(0.2)
     assert connection.transport.aborts == 1
@@ -373,7 +868,7 @@ def test_a_lost_connection_leaves_nothing_behind():
     connection.say({"op": "subscribe", "symbols": ["A"]})
     connection.lose(ConnectionLost())
     assert edge.hub.count_outboxes() == edge.hub.count_topics() == 0
-    assert edge.factory.open_connections == 0
+    assert edge.factory.admission.connections == 0
     assert edge.counters.connections_closed == 1
     assert edge.clock.getDelayedCalls() == []
 
@@ -392,7 +887,8 @@ def test_a_fault_in_one_session_aborts_that_client_alone(logged_failures, monkey
     assert broken.transport.aborts == 1
     assert edge.hub.count_outboxes() == 1
     assert sound.say({"op": "ping"}) == [{"ev": "pong"}]
-    assert len(logged_failures.flush(ZeroDivisionError)) == 1
+    [event] = logged_failures.flush(ZeroDivisionError)
+    assert event["conn"] == broken.protocol.conn
 
 
 def test_a_failed_delivery_closes_its_client_with_1011(logged_failures):
@@ -401,7 +897,9 @@ def test_a_failed_delivery_closes_its_client_with_1011(logged_failures):
     [outbox] = edge.hub.outboxes()
     edge.factory.failed(outbox, OSError("no"))
     assert connection.close_code() == 1011
-    assert len(logged_failures.flush(OSError)) == 1
+    [event] = logged_failures.flush(OSError)
+    assert event["conn"] == connection.protocol.conn
+    assert "{conn}" in event["log_format"]
 
 
 def test_a_client_behind_a_full_transport_gets_the_newest_when_it_drains():
@@ -460,5 +958,5 @@ async def test_nagles_algorithm_is_off_on_an_accepted_socket():
     accepted = outbox.outlet._transport.socket
     assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
     client.transport.loseConnection()
-    await until(lambda: edge.factory.open_connections == 0, "the end of the connection")
+    await until(lambda: edge.factory.admission.connections == 0, "the end of the connection")
     await port.stopListening()

@@ -1,0 +1,137 @@
+"""What is kept for one client while it is behind, and what all clients' flows have in common.
+
+Must not know: outlets, frames, or when anything is sent.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pushservice.metrics import Counters
+
+if TYPE_CHECKING:
+    from pushservice.interfaces import Progress
+    from pushservice.outbox import Outbox
+    from pushservice.topic import Topic
+
+
+@dataclass(slots=True)
+class Common:
+    """What the outboxes of one hub share.
+
+    `raw_budget`: bytes of raw updates kept for one client; `too_slow` is told whose were more, and
+    closes it. `behind`: those that are, in the order in which they fell behind.
+    """
+
+    counters: Counters
+    raw_budget: int
+    too_slow: Callable[[Outbox], None]
+    behind: dict[Outbox, None] = field(default_factory=dict)
+
+
+class Backlog:
+    """What is kept for a client while it is behind; made only then, so others cost nothing."""
+
+    __slots__ = (
+        "_forgotten",
+        "_kept",
+        "_merged",
+        "_raw",
+        "_since",
+        "_stands_for",
+        "_taken",
+        "answers",
+        "answers_size",
+        "as_snapshot",
+        "full",
+        "missed",
+        "pong",
+        "raw_size",
+    )
+
+    def __init__(self) -> None:
+        #: whether the outlet takes nothing for now
+        self.full = True
+        # symbol -> the last n this client has or is about to get from bytes already written; None
+        # where it has none yet and the snapshot it asked for will be its first.
+        self.missed: dict[Topic, int | None] = {}
+        self.as_snapshot: set[Topic] = set()
+        self.answers: list[bytes] = []
+        self.answers_size = 0
+        self.pong = b""
+        #: bytes of the raw updates that are kept
+        self.raw_size = 0
+        # The symbol, how many were kept before it, and the piece.
+        self._raw: deque[tuple[Topic, int, bytes]] = deque()
+        self._kept = 0
+        # Which of them had others merged into them before they were kept: how many.
+        self._stands_for: dict[int, int] = {}
+        self._merged = 0
+        # symbol -> how many were kept when all of it so far was of no interest any more
+        self._forgotten: dict[Topic, int] = {}
+        # When this client was last seen to take something, and how much it had taken by then.
+        self._since: float | None = None
+        self._taken: int | None = None
+
+    def keep_raw(self, updates: Iterable[tuple[Topic, bytes]], merged: int = 0) -> None:
+        """Keep updates of symbols, as pieces, in this order; the first stands for `merged` more."""
+        if merged:
+            self._stands_for[self._kept] = merged
+        for topic, piece in updates:
+            self._raw.append((topic, self._kept, piece))
+            self._kept += 1
+            self.raw_size += len(piece)
+
+    def forget(self, topic: Topic) -> None:
+        """Nothing that is kept of `topic` is wanted any more."""
+        self.missed.pop(topic, None)
+        self.as_snapshot.discard(topic)
+        if self._raw:
+            self._forgotten[topic] = self._kept
+
+    def drop_forgotten(self) -> None:
+        """Give up the room of raw updates that nobody wants any more."""
+        if self._forgotten:
+            self._raw = deque(filter(self._wanted, self._raw))
+            self.raw_size = sum(len(piece) for _, _, piece in self._raw)
+            self._forgotten.clear()
+
+    def take_answers(self) -> bytes:
+        """The answers that were kept, and the latest pong."""
+        data = b"".join(self.answers) + self.pong
+        self.answers.clear()
+        self.answers_size, self.pong = 0, b""
+        return data
+
+    def take_raw(self, size: int) -> list[bytes]:
+        """Raw updates in order, until they have `size` bytes or more, or there are no more."""
+        taken: list[bytes] = []
+        while self._raw and size > 0:
+            update = self._raw.popleft()
+            _, kept_before, piece = update
+            self.raw_size -= len(piece)
+            merged = self._stands_for.pop(kept_before, 0)
+            if self._wanted(update):
+                taken.append(piece)
+                size -= len(piece)
+                self._merged += merged
+        return taken
+
+    def take_merged(self) -> int:
+        """How many updates were merged into those that were taken since the last call."""
+        merged, self._merged = self._merged, 0
+        return merged
+
+    def seconds_stalled(self, progress: Progress | None, now: float) -> float:
+        """For how long the client has taken nothing, as far as this was called."""
+        taken = None if progress is None else progress.taken
+        if self._since is None or taken != self._taken:
+            self._since, self._taken = now, taken
+        return now - self._since
+
+    def _wanted(self, update: tuple[Topic, int, bytes]) -> bool:
+        topic, kept_before, _ = update
+        return kept_before >= self._forgotten.get(topic, 0)

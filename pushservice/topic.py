@@ -1,0 +1,113 @@
+"""One symbol: its number, its last value, and who watches it in which way.
+
+Must not know: who publishes, when anything is sent, or what clients say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+from pushservice import wire
+
+if TYPE_CHECKING:
+    from pushservice.outbox import Outbox
+    from pushservice.pacing import Group
+
+#: The clients of one codec that watch a symbol, as the append of each one's list of pieces.
+Offers: TypeAlias = tuple[Callable[[bytes], None], ...]
+
+
+class Topic:
+    """One symbol: its number, its last value and its audience.
+
+    `n` counts updates; `t` is the last one's receive time in milliseconds since the epoch;
+    `payload` is as published, None before the first.
+    """
+
+    __slots__ = (
+        "audience",
+        "listeners",
+        "marking",
+        "marks",
+        "members",
+        "n",
+        "newest",
+        "payload",
+        "raw_members",
+        "symbol",
+        "symbol_text",
+        "t",
+    )
+
+    def __init__(self, symbol: str, n: int = 0) -> None:
+        """`n` is one less than the number that the first update gets."""
+        self.symbol = symbol
+        self.symbol_text = wire.symbol_text(symbol)
+        self.n = n
+        self.t = 0
+        self.payload: bytes | None = None
+        #: the newest update as a piece of each codec in the audience
+        self.newest: dict[wire.Codec, bytes] = {}
+        #: the clients that want each update at once, and how many of them want it raw
+        self.members: dict[Outbox, None] = {}
+        self.raw_members = 0
+        #: the groups of clients that want it paced, with how many of them
+        self.marks: dict[Group, int] = {}
+        # Immutable snapshots of the above, rebuilt at the next publish after interest changed: a
+        # publish then costs one C call per client and no look-up.
+        self.marking: tuple[Callable[[Topic, int], int], ...] = ()
+        self.audience: tuple[tuple[wire.Codec, Offers], ...] | None = ()
+        self.listeners: frozenset[Outbox] = frozenset()
+
+    @property
+    def watched(self) -> bool:
+        """Whether any client watches it, in whatever way."""
+        return bool(self.members or self.marks)
+
+    def update(self, codec: wire.Codec) -> bytes:
+        """The newest update as a piece for `codec`; there must have been one."""
+        piece = self.newest.get(codec)
+        if piece is None:
+            assert self.payload is not None, "only what was quoted is sent"
+            body = codec.body(self.payload)
+            piece = codec.quote(self.symbol_text, self.n, self.t, body)
+        return piece
+
+    def snapshot(self, codec: wire.Codec) -> bytes:
+        """The last known value as a piece for `codec`; there must be one."""
+        assert self.payload is not None, "only what was quoted is sent"
+        return codec.snapshot(self.symbol_text, self.n, self.t, codec.body(self.payload))
+
+    def join(self, outbox: Outbox, *, raw: bool) -> None:
+        """`outbox` wants each update at once."""
+        self.members[outbox] = None
+        self.raw_members += raw
+        self._interest_changed()
+
+    def part(self, outbox: Outbox, *, raw: bool) -> None:
+        """`outbox`, which joined in this way, wants no more."""
+        del self.members[outbox]
+        self.raw_members -= raw
+        self._interest_changed()
+
+    def marks_changed(self) -> None:
+        """Another group watches it, or one does no more."""
+        self.marking = tuple(group.mark for group in self.marks)
+
+    def rebuild(self) -> tuple[tuple[wire.Codec, Offers], ...]:
+        """Make the audience anew from the members."""
+        self.listeners = frozenset(self.members)
+        by_codec: dict[wire.Codec, list[Callable[[bytes], None]]] = {}
+        for outbox in self.members:
+            by_codec.setdefault(outbox.codec, []).append(outbox.offer)
+        for codec in self.newest.keys() - by_codec.keys():
+            # It would not be kept up to date.
+            del self.newest[codec]
+        self.audience = tuple((codec, tuple(offers)) for codec, offers in by_codec.items())
+        return self.audience
+
+    def _interest_changed(self) -> None:
+        # At once, so that it does not keep a client that left.
+        self.audience = None
+        self.listeners = frozenset()
