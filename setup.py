@@ -55,6 +55,7 @@ setup(
             "pytest-twisted>=1.14",
             "websockets>=13",
             "wheel>=0.43",
+            "wsproto>=1.2",
             "setuptools>=69",
         ],
         "lint": ["mypy>=1.10", "mypy-zope>=1.0.5", "ruff>=0.6", "types-setuptools"],
