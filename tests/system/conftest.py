@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import shutil
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
@@ -152,3 +154,28 @@ def undisturbed(publish: Publish, redis_server: RedisServer) -> Undisturbed:
         assert published > 0
 
     return watch
+
+
+@pytest.fixture
+def publisher(redis_server: RedisServer) -> Iterator[Publisher]:
+    """One of the test's own: the client that is not to be disturbed has another, in its thread."""
+    with contextlib.closing(Publisher(redis_server)) as own:
+        yield own
+
+
+@pytest.fixture(scope="session")
+def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory in whose node_modules is ws."""
+    for program in ("node", "npm"):
+        if shutil.which(program) is None:
+            pytest.fail(f"{program} is missing: install Node.js 18 or later with npm (nodejs.org)")
+    directory = tmp_path_factory.mktemp("node")
+    (directory / "package.json").write_text('{"private": true}')
+    options = ["--no-save", "--no-audit", "--no-fund", "--cache", str(directory / "cache")]
+    install = ["npm", "install", *options, "ws@8"]
+    done = subprocess.run(
+        install, cwd=directory, capture_output=True, text=True, timeout=120, check=False
+    )
+    if done.returncode:
+        pytest.fail(f"{' '.join(install)} failed; it needs the npm registry: {done.stderr}")
+    return directory

@@ -1,4 +1,4 @@
-"""Clients for the system tests: one that hands out events, and one that says every byte itself.
+"""Clients for the system tests: one that hands out events, and two that say every byte themselves.
 
 Everything that waits has a deadline.
 """
@@ -6,13 +6,17 @@ Everything that waits has a deadline.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
 import ssl
+import struct
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 from system_harness import DEADLINE, Address
 from websockets.asyncio.client import ClientConnection, connect
@@ -182,3 +186,115 @@ async def bare_socket(daemon: Address, *, tls: bool | None = None) -> AsyncItera
         yield BareSocket(reader, writer)
     finally:
         writer.transport.abort()
+
+
+class Puppet:
+    """A blocking connection that reads and sends only when it is told to.
+
+    `receive_buffer` is what its kernel takes unread (SO_RCVBUF), `source` its own address.
+    """
+
+    def __init__(
+        self,
+        daemon: Address,
+        *,
+        receive_buffer: int = 0,
+        source: str = "127.0.0.1",
+        tls: bool | None = None,
+    ) -> None:
+        self.socket = socket.socket()
+        self.socket.settimeout(DEADLINE)
+        if receive_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.bind((source, 0))
+        self.socket.connect(("127.0.0.1", daemon.port))
+        if tls is not False and (context := daemon.ssl_context):
+            self.socket = context.wrap_socket(self.socket, server_hostname="localhost")
+        self._data = bytearray()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def read_some(self, size: int) -> bool:
+        """Take up to `size` bytes from the kernel, to be parsed later; False at the end."""
+        self._data += (data := self.socket.recv(size))
+        return bool(data)
+
+    def _take(self, size: int) -> bytes:
+        while len(self._data) < size:
+            assert self.read_some(65536), f"the connection ended after {bytes(self._data)!r}"
+        taken = bytes(self._data[:size])
+        del self._data[:size]
+        return taken
+
+    def frame(self) -> tuple[int, bytes]:
+        """The next frame's opcode and payload."""
+        first, length = self._take(2)
+        if length > 125:
+            length = int.from_bytes(self._take(2 if length == 126 else 8))
+        return first & 0x0F, self._take(length)
+
+    def events(self) -> list[dict[str, Any]]:
+        """The events of the next text frame; pings before it are left unanswered."""
+        opcode, payload = self.frame()
+        assert opcode in (1, 9), f"neither text nor a ping: {opcode} {payload!r}"
+        return json.loads(payload) if opcode == 1 else self.events()
+
+    def expect(self, kind: str) -> dict[str, Any]:
+        """The next event of `kind`, alone in its frame; others before it are skipped."""
+        deadline = time.monotonic() + DEADLINE
+        while (events := self.events())[0]["ev"] != kind:
+            assert time.monotonic() < deadline, f"no {kind} in {DEADLINE} s"
+        return events[0]
+
+    def upgrade(self) -> dict[str, Any]:
+        """Do the opening handshake; returns the welcome."""
+        self.send(f"{UPGRADE}\r\n".encode())
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += self._take(1)
+        assert b" 101 " in head, head
+        return self.expect("welcome")
+
+    def subscribe(self, *symbols: str, **more: Any) -> dict[str, Any]:
+        message = {"op": "subscribe", "symbols": symbols} | more
+        self.send(frame(1, json.dumps(message).encode()))
+        return self.expect("subscribed")
+
+    def rest(self) -> bytes:
+        """All that comes until the server closes; a reset counts as a close."""
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            while self.read_some(65536):
+                continue
+        return bytes(self._data)
+
+    def abort(self) -> None:
+        """End it by a reset."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
+
+@dataclass
+class Ledger:
+    """Keeps a client's books: `n` only grows, and what it jumped over is what was merged."""
+
+    last: dict[str, int] = field(default_factory=dict)
+    jumped: int = 0
+
+    def enter(self, event: dict[str, Any]) -> int:
+        """Book a quote or a heartbeat; returns how many updates a quote stands for."""
+        if event["ev"] == "heartbeat":
+            assert event["merged"] == self.jumped, (event, self.jumped)
+            return 0
+        assert event["ev"] == "quote", event
+        step = event["n"] - self.last.get(event["s"], 0)
+        assert step > 0, f"n fell or stayed: {event} after {self.last}"
+        self.last[event["s"]] = event["n"]
+        self.jumped += step - 1
+        return step

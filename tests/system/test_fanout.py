@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import shutil
 import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -124,24 +123,6 @@ def test_500_clients_get_exactly_their_quotes_of_10000_in_order(
 
 
 # -- Node's ws -----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory in whose node_modules is ws."""
-    for program in ("node", "npm"):
-        if shutil.which(program) is None:
-            pytest.fail(f"{program} is missing: install Node.js 18 or later with npm (nodejs.org)")
-    directory = tmp_path_factory.mktemp("node")
-    (directory / "package.json").write_text('{"private": true}')
-    options = ["--no-save", "--no-audit", "--no-fund", "--cache", str(directory / "cache")]
-    install = ["npm", "install", *options, "ws@8"]
-    done = subprocess.run(
-        install, cwd=directory, capture_output=True, text=True, timeout=120, check=False
-    )
-    if done.returncode:
-        pytest.fail(f"{' '.join(install)} failed; it needs the npm registry: {done.stderr}")
-    return directory
 
 
 def test_20_clients_of_node_s_ws_get_exactly_their_quotes_of_10000_in_order(
