@@ -63,6 +63,8 @@ def main() -> int:
         port = free_port()
         options = ["--port", str(port), "--interface", "127.0.0.1", "--redis", redis.socket_url]
         options += ["--certs", directory] if given.tls else ["--plain"]
+        # All visitors come from one address, as fast as they can.
+        options += ["--max-per-address", "0", "--connect-rate", "0"]
         twistd = Path(sys.executable).with_name("twistd")
         daemon = subprocess.Popen(
             [twistd, "-n", "--pidfile=", "quotepush", *options], stdout=subprocess.PIPE

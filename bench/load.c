@@ -8,13 +8,23 @@
  * came once, and that it came right after the client's previous one of that symbol. Latency is
  * taken for each delivery, from just before the publish to the return of the read that brought it.
  *
+ * Clients that are stalled, slow or paced may miss quotes where a newer one of the symbol comes
+ * instead. For them it is checked that none comes that was not due, or after a newer one; `settle`
+ * checks that nobody keeps an old one. How stalled and slow ones fare is told by `settle` alone.
+ *
  * Commands, one a line, each answered by one line of JSON:
  *
- *     connect CLIENTS SYMBOLS WATCHED STALLED    each client subscribes WATCHED of SYMBOLS symbols;
- *                                                the last STALLED of them then stop reading
+ *     connect CLIENTS SYMBOLS WATCHED [STALLED SLOW THEIRS INTERVAL SPREAD]
+ *                                                each client subscribes WATCHED of SYMBOLS symbols;
+ *                                                the last STALLED + SLOW of them subscribe THEIRS
+ *                                                instead, and then do not read, or 1 KiB a second;
+ *                                                INTERVAL paces everyone (milliseconds); with
+ *                                                SPREAD 1 each has a loopback address of its own
  *     closed SECONDS QUOTES ENOUGH               publish with at most QUOTES not yet at everyone,
  *                                                refilled at half; for at least ENOUGH quotes
  *     open SECONDS RATE                          publish RATE quotes a second, come what may
+ *     settle                                     everyone reads again, until each client has the
+ *                                                newest quote of each of its symbols
  *     disconnect [keep]                          hang up; keep TLS sessions for the next connect
  *     quit
  *
@@ -57,6 +67,9 @@ enum {
     TIME_DIGITS = 19,
     MARK_SIZE = TIME_AT + TIME_DIGITS - NUMBER_AT,
     BUCKETS = 64 * 48,
+    SMALL_BUFFER = 16384,     /* SO_RCVBUF of the stalled and the slow */
+    SEGMENT = 1448,           /* their TCP_MAXSEG: a segment of loopback's size fills such a buffer */
+    SIP = 1024,               /* what a slow client reads in a second */
 };
 /* Numbers have a fixed width: they begin with a 1. No '@' but the one before the number. */
 static const char TEMPLATE[] =
@@ -66,7 +79,7 @@ static const uint64_t NUMBER_BASE = 1000000000ull;
 static const uint64_t TIME_BASE = 1000000000000000000ull;
 static const double PATIENCE = 5.0; /* seconds without any delivery after which quotes are lost */
 
-enum state { CLOSED, CONNECTING, SECURING, UPGRADING, SUBSCRIBING, READY, STALLED };
+enum state { CLOSED, CONNECTING, SECURING, UPGRADING, SUBSCRIBING, READY, STALLED, SLOW };
 
 struct client {
     int fd;
@@ -80,11 +93,23 @@ struct client {
     char *opening;            /* until READY: all that came */
     size_t opening_size;
     uint32_t *last;           /* by symbol: the number of the last quote, NOT_WATCHED, or 0 */
+    enum state role;          /* READY for one that reads as it should, or STALLED, or SLOW */
+    bool loose;               /* may miss quotes where newer ones come instead */
+    bool quoted;              /* the current frame has had a quote */
+    uint32_t stale;           /* while settling: symbols whose newest quote has not come */
+    uint32_t frames;          /* with quotes, so far */
+    uint32_t merged_at;       /* the first of them in which a quote was missing before another */
+    uint32_t current_at;      /* the one that brought the last of the newest */
+    uint64_t taken, taken_before; /* bytes of frames with the current one, and without */
+    uint64_t swallowed;       /* bytes before the last merged frame */
 };
 static const uint32_t NOT_WATCHED = UINT32_MAX;
 
 static struct client clients[MAX_CLIENTS];
 static int client_count, symbol_count, ready_count, failed_count, resumed_count;
+static int slow_count, pace, spread; /* slow clients are the last ones */
+static uint32_t first_number; /* of the first quote since the clients connected */
+static int stale_clients;
 static uint32_t *last_numbers;
 static uint32_t audience[MAX_SYMBOLS], newest[MAX_SYMBOLS];
 
@@ -94,6 +119,7 @@ static uint16_t ring_symbol[RING];
 
 static struct {
     uint64_t delivered, misordered, unexpected, frames, bytes, reads, redis_errors, held;
+    uint64_t merged, late;
     uint64_t histogram[BUCKETS];
 } seen;
 
@@ -255,8 +281,51 @@ static uint64_t get_digits(const uint8_t *at, int digits) {
     return value;
 }
 
+/* To a client that may miss quotes. Symbols take turns: the number tells which one it is. */
+static void delivered_loosely(struct client *client, uint32_t number, uint64_t age) {
+    if (number - first_number >= head - first_number) {
+        seen.unexpected++;
+        return;
+    }
+    uint32_t symbol = (number - first_number) % (uint32_t)symbol_count;
+    uint32_t *last = &client->last[symbol];
+    if (*last == NOT_WATCHED) {
+        seen.unexpected++;
+        return;
+    }
+    uint32_t due = *last ? *last + (uint32_t)symbol_count : first_number + symbol;
+    if (!client->quoted) {
+        client->quoted = true;
+        client->frames++;
+    }
+    if (number < due) {
+        seen.misordered++;
+    } else if (number > due) {
+        seen.merged += (number - due) / (uint32_t)symbol_count;
+        if (!client->merged_at)
+            client->merged_at = client->frames;
+        client->swallowed = client->taken_before;
+    }
+    *last = number;
+    if (client->stale && number >= due && number == newest[symbol] && --client->stale == 0) {
+        client->current_at = client->frames;
+        stale_clients--;
+    }
+    if (client->role == READY) {
+        seen.delivered++;
+        seen.histogram[bucket_of(age)]++;
+    } else {
+        seen.late++;
+    }
+}
+
 static void delivered(struct client *client, const uint8_t *mark, uint64_t now) {
     uint32_t number = (uint32_t)(get_digits(mark + 1, NUMBER_DIGITS) - NUMBER_BASE);
+    uint64_t sent = get_digits(mark + TIME_AT - NUMBER_AT, TIME_DIGITS) - TIME_BASE;
+    if (client->loose) {
+        delivered_loosely(client, number, now - sent);
+        return;
+    }
     uint32_t slot = number % RING;
     if (number - tail >= head - tail || ring_left[slot] == 0) {
         seen.unexpected++;
@@ -271,7 +340,6 @@ static void delivered(struct client *client, const uint8_t *mark, uint64_t now) 
     *last = number;
     ring_left[slot]--;
     seen.delivered++;
-    uint64_t sent = get_digits(mark + TIME_AT - NUMBER_AT, TIME_DIGITS) - TIME_BASE;
     seen.histogram[bucket_of(now - sent)]++;
 }
 
@@ -345,10 +413,15 @@ static void stream(struct client *client, uint8_t *data, size_t size, uint64_t n
             data += head_size;
             size -= head_size;
             seen.frames += client->opcode < 8;
+            client->quoted = false;
+            client->taken_before = client->taken;
+            client->taken += head_size + client->left;
             if (client->opcode == 8) {
                 drop(client);
                 return;
             }
+            if (client->opcode == 9 && client->left == 0)
+                send_frame(client, 10, "", 0);
             continue;
         }
         size_t here = size < client->left ? size : client->left;
@@ -399,12 +472,20 @@ static void watch(struct client *client, uint32_t events, int operation) {
     epoll_ctl(poll_fd, operation, client->fd, &event);
 }
 
-static void open_client(struct client *client, bool small) {
+static void open_client(struct client *client) {
     client->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    int one = 1, buffer = 65536;
+    int one = 1, buffer = SMALL_BUFFER, segment = SEGMENT;
     setsockopt(client->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    if (small)
+    if (client->role != READY) {
         setsockopt(client->fd, SOL_SOCKET, SO_RCVBUF, &buffer, sizeof buffer);
+        setsockopt(client->fd, IPPROTO_TCP, TCP_MAXSEG, &segment, sizeof segment);
+    }
+    if (spread) { /* 127.1.0.0 and up */
+        struct sockaddr_in own = {.sin_family = AF_INET};
+        own.sin_addr.s_addr = htonl(0x7f010000u + (uint32_t)(client - clients));
+        if (bind(client->fd, (struct sockaddr *)&own, sizeof own))
+            die("can't bind: %s", strerror(errno));
+    }
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)server_port)};
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     if (client->fd < 0
@@ -414,6 +495,8 @@ static void open_client(struct client *client, bool small) {
     client->state = CONNECTING;
     client->left = client->carried = 0;
     client->opening_size = 0;
+    client->stale = client->frames = client->merged_at = client->current_at = 0;
+    client->taken = client->taken_before = client->swallowed = 0;
     watch(client, EPOLLOUT, EPOLL_CTL_ADD);
 }
 
@@ -448,10 +531,14 @@ static void secure(struct client *client) {
 }
 
 static void send_subscribe(struct client *client) {
-    char *text = malloc((size_t)symbol_count * 8 + 64);
+    char *text = malloc((size_t)symbol_count * 8 + 96);
     const char *quote = json_style ? "\"" : "";
     size_t size = json_style
-        ? (size_t)sprintf(text, "{\"op\":\"subscribe\",\"snapshot\":false,\"symbols\":[") : 0;
+        ? (size_t)sprintf(text, "{\"op\":\"subscribe\",\"snapshot\":false,") : 0;
+    if (pace)
+        size += (size_t)sprintf(text + size, "\"interval\":%d,", pace);
+    if (json_style)
+        size += (size_t)sprintf(text + size, "\"symbols\":[");
     for (int symbol = 0; symbol < symbol_count; symbol++)
         if (client->last[symbol] != NOT_WATCHED)
             size += (size_t)sprintf(text + size, "%sS%04d%s,", quote, symbol, quote);
@@ -511,16 +598,16 @@ static void opening(struct client *client, const uint8_t *data, size_t size, uin
 
 static void received(struct client *client, uint8_t *data, size_t size, uint64_t now) {
     seen.bytes += size;
-    if (client->state == READY)
+    if (client->state >= READY)
         stream(client, data, size, now);
     else
         opening(client, data, size, now);
 }
 
-static void readable(struct client *client) {
+static void readable(struct client *client, size_t most) {
     uint8_t *space = read_space + CARRY;
     if (!client->ssl) {
-        ssize_t size = recv(client->fd, space, READ_SIZE, 0);
+        ssize_t size = recv(client->fd, space, most, 0);
         seen.reads++;
         if (size > 0)
             received(client, space, (size_t)size, now_ns());
@@ -530,7 +617,7 @@ static void readable(struct client *client) {
     }
     do {
         ERR_clear_error();
-        int size = SSL_read(client->ssl, space, READ_SIZE);
+        int size = SSL_read(client->ssl, space, (int)most);
         seen.reads++;
         if (size > 0)
             received(client, space, (size_t)size, now_ns());
@@ -538,7 +625,7 @@ static void readable(struct client *client) {
             return;
         else
             drop(client);
-    } while (client->state != CLOSED && SSL_has_pending(client->ssl));
+    } while (most == READ_SIZE && client->state != CLOSED && SSL_has_pending(client->ssl));
 }
 
 static void client_ready(struct client *client) {
@@ -553,6 +640,7 @@ static void client_ready(struct client *client) {
             client->ssl = SSL_new(tls_context);
             SSL_set_app_data(client->ssl, client);
             SSL_set_fd(client->ssl, client->fd);
+            SSL_set_read_ahead(client->ssl, client->role == READY);
             if (client->session)
                 SSL_set_session(client->ssl, client->session);
             client->state = SECURING;
@@ -568,10 +656,26 @@ static void client_ready(struct client *client) {
     case UPGRADING:
     case SUBSCRIBING:
     case READY:
-        readable(client);
+        readable(client, READ_SIZE);
         break;
     default:
         break;
+    }
+}
+
+/* Lets one slow client after the other read a little, each once a second. */
+static void sip(uint64_t now) {
+    static uint64_t due;
+    static int next;
+    if (slow_count == 0)
+        return;
+    if (now - due > 1000000000ull)
+        due = now;
+    for (; due <= now; due += 1000000000ull / (uint64_t)slow_count) {
+        next = (next + 1) % slow_count;
+        struct client *client = &clients[client_count - slow_count + next];
+        if (client->state == SLOW)
+            readable(client, SIP);
     }
 }
 
@@ -603,37 +707,54 @@ static int new_session(SSL *ssl, SSL_SESSION *session) {
 
 /* ---- commands -------------------------------------------------------------------------------- */
 
-static void command_connect(int count, int symbols, int watched, int stalled) {
-    if (count > MAX_CLIENTS || symbols > MAX_SYMBOLS || watched > symbols || client_count)
+struct crowd {
+    int count, symbols, watched, stalled, slow, theirs, interval, spread;
+};
+
+static void choose_symbols(int at, int watched, bool counts) {
+    struct client *client = &clients[at];
+    for (int chosen = 0; chosen < watched;) {
+        uint32_t symbol = watched == symbol_count ? (uint32_t)chosen
+            : watched == 1 ? (uint32_t)(at % symbol_count) : random_below((uint32_t)symbol_count);
+        if (client->last[symbol] == NOT_WATCHED) {
+            client->last[symbol] = 0;
+            audience[symbol] += counts;
+            chosen++;
+        }
+    }
+}
+
+static void command_connect(struct crowd crowd) {
+    int count = crowd.count, bad = crowd.stalled + crowd.slow;
+    if (count > MAX_CLIENTS || crowd.symbols > MAX_SYMBOLS || crowd.watched > crowd.symbols
+        || crowd.theirs > crowd.symbols || bad > count || client_count)
         die("bad connect");
     client_count = count;
-    symbol_count = symbols;
+    slow_count = crowd.slow;
+    symbol_count = crowd.symbols;
+    pace = crowd.interval;
+    spread = crowd.spread;
     next_symbol = 0;
+    first_number = head;
     ready_count = failed_count = resumed_count = 0;
-    size_t cells = (size_t)count * (size_t)symbols;
+    size_t cells = (size_t)count * (size_t)symbol_count;
     last_numbers = malloc(cells * sizeof *last_numbers);
     memset(last_numbers, 0xff, cells * sizeof *last_numbers);
     memset(audience, 0, sizeof audience);
     memset(newest, 0, sizeof newest);
     for (int i = 0; i < count; i++) {
-        clients[i].last = last_numbers + (size_t)i * (size_t)symbols;
-        for (int chosen = 0; chosen < watched;) {
-            uint32_t symbol = watched == symbols ? (uint32_t)chosen
-                : watched == 1 ? (uint32_t)(i % symbols) : random_below((uint32_t)symbols);
-            if (clients[i].last[symbol] == NOT_WATCHED) {
-                clients[i].last[symbol] = 0;
-                audience[symbol] += i < count - stalled;
-                chosen++;
-            }
-        }
+        struct client *client = &clients[i];
+        client->last = last_numbers + (size_t)i * (size_t)symbol_count;
+        client->role = i < count - bad ? READY : i < count - crowd.slow ? STALLED : SLOW;
+        client->loose = pace || client->role != READY;
+        choose_symbols(i, client->role == READY ? crowd.watched : crowd.theirs, !client->loose);
     }
     double cpu = own_cpu();
     uint64_t began = now_ns(), progress = began;
     int opened = 0, before = 0;
     while (ready_count + failed_count < count) {
         while (opened < count && opened - ready_count - failed_count < AT_ONCE) {
-            open_client(&clients[opened], opened >= count - stalled);
-            opened++;
+            open_client(&clients[opened++]);
         }
         turn(100, -1);
         if (ready_count != before) {
@@ -643,10 +764,10 @@ static void command_connect(int count, int symbols, int watched, int stalled) {
             break;
         }
     }
-    for (int i = count - stalled; i < count; i++) {
+    for (int i = count - bad; i < count; i++) {
         if (clients[i].state == READY) {
             epoll_ctl(poll_fd, EPOLL_CTL_DEL, clients[i].fd, NULL);
-            clients[i].state = STALLED;
+            clients[i].state = clients[i].role;
         }
     }
     printf("{\"ready\": %d, \"failed\": %d, \"resumed\": %d, \"seconds\": %.6f, "
@@ -668,6 +789,68 @@ static void command_disconnect(bool keep) {
     last_numbers = NULL;
     tail = head;
     printf("{}\n");
+}
+
+static int gone_clients(void) {
+    int gone = 0;
+    for (int i = 0; i < client_count; i++)
+        gone += clients[i].state == CLOSED;
+    return gone;
+}
+
+/* Symbols of which the client does not have the newest quote. */
+static uint32_t stale_symbols(const struct client *client) {
+    uint32_t stale = 0;
+    for (int symbol = 0; symbol < symbol_count; symbol++)
+        stale += client->last[symbol] != NOT_WATCHED && client->last[symbol] != newest[symbol];
+    return stale;
+}
+
+static void command_settle(void) {
+    memset(&seen, 0, sizeof seen);
+    uint64_t began = now_ns(), progress = began, before = 0;
+    stale_clients = 0;
+    for (int i = 0; i < client_count; i++) {
+        clients[i].stale = clients[i].loose ? stale_symbols(&clients[i]) : 0;
+        stale_clients += clients[i].stale > 0;
+    }
+    int were_stale = stale_clients;
+    for (int i = 0; i < client_count; i++) {
+        if (clients[i].state == STALLED || clients[i].state == SLOW) {
+            clients[i].state = READY;
+            watch(&clients[i], EPOLLIN, EPOLL_CTL_ADD);
+            readable(&clients[i], READ_SIZE); /* OpenSSL may hold some already */
+        }
+    }
+    uint64_t now = now_ns();
+    while (stale_clients && (double)(now - progress) <= PATIENCE * 1e9) {
+        turn(50, -1);
+        now = now_ns();
+        if (seen.delivered + seen.late != before) {
+            before = seen.delivered + seen.late;
+            progress = now;
+        }
+    }
+    uint32_t caught_up = 0, most_frames = 0;
+    uint64_t swallowed = 0, most_swallowed = 0;
+    for (int i = 0; i < client_count; i++) {
+        struct client *client = &clients[i];
+        if (client->role != STALLED || !client->merged_at || !client->current_at)
+            continue;
+        uint32_t frames = client->current_at - client->merged_at + 1;
+        caught_up++;
+        most_frames = frames > most_frames ? frames : most_frames;
+        swallowed += client->swallowed;
+        most_swallowed = client->swallowed > most_swallowed ? client->swallowed : most_swallowed;
+    }
+    printf("{\"were_stale\": %d, \"stale\": %d, \"gone\": %d, \"misordered\": %llu, "
+           "\"unexpected\": %llu, \"merged\": %llu, \"seconds\": %.6f, \"caught_up\": %u, "
+           "\"most_frames\": %u, \"swallowed\": %llu, \"most_swallowed\": %llu}\n",
+           were_stale, stale_clients, gone_clients(), (unsigned long long)seen.misordered,
+           (unsigned long long)seen.unexpected, (unsigned long long)seen.merged,
+           (double)(now - began) / 1e9, caught_up, most_frames,
+           (unsigned long long)(caught_up ? swallowed / caught_up : 0),
+           (unsigned long long)most_swallowed);
 }
 
 static void command_publish(double seconds, uint32_t window, uint32_t enough, double rate) {
@@ -707,6 +890,7 @@ static void command_publish(double seconds, uint32_t window, uint32_t enough, do
         turn(50, timer_fd);
         advance();
         now = now_ns();
+        sip(now);
         if (seen.delivered != before || tail == head) {
             before = seen.delivered;
             progress = now;
@@ -719,18 +903,16 @@ static void command_publish(double seconds, uint32_t window, uint32_t enough, do
     uint64_t missing = 0;
     for (uint32_t number = tail; number != head; number++)
         missing += ring_left[number % RING];
-    int gone = 0;
-    for (int i = 0; i < client_count; i++)
-        gone += clients[i].state == CLOSED;
     double wall = (double)(now - began) / 1e9;
     printf("{\"published\": %u, \"delivered\": %llu, \"lost\": %llu, \"misordered\": %llu, "
            "\"unexpected\": %llu, \"held\": %llu, \"gone\": %d, \"redis_errors\": %llu, "
-           "\"frames\": %llu, \"bytes\": %llu, \"reads\": %llu, \"seconds\": %.6f, "
+           "\"merged\": %llu, \"frames\": %llu, \"bytes\": %llu, \"reads\": %llu, \"seconds\": %.6f, "
            "\"load_cpu\": %.6f, \"p50_us\": %.1f, \"p99_us\": %.1f, \"p999_us\": %.1f, "
            "\"max_us\": %.1f}\n",
            head - first, (unsigned long long)seen.delivered, (unsigned long long)missing,
            (unsigned long long)seen.misordered, (unsigned long long)seen.unexpected,
-           (unsigned long long)seen.held, gone, (unsigned long long)seen.redis_errors,
+           (unsigned long long)seen.held, gone_clients(),
+           (unsigned long long)seen.redis_errors, (unsigned long long)seen.merged,
            (unsigned long long)seen.frames, (unsigned long long)seen.bytes,
            (unsigned long long)seen.reads, wall, own_cpu() - cpu, percentile_us(0.5),
            percentile_us(0.99), percentile_us(0.999), percentile_us(0.9999999));
@@ -763,14 +945,19 @@ int main(int count, char **words) {
     }
     char line[256];
     while (fgets(line, sizeof line, stdin)) {
-        int a, b, c, d;
+        int a, b;
         double x, y;
-        if (sscanf(line, "connect %d %d %d %d", &a, &b, &c, &d) == 4)
-            command_connect(a, b, c, d);
+        struct crowd crowd = {0};
+        if (sscanf(line, "connect %d %d %d %d %d %d %d %d", &crowd.count, &crowd.symbols,
+                   &crowd.watched, &crowd.stalled, &crowd.slow, &crowd.theirs, &crowd.interval,
+                   &crowd.spread) >= 3)
+            command_connect(crowd);
         else if (sscanf(line, "closed %lf %d %d", &x, &a, &b) == 3)
             command_publish(x, (uint32_t)a, (uint32_t)b, 0);
         else if (sscanf(line, "open %lf %lf", &x, &y) == 2)
             command_publish(x, 0, 0, y);
+        else if (!strncmp(line, "settle", 6))
+            command_settle();
         else if (!strncmp(line, "disconnect", 10))
             command_disconnect(strstr(line, "keep") != NULL);
         else if (!strncmp(line, "quit", 4))

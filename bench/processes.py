@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +85,16 @@ def stop(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
                 stream.close()
 
 
+def send_queues(port: int) -> list[int]:
+    """Bytes that the kernel holds, unsent or not acknowledged, for each connection to a port."""
+    queues = []
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, _, state, waiting, *_ = line.split()
+        if int(local.partition(":")[2], 16) == port and state == "01":
+            queues.append(int(waiting.partition(":")[0], 16))
+    return queues
+
+
 def free_port() -> int:
     """A TCP port of the loopback interface that was free a moment ago."""
     with socket.socket() as probe:
@@ -132,8 +142,14 @@ class Server:
     """A contestant's process, and what it used so far."""
 
     def __init__(
-        self, contestant: Contestant, directory: Path, redis: Path, pair: tuple[Path, Path] | None
+        self,
+        contestant: Contestant,
+        directory: Path,
+        redis: Path,
+        pair: tuple[Path, Path] | None,
+        more: Sequence[str] = (),
     ) -> None:
+        """`more` are options of quotepush alone."""
         self.port = free_port()
         options = ["--port", str(self.port)]
         if pair is not None:
@@ -143,6 +159,7 @@ class Server:
             words = "connected for the feed"
             options += ["--interface", "127.0.0.1", "--redis", f"unix://{redis}", "--no-page"]
             options += ["--max-symbols", "5000"] + ([] if pair else ["--plain"])
+            options += more
         else:
             options += ["--redis", str(redis)]
         environment = {"BENCH_NODE_MODULES": str(Path(sys.prefix) / "node_modules")}

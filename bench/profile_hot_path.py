@@ -84,12 +84,15 @@ class Nowhere:
     def write(self, data: bytes) -> None:
         self.data = data
 
-    post = write
+    def post(self, pieces: list[bytes], codec: wire.Codec, share: wire.Share) -> None:
+        self.data = share.wire_bytes(codec, pieces)
+        pieces.clear()
 
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
     def close(self, code: CloseCode) -> None: ...
     def abort(self) -> None: ...
+    def progress(self) -> None: ...
 
 
 class Wall:
@@ -124,7 +127,7 @@ def hub_with(watchers: Sequence[Sequence[str]]) -> Hub:
 
     hub = Hub(Wall(), "profile", Counters(), failed)
     for symbols in watchers:
-        outbox = Outbox(wire.JSON, Nowhere())
+        outbox = Outbox(wire.JSON, Nowhere(), hub.common, "profile")
         hub.enter(outbox)
         for symbol in symbols:
             hub.subscribe(outbox, symbol)

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from flooded import KINDS
 from processes import CONTESTANTS
 from shapes import SHAPES
 
@@ -19,6 +20,9 @@ _COMPARED = {
     "closed": ("per_cpu_second", True),
     "open": ("us_per_delivery", False),
     "idle": ("first_us_per_connection", False),
+    "stalled": ("p99_ratio", False),
+    "paced": ("cpu_ratio", False),
+    "flood": ("worst_p99_ratio", False),
 }
 #: by loop: the other figures in the table, as (name, heading, divisor, format)
 _COLUMNS = {
@@ -30,7 +34,6 @@ _COLUMNS = {
         ("load_busy", "load", 1, ".0%"),
         ("others_busy", "others", 1, ".0%"),
         ("quotes_per_frame", "per frame", 1, ".1f"),
-        ("grown_kib", "grown KiB", 1, ",.0f"),
     ),
     "open": (
         ("us_per_delivery", "us each", 1, ".2f"),
@@ -49,7 +52,68 @@ _COLUMNS = {
         ("resumed_share", "resumed", 1, ".0%"),
         ("bytes_per_connection", "KiB each", 1024, ".1f"),
     ),
+    # "alone": without the clients that do not read; "later": once their buffers are full
+    "stalled": (
+        ("grown_kib", "grown KiB", 1, ",.0f"),
+        ("grown_later_kib", "later KiB", 1, ",.0f"),
+        ("server_busy", "server", 1, ".0%"),
+        ("reference_busy", "alone", 1, ".0%"),
+        ("p50_us", "p50 ms", 1e3, ".2f"),
+        ("reference_p50_us", "alone", 1e3, ".2f"),
+        ("p99_us", "p99 ms", 1e3, ".2f"),
+        ("reference_p99_us", "alone", 1e3, ".2f"),
+        ("p999_us", "p99.9 ms", 1e3, ".2f"),
+        ("reference_p999_us", "alone", 1e3, ".2f"),
+        ("p99_ratio", "ratio", 1, ".2f"),
+        ("others_busy", "others", 1, ".0%"),
+        ("queued_kib", "kernel KiB", 1, ",.0f"),
+        ("caught_up", "merged", 1, ".0f"),
+        ("frames_to_current", "in frames", 1, ".0f"),
+        ("current_seconds", "in s", 1, ".2f"),
+    ),
+    "paced": (
+        ("server_busy", "server", 1, ".0%"),
+        ("unpaced_busy", "unpaced", 1, ".0%"),
+        ("cpu_ratio", "ratio", 1, ".2f"),
+        ("updates_per_second", "each/s", 1, ".2f"),
+        ("p50_us", "p50 ms", 1e3, ".1f"),
+        ("p99_us", "p99 ms", 1e3, ".1f"),
+        ("unpaced_p50_us", "unpaced", 1e3, ".2f"),
+        ("unpaced_p99_us", "unpaced", 1e3, ".2f"),
+        ("settled_ms", "settled ms", 1, ".0f"),
+        ("others_busy", "others", 1, ".0%"),
+    ),
+    "flood": (
+        ("quiet_p99_us", "quiet p99 ms", 1e3, ".2f"),
+        ("quiet_server_busy", "server", 1, ".0%"),
+        *(
+            column
+            for kind in KINDS
+            for column in (
+                (f"{kind}_per_second", f"{kind}/s", 1, ",.0f"),
+                (f"{kind}_p99_us", "p99 ms", 1e3, ".2f"),
+                (f"{kind}_server_busy", "server", 1, ".0%"),
+            )
+        ),
+        ("worst_p99_ratio", "worst", 1, ".2f"),
+    ),
 }
+#: of the shape with floods: a row for each kind, its figures' names after the kind's
+_FLOOD_COLUMNS = (
+    ("per_second", "sent/s", 1, ",.0f"),
+    ("connects", "connects", 1, ",.0f"),
+    ("closed", "closed", 1, ",.0f"),
+    ("refused", "refused", 1, ",.0f"),
+    ("p50_us", "p50 ms", 1e3, ".2f"),
+    ("p99_us", "p99 ms", 1e3, ".2f"),
+    ("p999_us", "p99.9 ms", 1e3, ".2f"),
+    ("max_us", "max ms", 1e3, ".1f"),
+    ("p99_ratio", "p99 ratio", 1, ".2f"),
+    ("server_busy", "server", 1, ".0%"),
+    ("more_busy", "more", 1, "+.0%"),
+    ("load_busy", "load", 1, ".0%"),
+    ("others_busy", "others", 1, ".0%"),
+)
 
 Figures = dict[str, Any]
 
@@ -77,6 +141,8 @@ def medians(results: Iterable[Figures]) -> list[Figures]:
                 values = [each[name] for each in sound]
                 if isinstance(value, str):
                     summary[name] = value
+                elif isinstance(value, list):
+                    continue
                 else:
                     summary[name] = {
                         "median": median(values),
@@ -134,7 +200,8 @@ def tables(document: Figures) -> str:
             ]
             if rows:
                 title = f"{shape.title}, {'TLS' if security == 'tls' else 'plain'}"
-                parts.append(f"{title}\n\n{_table(rows, shape.loop)}\n")
+                table = _flood_table if shape.loop == "flood" and rows[0]["rounds"] else _table
+                parts.append(f"{title}\n\n{table(rows, shape.loop)}\n")
     return "\n".join(parts)
 
 
@@ -155,6 +222,21 @@ def _table(rows: list[Figures], loop: str) -> str:
         cells.append(f"{least:{form}} to {most:{form}}")
         cells.append(f"{row['ratio']:.2f} x" if "ratio" in row else "")
         body.append(cells)
+    return _drawn(head, body)
+
+
+def _flood_table(rows: list[Figures], _: str) -> str:
+    body = []
+    for kind in ("quiet", *KINDS):
+        cells = [kind]
+        for name, _heading, divisor, form in _FLOOD_COLUMNS:
+            figure = rows[0].get(f"{kind}_{name}")
+            cells.append("" if figure is None else f"{figure['median'] / divisor:{form}}")
+        body.append(cells)
+    return _drawn(["flood", *(heading for _, heading, _, _ in _FLOOD_COLUMNS)], body)
+
+
+def _drawn(head: list[str], body: list[list[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
     rule = "  ".join("=" * width for width in widths)
     lines = [rule, _row(head, widths), rule, *(_row(cells, widths) for cells in body), rule]
@@ -201,6 +283,9 @@ def chart(document: Figures, path: Path) -> None:
                 "closed": "million delivered per CPU second\n(more is better)",
                 "open": "CPU us per delivery\n(less is better)",
                 "idle": "CPU us per connection\n(less is better)",
+                "stalled": "p99 with bad clients / without\n(less is better)",
+                "paced": "CPU paced / unpaced\n(less is better)",
+                "flood": "worst p99 flooded / quiet\n(less is better)",
             }[shape.loop],
             fontsize=9,
         )

@@ -3,6 +3,7 @@
     script/bench                                  # everything: three rounds, plain and TLS
     script/bench --quick                          # one short round of the three closed shapes
     script/bench --servers quotepush,socketify --shapes broadcast --rounds 5 --plain
+    script/bench --shapes stalled,paced,flood     # slow clients, pacing, a hostile client
 
 The server under test has one core to itself; Redis and the load generator share another. Each round
 takes every server through every shape before the next begins, so that what disturbs the machine
@@ -32,7 +33,8 @@ import psutil
 import report
 from load import Load, LoadFailed, build
 from processes import CONTESTANTS, ROOT, Contestant, DidNotStart, Redis, Server
-from shapes import IN_FLIGHT, SHAPES, Shape, Terms, Unsound
+from shape import IN_FLIGHT, STALLED_SECONDS, Shape, Terms, Unsound
+from shapes import SHAPES
 
 QUICK_SHAPES = "broadcast,watchlist,firehose"
 DEFAULT_SHAPES = "broadcast,watchlist,firehose,idle,steady,steady-watchlist"
@@ -53,9 +55,17 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--shapes",
         default=DEFAULT_SHAPES,
-        help=f"of: {','.join(shape.name for shape in SHAPES)}; default: all but stalled",
+        help=f"of: {','.join(shape.name for shape in SHAPES)}; default: all but the last three."
+        " stalled: clients that stop reading, or read slowly (other servers only when named by"
+        " --servers); paced: one update of a symbol in 250 ms; flood: one hostile client (both:"
+        " quotepush alone)",
     )
-    parser.add_argument("--servers", default=",".join(each.name for each in CONTESTANTS))
+    parser.add_argument(
+        "--stalled-seconds", type=float, default=STALLED_SECONDS, help="of the shape stalled"
+    )
+    parser.add_argument(
+        "--servers", help=f"of: {','.join(each.name for each in CONTESTANTS)}; default: all"
+    )
     security = parser.add_mutually_exclusive_group()
     security.add_argument("--plain", action="store_const", const="plain", dest="security")
     security.add_argument("--tls", action="store_const", const="tls", dest="security")
@@ -68,10 +78,13 @@ def options() -> argparse.Namespace:
     if given.quick:
         given.rounds = 1
         given.seconds = min(given.seconds, 1.0)
+        given.stalled_seconds = min(given.stalled_seconds, 10.0)
         if given.shapes == DEFAULT_SHAPES:
             given.shapes = QUICK_SHAPES
     given.shapes = _chosen(parser, given.shapes, SHAPES)
-    given.servers = _chosen(parser, given.servers, CONTESTANTS)
+    given.named = given.servers is not None
+    every = ",".join(each.name for each in CONTESTANTS)
+    given.servers = _chosen(parser, given.servers or every, CONTESTANTS)
     given.security = given.security.split(",")
     return given
 
@@ -121,15 +134,21 @@ class Bench:
                     self._turn(round_number, security, contestant)
 
     def _turn(self, round_number: int, security: str, contestant: Contestant) -> None:
-        """One server through all shapes; idle ones get a process of their own."""
-        shapes: list[Shape] = self._given.shapes
-        terms = Terms(self._given.seconds, self._given.in_flight, tls=security == "tls")
-        fresh = [[shape] for shape in shapes if shape.loop == "idle" or shape.stalled]
-        shared = [shape for shape in shapes if shape.loop != "idle" and not shape.stalled]
+        """One server through its shapes; some get a process of their own."""
+        shapes = [shape for shape in self._given.shapes if self._is_for(shape, contestant)]
+        terms = Terms(
+            self._given.seconds,
+            self._given.in_flight,
+            tls=security == "tls",
+            stalled_seconds=self._given.stalled_seconds,
+        )
+        fresh = [[shape] for shape in shapes if shape.alone]
+        shared = [shape for shape in shapes if not shape.alone]
         for group in [*fresh, shared] if shared else fresh:
             waiting = list(group)
+            options = group[0].options
             try:
-                with self._running(contestant, security) as (server, load):
+                with self._running(contestant, security, options) as (server, load):
                     while waiting:
                         shape = waiting.pop(0)
                         figures = shape.measure(server, load, terms)
@@ -139,13 +158,22 @@ class Bench:
                     figures = {"fault": str(fault)}
                     self._keep(round_number, security, contestant, left, figures)
 
+    def _is_for(self, shape: Shape, contestant: Contestant) -> bool:
+        return (
+            contestant.ours
+            or shape.servers == "all"
+            or (shape.servers == "named" and self._given.named)
+        )
+
     @contextlib.contextmanager
-    def _running(self, contestant: Contestant, security: str) -> Iterator[tuple[Server, Load]]:
+    def _running(
+        self, contestant: Contestant, security: str, options: Sequence[str]
+    ) -> Iterator[tuple[Server, Load]]:
         with contextlib.ExitStack() as stack:
             redis = Redis(self._redis, self._directory)
             stack.callback(redis.close)
             pair = self._pair if security == "tls" else None
-            server = Server(contestant, self._directory, redis.path, pair)
+            server = Server(contestant, self._directory, redis.path, pair, options)
             stack.callback(server.close)
             load = Load(
                 self._program, server.port, redis.path, contestant.style, tls=pair is not None
