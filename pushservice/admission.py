@@ -65,7 +65,7 @@ class Admission:
         if limits.connect_rate:
             # Attempts that are refused count too, down to nothing left: a flood gets no share.
             if known.left < 1:
-                known.left = max(0.0, known.left - 1)
+                known.left = min(known.left, max(0.0, known.left - 1))
                 return False
             known.left -= 1
         return not limits.per_address or known.connections < limits.per_address + _TOLD
@@ -100,6 +100,16 @@ class Admission:
         if address is None or not limit:
             return False
         return self._known(network(address)).connections > limit
+
+    def flooded(self, address: str | None) -> None:
+        """A client from `address` was closed for flooding: that costs a second's connections.
+
+        Otherwise each connection would bring another burst.
+        """
+        rate = self._limits.connect_rate
+        if address is not None and rate:
+            known = self._known(network(address))
+            known.left = max(-float(rate), known.left - rate)
 
     # -- guests ----------------------------------------------------------------------------------
 

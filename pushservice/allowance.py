@@ -37,8 +37,12 @@ class Allowance:
 
     def frame(self) -> None:
         """One of the frames that arrived, of whatever kind."""
+        self.spend(1)
+
+    def spend(self, frames: float) -> None:
+        """Something came that is as much work as so many frames."""
         if self._limits.message_rate:
-            self._frames -= 1
+            self._frames -= frames
 
     @property
     def overdrawn(self) -> bool:

@@ -6,9 +6,10 @@ Must not know: outlets, frames, or when anything is sent.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pushservice.metrics import Counters
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from pushservice.interfaces import Progress
     from pushservice.outbox import Outbox
     from pushservice.topic import Topic
+
+
+#: Symbols of a turn that are looked at one by one.
+_FEW: Final = 16
 
 
 @dataclass(slots=True)
@@ -75,6 +80,26 @@ class Backlog:
         # When this client was last seen to take something, and how much it had taken by then.
         self._since: float | None = None
         self._taken: int | None = None
+
+    def note(
+        self,
+        turn: Mapping[Topic, int],
+        topics: Mapping[Topic, object],
+        apart: AbstractSet[Topic] | None,
+    ) -> None:
+        """Of a turn, the symbols among `topics` but not `apart` are missed from now on."""
+        missed = self.missed
+        if len(turn) > _FEW:
+            changed = (turn.keys() & topics.keys()) - missed.keys()
+            if apart is not None:
+                changed -= apart
+            for topic in changed:
+                missed[topic] = turn[topic]
+            return
+        # Sets cost more than they save.
+        for topic, before in turn.items():
+            if topic in topics and topic not in missed and (apart is None or topic not in apart):
+                missed[topic] = before
 
     def keep_raw(self, updates: Iterable[tuple[Topic, bytes]], merged: int = 0) -> None:
         """Keep updates of symbols, as pieces, in this order; the first stands for `merged` more."""

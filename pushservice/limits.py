@@ -10,6 +10,8 @@ from typing import Final
 
 #: Seconds over which rates are averaged: so many seconds' worth may come at once.
 BURST_SECONDS: Final = 10
+#: Symbols of a command that count as one message more.
+SYMBOLS_A_MESSAGE: Final = 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,21 +111,16 @@ class Outbox:
                 pending.clear()
             return
         pending.clear()
-        missed = backlog.missed
-        changed = (turn.keys() & self.topics.keys()) - missed.keys()
         special = self.special
-        if special is not None:
-            changed -= special.apart
-            if special.raw and raw_log:
-                codec, raw = self.codec, special.raw
-                backlog.keep_raw(
-                    (topic, piece)
-                    for topic, its_codec, piece in raw_log
-                    if topic in raw and its_codec is codec
-                )
-                self._check_budget(backlog)
-        for topic in changed:
-            missed[topic] = turn[topic]
+        backlog.note(turn, self.topics, None if special is None else special.apart)
+        if special is not None and special.raw and raw_log:
+            codec, raw = self.codec, special.raw
+            backlog.keep_raw(
+                (topic, piece)
+                for topic, its_codec, piece in raw_log
+                if topic in raw and its_codec is codec
+            )
+            self._check_budget(backlog)
 
     def flush_paced(
         self, topics: AbstractSet[Topic], pieces: dict[Topic, bytes], jumps: int, share: wire.Share

@@ -108,6 +108,10 @@ class PortableOutlet:
         """The connection is lost; the protocol above hears of it by itself."""
 
 
+#: Bytes of a client's messages in one turn of the reactor; then it is the others' turn.
+_READ_SIZE: Final = 8 * 1024
+
+
 class DirectOutlet(PortableOutlet):
     """An outlet over a TCP or Unix connection that sends at once.
 
@@ -121,6 +125,8 @@ class DirectOutlet(PortableOutlet):
         super().__init__(transport, close)
         self._tcp: Any = transport
         self._send: Callable[[Any], int] = transport.socket.send
+        # How much is read at a time. Nothing else depends on it here: no pause waits for it.
+        transport.bufferSize = _READ_SIZE
 
     def write(self, data: bytes) -> None:
         self._send_now(data)

@@ -13,7 +13,7 @@ from pushservice import commands, wire
 from pushservice.allowance import Allowance
 from pushservice.closing import CloseCode, ErrorCode
 from pushservice.hub import NoRoom
-from pushservice.limits import BURST_SECONDS, Limits
+from pushservice.limits import BURST_SECONDS, SYMBOLS_A_MESSAGE, Limits
 
 if TYPE_CHECKING:
     from pushservice.hub import Hub
@@ -121,6 +121,7 @@ class Session:
 
     def _subscribe(self, command: commands.Subscribe) -> None:
         outbox, hub = self.outbox, self._hub
+        self._charge(len(command.symbols))
         accepted: dict[Topic, bool] = {}
         errors: dict[str, tuple[ErrorCode, str]] = {}
         for symbol in command.symbols:
@@ -159,7 +160,9 @@ class Session:
         gone: dict[str, None] = {}
         if command.symbols is None:
             gone = {topic.symbol: None for topic in outbox.topics}
+            self._charge(len(gone))
         else:
+            self._charge(len(command.symbols))
             for symbol in command.symbols:
                 fault = wire.symbol_fault(symbol)
                 if fault is not None:
@@ -172,6 +175,10 @@ class Session:
             if topic is not None and topic in outbox.topics:
                 hub.unsubscribe(outbox, topic)
         self._acknowledge(wire.unsubscribed, command.id, list(gone), errors)
+
+    def _charge(self, symbols: int) -> None:
+        if self._allowance is not None:
+            self._allowance.spend(symbols / SYMBOLS_A_MESSAGE)
 
     # -- what goes to the client -----------------------------------------------------------------
 

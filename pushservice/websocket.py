@@ -122,6 +122,7 @@ class QuoteProtocol(LeanProtocol):
     def onFrameBegin(self) -> None:
         if self.session is not None:
             if not self.session.frame():
+                self.factory.admission.flooded(self._address)
                 self._listen_no_more()
                 return
         elif self._parting is not None:

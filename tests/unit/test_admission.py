@@ -341,3 +341,19 @@ def test_who_is_refused_for_lack_of_room_spends_none_of_its_rate():
     for guest in guests:
         door.admission.became_client(guest)
     assert door.let_in(100, HOME) == 10
+
+
+def test_a_client_closed_for_flooding_costs_its_address_a_second_of_connections():
+    clock = Clock()
+    admission = Admission(Limits(connect_rate=5), clock)
+    admission.flooded("10.0.0.1")
+    assert sum(admission.admits("10.0.0.1") for _ in range(100)) == 45
+    admission.flooded("10.0.0.1")
+    admission.flooded("10.0.0.1")
+    admission.flooded(None)
+    clock.advance(1.0)
+    assert not admission.admits("10.0.0.1"), "what it owes is a second's worth at most"
+    clock.advance(0.3)
+    assert admission.admits("10.0.0.1")
+    assert admission.admits("10.0.0.2")
+    assert sum(admission.admits("10.0.0.2") for _ in range(100)) == 49

@@ -143,3 +143,14 @@ def test_two_clients_have_a_purse_each():
     frames(first, 5 * BURST_SECONDS + 1)
     assert first.overdrawn
     assert not second.overdrawn
+
+
+def test_what_is_much_work_counts_as_many_frames():
+    allowance = Allowance(Limits(message_rate=10), 0.0)
+    allowance.spend(100)
+    assert not allowance.overdrawn
+    allowance.spend(0.5)
+    assert allowance.overdrawn
+    assert not allowance.exhausted
+    allowance.spend(10)
+    assert allowance.exhausted

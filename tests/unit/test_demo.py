@@ -14,11 +14,11 @@ from twisted.internet.task import Clock
 from waiting import until
 
 from pushservice.channels import SymbolReader
-from pushservice.redisurl import RedisAddress, redis_address
 from pushservice.demo import DemoMarket
 from pushservice.market import SYMBOLS, Market
 from pushservice.metrics import Counters
 from pushservice.redisfeed import RedisFeed
+from pushservice.redisurl import RedisAddress, redis_address
 
 #: Seconds between two ticks of the market, a little over, so that rounding skips none.
 TICK = 0.020001

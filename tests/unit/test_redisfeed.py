@@ -13,9 +13,9 @@ from twisted.logger import capturedLogs, formatEvent
 from waiting import until
 
 from pushservice.channels import SymbolReader
-from pushservice.redisurl import RedisAddress, redis_address
 from pushservice.metrics import Counters
 from pushservice.redisfeed import TURN_BUDGET, RedisFeed, _Subscriber
+from pushservice.redisurl import RedisAddress, redis_address
 
 CHANNEL = "test_redisfeed"
 

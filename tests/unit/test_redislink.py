@@ -16,8 +16,8 @@ from twisted.logger import capturedLogs, formatEvent
 from waiting import until
 
 from pushservice import redislink
-from pushservice.redisurl import RedisAddress, redis_address
 from pushservice.redislink import RedisLink
+from pushservice.redisurl import RedisAddress, redis_address
 
 
 class Watched:

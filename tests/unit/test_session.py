@@ -432,3 +432,17 @@ def test_whatever_arrives_answers_a_ping():
     client.outbox.unanswered = 7
     client.session.arrived(1)
     assert client.outbox.unanswered is None
+
+
+@pytest.mark.parametrize("end", [{"op": "unsubscribe"}, "the same symbols"])
+def test_a_command_about_many_symbols_counts_as_many_messages(end):
+    limits = Limits(message_rate=10, symbols=1000)
+    client = greeted(make_hub(limits=limits), limits=limits)
+    symbols = [f"S{number}" for number in range(1000)]
+    if end == "the same symbols":
+        end = {"op": "unsubscribe", "symbols": symbols}
+    client.session.arrived(10)
+    for command in ({"op": "subscribe", "symbols": symbols}, end, {"op": "ping"}):
+        client.session.frame()
+        client.say(command)
+    assert [event["ev"] for event in client.events()] == ["subscribed", "unsubscribed", "error"]
