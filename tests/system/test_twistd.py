@@ -146,6 +146,8 @@ def test_a_start_on_a_port_in_use_says_so_in_one_line_and_leaves_nothing(
             directory=short_directory,
         )
     assert done.returncode == 1
+    # In the background the parent may end before its child has written everything.
+    poll(lambda: "can't listen" in logfile.read_text(), "the reason in the log")
     everything = done.stdout + done.stderr + logfile.read_text()
     assert "Traceback" not in everything
     assert "Unhandled" not in everything
