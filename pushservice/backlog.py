@@ -11,6 +11,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from pushservice import wire
 from pushservice.metrics import Counters
 
 if TYPE_CHECKING:
@@ -52,8 +53,11 @@ class Backlog:
         "answers_size",
         "as_snapshot",
         "full",
+        "gaps",
         "missed",
+        "notices",
         "pong",
+        "quiet",
         "raw_size",
     )
 
@@ -67,6 +71,12 @@ class Backlog:
         self.answers: list[bytes] = []
         self.answers_size = 0
         self.pong = b""
+        #: the latest of each kind of announcement
+        self.notices: dict[str, bytes] = {}
+        #: symbols of which updates may be missing before the next
+        self.gaps: dict[Topic, None] = {}
+        #: symbols that have gone quiet for long (True) or are back
+        self.quiet: dict[Topic, bool] = {}
         #: bytes of the raw updates that are kept
         self.raw_size = 0
         # The symbol, how many were kept before it, and the piece.
@@ -114,6 +124,8 @@ class Backlog:
         """Nothing that is kept of `topic` is wanted any more."""
         self.missed.pop(topic, None)
         self.as_snapshot.discard(topic)
+        self.gaps.pop(topic, None)
+        self.quiet.pop(topic, None)
         if self._raw:
             self._forgotten[topic] = self._kept
 
@@ -130,6 +142,23 @@ class Backlog:
         self.answers.clear()
         self.answers_size, self.pong = 0, b""
         return data
+
+    def take_notices(self) -> list[bytes]:
+        """What was announced: the latest of each kind, then of which symbols updates may miss."""
+        events = [*self.notices.values(), *(wire.gap(topic.symbol_text) for topic in self.gaps)]
+        self.notices.clear()
+        self.gaps.clear()
+        return events
+
+    def take_quiet(self) -> list[bytes]:
+        """Which symbols have gone quiet, and which are back."""
+        events = []
+        for stale in (True, False):
+            symbols = [topic.symbol for topic, is_stale in self.quiet.items() if is_stale is stale]
+            if symbols:
+                events.append(wire.quiet(symbols, stale))
+        self.quiet.clear()
+        return events
 
     def take_raw(self, size: int) -> list[bytes]:
         """Raw updates in order, until they have `size` bytes or more, or there are no more."""

@@ -7,14 +7,14 @@ what was wrong and what would be right.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from pushservice.channels import SymbolReader, single_star
 from pushservice.limits import Limits
-from pushservice.redisurl import RedisAddress
+from pushservice.redisurl import RedisAddress, RedisTLS
 
 #: the fields of Limits that options set, with their options; the daemon itself sets `connections`
 _LIMIT_OPTIONS: Final = {
@@ -42,6 +42,8 @@ _LIMIT_OPTIONS: Final = {
 class Config:
     """Everything the daemon was told, checked; see OPTIONS for what each field means.
 
+    No address in `redis` stands for an embedded one; a `registry_prefix` of None for no registry.
+
     Raises ValueError when fields contradict each other.
     """
 
@@ -52,7 +54,15 @@ class Config:
     key: Path | None = None
     certs: Path = Path("certs")
     plain: bool = False
-    redis: RedisAddress | None = None
+    redis: tuple[RedisAddress, ...] = ()
+    redis_tls: RedisTLS = field(default_factory=RedisTLS)
+    subscribe: str = "all"
+    snapshot_hash: str | None = None
+    stale_after: float | None = None
+    feed_stale_after: float | None = None
+    registry: RedisAddress | None = None
+    registry_prefix: str | None = "quotepush:"
+    node: str | None = None
     channels: tuple[str, ...] = ("quote.*",)
     symbol_regex: str | None = None
     symbol_field: str | None = None
@@ -69,6 +79,13 @@ class Config:
         if self.plain and self.cert is not None:
             raise ValueError("--plain serves without TLS, so --cert and --key make no sense")
         self.symbol_reader()
+        addresses = (*self.redis, *((self.registry,) if self.registry is not None else ()))
+        if self.redis_tls != RedisTLS() and not any(address.tls for address in addresses):
+            raise ValueError(
+                "--redis-ca, --redis-cert and --redis-key are for Redis over TLS: use rediss://"
+            )
+        if self.subscribe == "demand":
+            self._check_demand()
         if self.demo and not self.demo_channel("AAPL"):
             raise ValueError(
                 "--demo publishes to the first pattern of --channels with its only * replaced by"
@@ -83,6 +100,19 @@ class Config:
                 )
         if self.demo and self.symbol_field not in (None, "symbol"):
             raise ValueError("the payloads of --demo have their symbol in the field symbol")
+
+    def _check_demand(self) -> None:
+        if self.symbol_regex is not None or self.symbol_field is not None:
+            raise ValueError(
+                "--subscribe demand makes channels of symbols, which --symbol-regex and"
+                " --symbol-field do not allow"
+            )
+        for pattern in self.channels:
+            if single_star(pattern) is None:
+                raise ValueError(
+                    "--subscribe demand needs patterns with one * and no other wildcard, which"
+                    f" {pattern!r} is not"
+                )
 
     def symbol_reader(self) -> SymbolReader:
         """A reader for the channels and the way of finding the symbol."""
@@ -118,7 +148,14 @@ class Config:
             "key": path("key"),
             "certs": path("certs"),
             "plain": bool(options.get("plain")),
-            "redis": options.get("redis"),
+            "redis": _addresses(options.get("redis") or ()),
+            "redis_tls": RedisTLS(path("redis-ca"), path("redis-cert"), path("redis-key")),
+            "subscribe": options.get("subscribe"),
+            "snapshot_hash": options.get("snapshot-hash"),
+            "stale_after": options.get("stale-after"),
+            "feed_stale_after": options.get("feed-stale-after"),
+            "registry": options.get("registry"),
+            "node": options.get("node"),
             "channels": tuple(options.get("channels") or ()) or None,
             "symbol_regex": options.get("symbol-regex"),
             "symbol_field": options.get("symbol-field"),
@@ -134,7 +171,22 @@ class Config:
             "demo": bool(options.get("demo")),
             "demo_rate": options.get("demo-rate"),
         }
-        return cls(**{name: value for name, value in values.items() if value is not None})
+        given = {name: value for name, value in values.items() if value is not None}
+        if options.get("no-registry"):
+            if options.get("registry") is not None:
+                raise ValueError("--registry and --no-registry exclude each other")
+            given["registry_prefix"] = None
+        elif options.get("registry-prefix") is not None:
+            given["registry_prefix"] = options["registry-prefix"]
+        return cls(**given)
+
+
+def _addresses(given: Sequence[RedisAddress | None]) -> tuple[RedisAddress, ...]:
+    """The addresses of --redis; none for the embedded one, which is None among those given."""
+    addresses = tuple(dict.fromkeys(address for address in given if address is not None))
+    if addresses and None in given:
+        raise ValueError("--redis embedded goes with no other --redis")
+    return addresses
 
 
 def _quoted(text: str) -> str:

@@ -14,7 +14,7 @@ from twisted.internet.task import LoopingCall
 from pushservice.market import Market
 from pushservice.metrics import Counters
 from pushservice.redislink import RedisLink
-from pushservice.redisurl import RedisAddress
+from pushservice.redisurl import RedisAddress, RedisTLS
 
 _TICK: Final = 0.02
 #: Publishes that Redis has not answered yet before new ones are left out.
@@ -32,6 +32,7 @@ class DemoMarket:
         channel_of: Callable[[str], str],
         rate: int,
         counters: Counters,
+        tls: RedisTLS | None = None,
     ) -> None:
         self._clock = reactor
         self._market = market
@@ -48,6 +49,7 @@ class DemoMarket:
             # A Redis that does not let us in says so here, and not at every publish.
             lambda connection: connection.ping(),
             lambda _up: None,
+            tls=tls,
         )
         # `withCount` keeps the rate when a call comes late.
         self._loop = LoopingCall.withCount(self._tick)

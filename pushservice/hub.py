@@ -6,19 +6,18 @@ through the outboxes when the feed has parsed a whole read and calls `flush`.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 from pushservice import wire
 from pushservice.backlog import Common
 from pushservice.closing import CloseCode
-from pushservice.interfaces import Clock
+from pushservice.interfaces import Clock, Interest
 from pushservice.limits import Limits
 from pushservice.metrics import Counters
 from pushservice.outbox import RAW, Kind, Outbox
 from pushservice.pacing import Group, Paced, Pacing
-from pushservice.topic import Topic
+from pushservice.topic import Topic, Topics
 
 
 class NoRoom(Exception):
@@ -37,65 +36,76 @@ class Hub:
         end_of_turn: Callable[[wire.Share], None] = lambda _share: None,
         beats: int = 20,
         limits: Limits | None = None,
+        interest: Interest | None = None,
     ) -> None:
         """`failed` is told whose outbox raised, once all others are served.
 
         `end_of_turn` is called when every outbox has posted what the turn brought it, and counts
         what it sends.
         `beats` is into how many groups connections are dealt for heartbeats and pings.
+        `interest` is told who watches what, and what was quoted.
         """
         limits = limits or Limits()
         self.epoch = epoch
         self._failed = failed
+        self._interest = interest
         self._end_of_turn = end_of_turn
-        self.feed_up = False
         self._clock = clock
         self._counters = counters
-        self._max_topics = limits.total_symbols
-        self._topics: dict[str, Topic] = {}
-        # Quoted and watched by nobody; the one whose last value is oldest comes first.
-        self._unwatched: OrderedDict[Topic, None] = OrderedDict()
-        # No symbol may begin below a number it had before it was forgotten.
-        self._first_n = 0
+        self._topics = Topics(limits.total_symbols)
+        self._by_symbol = self._topics.by_symbol
         self._turn: dict[Topic, int] = {}
         self._raw_log: list[tuple[Topic, wire.Codec, bytes]] = []
         self._turn_t: int | None = None
-        self._last_message_t: int | None = None
+        #: when the feed last brought anything, in milliseconds since the epoch
+        self.last_message_t: int | None = None
+        # Symbols whose watchers were told that they are stale, and that were quoted this turn.
+        self._freshened: list[Topic] = []
+        #: whether `learn` may be called, so that who wants a first value is kept
+        self.values_can_be_learnt = False
+        # Clients that wait for a first value, by symbol.
+        self._awaiting: dict[Topic, dict[Outbox, None]] = {}
         self._groups: list[dict[Outbox, None]] = [{} for _ in range(beats)]
         self._group_of_next = 0
-        self._next_beat = 0
         self._pacing = Pacing(clock, self._serve_paced)
         #: what the outboxes of this hub share
         self.common = Common(counters, limits.raw_budget, self._too_slow)
 
     # -- the path of a quote -------------------------------------------------------------------
 
-    def publish(self, symbol: str, payload: bytes) -> None:  # noqa: C901 - a call more would cost every quote
+    def publish(self, symbol: str, payload: bytes) -> None:  # noqa: C901, PLR0912 - a call more would cost every quote
         """Number one quote and offer it to its audience; `flush` sends it."""
         t = self._turn_t
         if t is None:
-            t = self._turn_t = self._last_message_t = self.now()
-        topic = self._topics.get(symbol) or self._new_topic(symbol)
+            t = self._turn_t = self.last_message_t = self.now()
+        topic = self._by_symbol.get(symbol) or self._topics.new(symbol)
         if topic is None:
             self._counters.symbols_dropped += 1
             return
         n = topic.n = topic.n + 1
         topic.t = t
         topic.payload = payload
-        for mark in topic.marking:
-            mark(topic, n - 1)
+        if topic.stale:
+            topic.stale = False
+            self._freshened.append(topic)
         audience = topic.audience
         if audience is None:
             audience = topic.rebuild()
-        if not audience:
-            topic.newest.clear()
-            if not topic.marking:
-                self._unwatched[topic] = None
-                self._unwatched.move_to_end(topic)
+        if not audience and not topic.marking:
+            self._topics.unwatched(topic)
             return
         turn = self._turn
         if topic not in turn:
             turn[topic] = n - 1
+            topic.asleep = None
+        elif topic.asleep is None:
+            topic.asleep = topic.nobody_takes()
+        for mark in topic.marking:
+            mark(topic, n - 1)
+        if topic.asleep or not audience:
+            # Whoever wants it later has it made from the payload.
+            topic.newest.clear()
+            return
         replaced = False
         for codec, offers in audience:
             body = codec.body(payload)
@@ -115,6 +125,10 @@ class Hub:
         if not turn:
             return
         self._turn = {}
+        if self._freshened:
+            self._tell_fresh()
+        if self._interest is not None:
+            self._interest.quoted(turn)
         raw_log, self._raw_log = self._raw_log, []
         dirty: set[Outbox] = set().union(*[topic.listeners for topic in turn])
         share = wire.Share()
@@ -125,6 +139,11 @@ class Hub:
             except Exception as failure:  # noqa: BLE001 - one client's fault must not stop the others
                 failures.append((outbox, failure))
         self._end_turn(share, failures)
+
+    def _tell_fresh(self) -> None:
+        topics, self._freshened = self._freshened, []
+        for outbox, symbols in watchers_of(topics).items():
+            outbox.tell_quiet(symbols, stale=False)
 
     def _serve_paced(self, group: Group) -> None:
         """Send the clients of `group` the newest update of each symbol quoted since last time."""
@@ -142,9 +161,9 @@ class Hub:
             outbox = paced.outbox
             try:
                 if outbox.behind:
-                    _miss(paced, topics, turn)
+                    paced.miss(topics, turn)
                     continue
-                merged = _correction(paced, topics, jumps) if paced.since else 0
+                merged = paced.correction(topics, jumps) if paced.since else 0
                 if topics and not outbox.closed:
                     codec = outbox.codec
                     if codec not in pieces:
@@ -160,7 +179,7 @@ class Hub:
         self._counters.frames_out += share.frames
         self._counters.events_out += share.pieces
         self._counters.bytes_out += share.bytes
-        self._report(failures)
+        self.report(failures)
 
     def _too_slow(self, outbox: Outbox) -> None:
         self._counters.closed_too_slow += 1
@@ -185,7 +204,7 @@ class Hub:
 
     def topic(self, symbol: str) -> Topic | None:
         """The topic of `symbol` if it is known: watched, or quoted and not forgotten since."""
-        return self._topics.get(symbol)
+        return self._by_symbol.get(symbol)
 
     def subscribe(
         self, outbox: Outbox, symbol: str, *, raw: bool = False, interval_ms: int = 0
@@ -194,26 +213,30 @@ class Hub:
 
         Raises NoRoom where no further symbol can be watched.
         """
-        topic = self._topics.get(symbol) or self._new_topic(symbol)
+        topic = self._by_symbol.get(symbol) or self._topics.new(symbol)
         if topic is None:
             raise NoRoom
         if topic in outbox.topics:
             self._change(outbox, topic, raw, interval_ms)
         else:
-            self._unwatched.pop(topic, None)
+            self._topics.watched(topic)
+            first = not topic.watched
             self._join(outbox, topic, self._kind(outbox, raw, interval_ms), topic.n)
+            if self._interest is not None:
+                self._interest.watched(outbox.conn, symbol, first)
         return topic
 
     def unsubscribe(self, outbox: Outbox, topic: Topic) -> None:
         """Take `outbox` out of the audience of `topic`; a symbol never quoted is forgotten."""
         self._part(outbox, topic)
         outbox.forget(topic)
+        if topic in self._awaiting:
+            self._awaiting[topic].pop(outbox, None)
+        if self._interest is not None:
+            self._interest.unwatched(outbox.conn, topic.symbol, not topic.watched)
         if not topic.watched:
-            topic.newest.clear()
-            if topic.payload is None:
-                self._topics.pop(topic.symbol, None)
-            else:
-                self._unwatched[topic] = None
+            self._awaiting.pop(topic, None)
+            self._topics.unwatched(topic)
 
     def _change(self, outbox: Outbox, topic: Topic, raw: bool, interval_ms: int) -> None:
         """Replace how `outbox` watches `topic`; what is pending under the old way is kept."""
@@ -252,58 +275,45 @@ class Hub:
         else:
             topic.part(outbox, raw=kind is RAW)
 
-    def _new_topic(self, symbol: str) -> Topic | None:
-        """A topic for `symbol`; the oldest that nobody watches makes room, None if there is none.
+    # -- values that the feed did not bring ------------------------------------------------------
 
-        The new one is watched, quoted, or taken back by the caller.
+    def await_values(self, outbox: Outbox, topics: Iterable[Topic]) -> None:
+        """`outbox` wants the snapshots of `topics`; of some no value may be known yet."""
+        for topic in topics if self.values_can_be_learnt else ():
+            if topic.payload is None:
+                self._awaiting.setdefault(topic, {})[outbox] = None
+
+    def learn(self, symbol: str, payload: bytes, n: int, everybody: bool) -> None:
+        """Take over a value that was not numbered here: what a snapshot source keeps of `symbol`.
+
+        Does nothing if the feed has brought an update since `n`. Otherwise it is the last known
+        value from now on, with the number that the symbol has, and goes out as a snapshot to those
+        who wait for one, or to `everybody` who watches it.
         """
-        if len(self._topics) >= self._max_topics:
-            if not self._unwatched:
-                return None
-            oldest, _ = self._unwatched.popitem(last=False)
-            del self._topics[oldest.symbol]
-            self._first_n = max(self._first_n, oldest.n)
-        topic = self._topics[symbol] = Topic(symbol, self._first_n)
-        return topic
+        topic = self._by_symbol.get(symbol)
+        if topic is None:
+            return
+        waiting = self._awaiting.pop(topic, {})
+        if topic.n != n or not topic.watched:
+            return
+        topic.payload = payload
+        topic.t = self.now()
+        topic.newest.clear()
+        for outbox in list(topic.watchers()) if everybody else waiting:
+            outbox.send_snapshots([(topic, outbox in waiting)])
 
-    # -- the feed's state, heartbeats ------------------------------------------------------------
+    def forget_value(self, symbol: str) -> None:
+        """The last value of `symbol`, which nobody watches, is not kept up to date any more."""
+        topic = self._by_symbol.get(symbol)
+        if topic is not None and not topic.watched:
+            self._topics.forget(topic)
 
-    def feed_changed(self, up: bool) -> None:
-        """Remember whether the feed's link is up; heartbeats say so."""
-        self.feed_up = up
+    def watched_topics(self) -> list[Topic]:
+        """Every symbol that somebody watches."""
+        return [topic for topic in self._by_symbol.values() if topic.watched]
 
-    def beat(self) -> None:
-        """Send a heartbeat to one group of connections, the next one each time.
-
-        Called evenly, once per heartbeat interval and group, so that no call serves them all.
-        """
-        group = self._groups[self._next_beat]
-        self._next_beat = (self._next_beat + 1) % len(self._groups)
-        t = self.now()
-        age = None if self._last_message_t is None else t - self._last_message_t
-        shared = wire.JSON.frames([wire.heartbeat(t, self.feed_up, age, 0)])
-        failures: list[tuple[Outbox, Exception]] = []
-        for outbox in list(group):
-            try:
-                if not outbox.codec.converses or outbox.behind:
-                    continue
-                if outbox.merged:
-                    event = wire.heartbeat(t, self.feed_up, age, outbox.merged)
-                    outbox.send(outbox.codec.frames([event]))
-                else:
-                    outbox.send(shared)
-            except Exception as failure:  # noqa: BLE001 - one client's fault must not stop the others
-                failures.append((outbox, failure))
-        self._report(failures)
-
-    def dismiss(self, code: CloseCode, retry_ms: Callable[[], int | None]) -> None:
-        """Say goodbye to every client and begin to close it; `retry_ms` is asked for each."""
-        for outbox in self.outboxes():
-            if outbox.codec.converses:
-                outbox.send_last(outbox.codec.frames([wire.bye(code, retry_ms())]))
-            outbox.outlet.close(code)
-
-    def _report(self, failures: list[tuple[Outbox, Exception]]) -> None:
+    def report(self, failures: list[tuple[Outbox, Exception]]) -> None:
+        """Count and pass on whose outboxes raised, once all others are served."""
         for outbox, failure in failures:
             self._counters.client_failures += 1
             self._failed(outbox, failure)
@@ -338,33 +348,19 @@ class Hub:
 
     def count_topics(self) -> int:
         """How many symbols are known: quoted at least once, or watched."""
-        return len(self._topics)
+        return len(self._by_symbol)
 
     def recent_symbols(self, limit: int) -> list[str]:
         """Up to `limit` symbols that were quoted, the most recently quoted first."""
-        quoted = (topic for topic in self._topics.values() if topic.payload is not None)
+        quoted = (topic for topic in self._by_symbol.values() if topic.payload is not None)
         newest_first = sorted(quoted, key=lambda topic: topic.t, reverse=True)
         return [topic.symbol for topic in islice(newest_first, limit)]
 
 
-def _miss(paced: Paced, topics: set[Topic], turn: dict[Topic, int]) -> None:
-    """Note for a client that is behind which updates would be due."""
+def watchers_of(topics: Iterable[Topic]) -> dict[Outbox, list[Topic]]:
+    """Every client that watches any of `topics`, with which of them."""
+    found: dict[Outbox, list[Topic]] = {}
     for topic in topics:
-        before = paced.since.pop(topic, turn[topic])
-        if topic.n > before:
-            paced.outbox.miss(topic, before)
-
-
-def _correction(paced: Paced, topics: set[Topic], jumps: dict[Topic, int]) -> int:
-    """What to add to `jumps` for symbols of which the client has another `n` than its group.
-
-    Takes out of `topics` those of which it has the newest already.
-    """
-    since, correction = paced.since, 0
-    for topic in topics & since.keys():
-        before = since.pop(topic)
-        if topic.n > before:
-            correction += topic.n - before - 1 - jumps[topic]
-        else:
-            topics.discard(topic)
-    return correction
+        for outbox in topic.watchers():
+            found.setdefault(outbox, []).append(topic)
+    return found

@@ -6,11 +6,14 @@ implementations of them; the edges implement them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pushservice.closing import CloseCode
 from pushservice.wire import Codec, Share
+
+if TYPE_CHECKING:
+    from pushservice.topic import Topic
 
 
 class DelayedCall(Protocol):
@@ -80,6 +83,22 @@ class Outlet(Protocol):
         ...
 
 
+class Interest(Protocol):
+    """Who is told what clients watch, and what of it was quoted. Costs the hub a call each."""
+
+    def watched(self, client: str, symbol: str, first: bool) -> None:
+        """A client, by its connection's id, watches a symbol; `first` here that does."""
+        ...
+
+    def unwatched(self, client: str, symbol: str, last: bool) -> None:
+        """A client watches a symbol no more; `last` here that did."""
+        ...
+
+    def quoted(self, topics: Mapping[Topic, object]) -> None:
+        """A turn brought quotes of these symbols, each watched by somebody."""
+        ...
+
+
 class Publish(Protocol):
     """Where a feed delivers, and what it must call at the end of each read."""
 
@@ -89,8 +108,4 @@ class Publish(Protocol):
 
     def flush(self) -> None:
         """The read is parsed: write what it brought."""
-        ...
-
-    def feed_changed(self, up: bool) -> None:
-        """The feed's link came up or was lost."""
         ...

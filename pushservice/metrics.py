@@ -35,6 +35,9 @@ class Counters:
     aborted_stalled: int = 0
     aborted_silent: int = 0
     aborted_handshakes: int = 0
+    registry_writes: int = 0
+    registry_failures: int = 0
+    snapshots_learnt: int = 0
     feed_connects: int = 0
     feed_losses: int = 0
     client_failures: int = 0

@@ -55,6 +55,27 @@ def seconds(low: float, high: float) -> Coercer:
     return coerce
 
 
+def one_of(*words: str) -> Coercer:
+    """A coercer for one of a few words."""
+
+    def coerce(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"{text!r} is none of: {', '.join(words)}")
+        return text
+
+    return coerce
+
+
+def node_name(text: str) -> str:
+    """A coercer for a name that stands in the registry's keys."""
+    if not _NAME.fullmatch(text):
+        raise ValueError(
+            f"{text!r} is no name: it has letters, digits, - and _, and dots within, 64 in all"
+        )
+    return text
+
+
+_NAME: Final = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,64}(?<!\.)", re.ASCII)
 _SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,3})?")
 
 
@@ -104,19 +125,75 @@ OPTIONS: Final[tuple[Option, ...]] = (
     Option("plain", "serve ws:// without TLS", flag=True),
     Option(
         "redis",
-        "where quotes come from: redis://[[user]:password@]host[:port], unix:///path, or embedded"
-        " for a private redis-server",
+        "where quotes come from: redis:// or rediss:// (TLS) with [[user]:password@]host[:port],"
+        " unix://[[user]:password@]/path, redis+sentinel:// or rediss+sentinel:// with"
+        " [[user]:password@]host[:port],host[:port]/service, or embedded for a private"
+        " redis-server; several are shards, each of which may bring any symbol",
         EMBEDDED,
         redis_address,
         placeholder="URL",
+        repeatable=True,
         variable="QUOTEPUSH_REDIS",
     ),
+    Option(
+        "redis-ca",
+        "certificates that Redis is trusted by over TLS, in PEM; when not given, the system's",
+        placeholder="FILE",
+    ),
+    Option("redis-cert", "certificate to show Redis over TLS, in PEM", placeholder="FILE"),
+    Option("redis-key", "private key of --redis-cert, in PEM", placeholder="FILE"),
     Option(
         "channels",
         "Redis channel pattern to listen to; the symbol is what its * matched",
         "quote.*",
         placeholder="PATTERN",
         repeatable=True,
+    ),
+    Option(
+        "subscribe",
+        "what to listen to: all, whatever is published, or demand, the channels of watched symbols",
+        "all",
+        one_of("all", "demand"),
+        placeholder="all|demand",
+    ),
+    Option(
+        "snapshot-hash",
+        "Redis hash, symbol to latest payload, that publishers keep: read for first subscribers and"
+        " after an outage",
+        placeholder="NAME",
+    ),
+    Option(
+        "stale-after",
+        "time without a quote after which the clients of a symbol are told that it is stale",
+        None,
+        seconds(0.1, 86_400),
+        "seconds",
+        "SECONDS",
+    ),
+    Option(
+        "feed-stale-after",
+        "time without any quote after which all clients are told that the feed is stale",
+        None,
+        seconds(0.1, 86_400),
+        "seconds",
+        "SECONDS",
+    ),
+    Option(
+        "registry",
+        "Redis in which who watches what is kept; when not given, the first of --redis",
+        None,
+        redis_address,
+        placeholder="URL",
+    ),
+    Option("no-registry", "do not keep in Redis who watches what", flag=True),
+    Option("registry-prefix", "what the registry's keys begin with", "quotepush:"),
+    Option(
+        "node",
+        "this daemon's name in the registry, another for each that runs at a time; when not given,"
+        " the host's name and the port",
+        None,
+        node_name,
+        placeholder="NAME",
     ),
     Option(
         "symbol-regex",

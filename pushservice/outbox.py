@@ -9,7 +9,7 @@ keep every update instead, up to a budget. CLOSED: nothing more is taken.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -180,6 +180,46 @@ class Outbox:
             self._count_merged(topic.n - before - 1)
             self.outlet.write(self.codec.frames([topic.update(self.codec)]))
 
+    # -- called for announcements ----------------------------------------------------------------
+
+    def tell_feed(self, event: bytes) -> None:
+        """The feed's state changed; while behind only the latest state is kept."""
+        self._tell_latest("feed", event)
+
+    def tell_all_quiet(self, event: bytes) -> None:
+        """The whole feed went quiet or came back; while behind only the latest is kept."""
+        self._tell_latest("quiet", event)
+
+    def _tell_latest(self, what: str, event: bytes) -> None:
+        if self._backlog is not None:
+            self._backlog.notices[what] = event
+        elif not self.closed:
+            self.outlet.write(self.codec.frames([event]))
+
+    def tell_gaps(self, pieces: Mapping[Topic, bytes], share: wire.Share) -> None:
+        """Updates of each of this client's symbols may be missing; `pieces` say so of each."""
+        topics = self.topics
+        backlog = self._backlog
+        if backlog is None:
+            if topics and not self.closed:
+                self.outlet.post(list(map(pieces.__getitem__, topics)), self.codec, share)
+            return
+        for topic, kind in topics.items():
+            if kind is RAW:
+                # In its place among the updates.
+                backlog.keep_raw([(topic, pieces[topic])])
+            else:
+                backlog.gaps[topic] = None
+        self._check_budget(backlog)
+
+    def tell_quiet(self, topics: Sequence[Topic], *, stale: bool) -> None:
+        """Symbols of this client have gone quiet for long, or are back."""
+        if self._backlog is not None:
+            self._backlog.quiet.update(dict.fromkeys(topics, stale))
+        elif topics and self.codec.converses and not self.closed:
+            event = wire.quiet([topic.symbol for topic in topics], stale)
+            self.outlet.write(self.codec.frames([event]))
+
     def shut(self) -> None:
         """Take nothing more, drop what waits."""
         self.closed = True
@@ -245,6 +285,8 @@ class Outbox:
             return
         backlog.full = False
         data = backlog.take_answers()
+        if self.codec.converses and (notices := backlog.take_notices()):
+            data += self.codec.frames(notices)
         while raw := backlog.take_raw(RAW_CHUNK):
             self._count_merged(backlog.take_merged())
             self._write_updates(data, raw)
@@ -254,8 +296,9 @@ class Outbox:
         self._end_backlog()
         self.outlet.resume_reading()
         pieces = [self._newest(topic, before, backlog) for topic, before in backlog.missed.items()]
-        if data or pieces:
-            self._write_updates(data, pieces)
+        quiet = backlog.take_quiet() if self.codec.converses else []
+        if data or pieces or quiet:
+            self._write_updates(data, pieces, quiet)
 
     # -- called while it is behind, to see whether it takes anything -----------------------------
 
@@ -267,9 +310,9 @@ class Outbox:
 
     # -- within ----------------------------------------------------------------------------------
 
-    def _write_updates(self, data: bytes, pieces: list[bytes]) -> None:
-        if pieces:
-            data += self.codec.frames(pieces)
+    def _write_updates(self, data: bytes, pieces: list[bytes], after: Sequence[bytes] = ()) -> None:
+        if pieces or after:
+            data += self.codec.frames([*pieces, *after])
         counters = self._common.counters
         counters.events_out += len(pieces)
         counters.frames_out += 1

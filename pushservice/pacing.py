@@ -9,7 +9,7 @@ each group that watches it, whatever the number of clients.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from pushservice.interfaces import Clock, DelayedCall
@@ -71,6 +71,27 @@ class Paced:
         """The `n` of `topic` that this client has, or knows to have missed."""
         since = self.since.get(topic)
         return self.group.before(topic) if since is None else since
+
+    def miss(self, topics: Iterable[Topic], turn: Mapping[Topic, int]) -> None:
+        """Note, for a client that is behind, which updates would be due now."""
+        for topic in topics:
+            before = self.since.pop(topic, turn[topic])
+            if topic.n > before:
+                self.outbox.miss(topic, before)
+
+    def correction(self, topics: set[Topic], jumps: Mapping[Topic, int]) -> int:
+        """What to add to `jumps` for symbols of which the client has another `n` than its group.
+
+        Takes out of `topics` those of which it has the newest already.
+        """
+        correction = 0
+        for topic in topics & self.since.keys():
+            before = self.since.pop(topic)
+            if topic.n > before:
+                correction += topic.n - before - 1 - jumps[topic]
+            else:
+                topics.discard(topic)
+        return correction
 
     def join(self, topic: Topic, last: int) -> None:
         """Watch `topic`, of which the client has `last`."""

@@ -1,4 +1,4 @@
-"""The feed: a txredisapi subscriber that turns what one read brought into one turn of the hub.
+"""One Redis as a source of quotes: a txredisapi subscriber; one read becomes one turn of the hub.
 
 Must not know: clients, or how quotes reach them. Runs at the pace of Redis and never waits, since
 Redis drops a subscriber that falls behind.
@@ -6,7 +6,7 @@ Redis drops a subscriber that falls behind.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 import hiredis
@@ -14,11 +14,12 @@ import txredisapi
 from twisted.internet import defer
 from twisted.logger import Logger
 
-from pushservice.channels import Ignored, SymbolReader
-from pushservice.interfaces import Publish
+from pushservice.channels import Ignored
+from pushservice.interfaces import DelayedCall, Publish
+from pushservice.listening import Listening
 from pushservice.metrics import Counters
 from pushservice.redislink import RedisLink
-from pushservice.redisurl import RedisAddress
+from pushservice.redisurl import RedisAddress, RedisTLS
 
 #: Seconds that one turn may keep the reactor from everything else.
 TURN_BUDGET: Final = 0.025
@@ -26,6 +27,12 @@ _SMALLEST_READ: Final = 4 * 1024
 _LARGEST_READ: Final = 64 * 1024
 #: Seconds between two log lines about messages of one fault.
 _LOG_EVERY: Final = 60.0
+#: Seconds between pings, and of silence after which the link counts as dead. Together with what a
+#: look takes, a Redis that hangs is noticed within two seconds.
+PING_EVERY: Final = 0.4
+SILENCE: Final = 1.3
+#: Seconds in which what came while this process stood still is read before silence counts.
+_SECOND_LOOK: Final = 0.1
 
 
 class _Subscriber(txredisapi.SubscriberProtocol):
@@ -53,9 +60,12 @@ class _Subscriber(txredisapi.SubscriberProtocol):
         try:
             message = following()
             while message is not False:
-                if type(message) is list and len(message) == 4 and message[0] == b"pmessage":
+                if type(message) is list and message[0] == b"pmessage" and len(message) == 4:
                     count += 1
                     deliver(message[1], message[2], message[3])
+                elif type(message) is list and message[0] == b"message" and len(message) == 3:
+                    count += 1
+                    deliver(None, message[1], message[2])
                 else:
                     self.replyReceived(message)
                 message = following()
@@ -63,13 +73,15 @@ class _Subscriber(txredisapi.SubscriberProtocol):
             self.feed.garbled(error)
             self.transport.abortConnection()
         finally:
-            self.feed.end_of_read(count)
-            size = getattr(self.transport, "bufferSize", _LARGEST_READ)
-            self.transport.bufferSize = self.feed.read_size(began, size)
+            self.feed.end_of_read(count, began)
+            # Under TLS it is the transport below that reads from the socket.
+            reading: Any = getattr(self.transport, "transport", self.transport)
+            size = getattr(reading, "bufferSize", _LARGEST_READ)
+            reading.bufferSize = self.feed.read_size(began, size)
 
 
 class RedisFeed:
-    """Subscribes the channel patterns and delivers every message, for as long as it runs."""
+    """Listens to one Redis and delivers every message, for as long as it runs."""
 
     log = Logger()
 
@@ -77,19 +89,32 @@ class RedisFeed:
         self,
         reactor: Any,
         address: RedisAddress,
-        patterns: Sequence[str],
-        symbols: SymbolReader,
+        listening: Listening,
         target: Publish,
         counters: Counters,
+        changed: Callable[[RedisFeed, bool], None],
+        tls: RedisTLS | None = None,
     ) -> None:
+        """`changed` is told when the link comes up, and with False when it is lost or can't be."""
         self._clock = reactor
-        self._patterns = [pattern.encode() for pattern in dict.fromkeys(patterns)]
-        self._symbols = symbols
+        self._listening = listening
         self._target = target
         self._counters = counters
+        self._tell = changed
         self._logged_at: dict[str, float] = {}
+        self._heard_at = 0.0
+        self._watch: DelayedCall | None = None
         subscriber = type("Subscriber", (_Subscriber,), {"feed": self})
-        self._link = RedisLink("feed", reactor, address, subscriber, self._subscribe, self._changed)
+        self._link = RedisLink(
+            "feed",
+            reactor,
+            address,
+            subscriber,
+            self._prepare,
+            self._changed,
+            tls=tls,
+            refused=lambda: changed(self, False),
+        )
 
     def start(self) -> None:
         """Begin to connect; returns at once."""
@@ -97,32 +122,71 @@ class RedisFeed:
 
     async def stop(self) -> None:
         """Disconnect for good."""
+        self._stop_watching()
         await self._link.stop()
 
     @property
     def up(self) -> bool:
-        """True while every pattern is subscribed."""
+        """True while everything that is to be listened to is subscribed."""
         return self._link.up is not None
 
+    @property
+    def connection(self) -> Any | None:
+        """The connection in subscribe mode, while it is up."""
+        return self._link.up
+
     @defer.inlineCallbacks
-    def _subscribe(self, connection: Any) -> Any:
-        # One pattern a command: txredisapi pairs one reply with one command.
-        for pattern in self._patterns:
-            yield connection.psubscribe([pattern])
+    def _prepare(self, connection: Any) -> Any:
+        # A Redis that loads its data takes subscriptions, and has nothing to say: a ping tells.
+        yield connection.ping()
+        yield self._listening.begin(connection)
 
     def _changed(self, up: bool) -> None:
         if up:
             self._counters.feed_connects += 1
+            self._heard_at = self.now()
+            self._watch = self._clock.callLater(PING_EVERY, self._look)
         else:
             self._counters.feed_losses += 1
-        self._target.feed_changed(up)
+            self._stop_watching()
+        self._tell(self, up)
+
+    # -- whether Redis is alive --------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Ask for a sign of life, and miss those that did not come."""
+        connection = self._link.up
+        if connection is None:
+            self._watch = None
+            return
+        # Always: where this process stood still, the answer to the last ping may be read long ago.
+        connection.ping().addErrback(lambda _lost: None)
+        if self.now() - self._heard_at > SILENCE:
+            self._watch = self._clock.callLater(_SECOND_LOOK, self._look_again)
+        else:
+            self._watch = self._clock.callLater(PING_EVERY, self._look)
+
+    def _look_again(self) -> None:
+        # This process may have stood still itself: what waited for it has been read by now, or the
+        # answer to the ping of just before.
+        self._watch = None
+        if self.now() - self._heard_at > SILENCE:
+            self.log.warn("Redis has said nothing for {seconds:.1f} s", seconds=SILENCE)
+            self._link.abort()
+        else:
+            self._look()
+
+    def _stop_watching(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
 
     # -- called per message and per read -----------------------------------------------------------
 
-    def deliver(self, pattern: bytes, channel: bytes, payload: bytes) -> None:
+    def deliver(self, pattern: bytes | None, channel: bytes, payload: bytes) -> None:
         """One message; whatever is wrong with it, the next one is served."""
         try:
-            symbol = self._symbols.read(pattern, channel, payload)
+            symbol = self._listening.symbol(pattern, channel, payload)
             if symbol is None:
                 self._counters.symbols_missing += 1
                 self._log_rarely(
@@ -134,8 +198,9 @@ class RedisFeed:
         except Exception:  # noqa: BLE001 - one bad message must not stop the feed
             self.log.failure("a message on {channel!r} was skipped", channel=channel[:80])
 
-    def end_of_read(self, count: int) -> None:
-        """A read of `count` messages is parsed."""
+    def end_of_read(self, count: int, began: float) -> None:
+        """A read of `count` messages, begun at `began`, is parsed."""
+        self._heard_at = began
         self._counters.quotes_in += count
         self._target.flush()
 

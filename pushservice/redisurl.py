@@ -6,87 +6,191 @@ wrong and what would be right, and never a password.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
+
+REDIS_PORT: Final = 6379
+SENTINEL_PORT: Final = 26379
 
 
 @dataclass(frozen=True, slots=True)
 class RedisAddress:
-    """Where a Redis listens: TCP `host` and `port`, or the Unix socket `path`; never both."""
+    """Where a Redis listens, one of three: TCP, a Unix socket, or wherever sentinels say.
+
+    TCP has `host` and `port`, a Unix socket has `path`, and with `sentinels`, pairs of a host and a
+    port, it is the master that they know by the name `service`. `user` and `password` are the login
+    at Redis; a sentinel gets it too, but only one that answers nobody without. `tls` holds for
+    Redis and the sentinels alike.
+    """
 
     host: str | None = None
-    port: int = 6379
+    port: int = REDIS_PORT
     path: str | None = None
     user: str | None = None
     password: str | None = field(default=None, repr=False)
+    tls: bool = False
+    sentinels: tuple[tuple[str, int], ...] = ()
+    service: str | None = None
 
     def __str__(self) -> str:
         """The address as a URL without its password, for logs."""
+        login = "" if self.password is None else f"{quote(self.user or '')}:***@"
         if self.path is not None:
-            return f"unix://{self.path}"
-        host = f"[{self.host}]" if self.host and ":" in self.host else self.host
-        login = "" if self.password is None else f"{self.user or ''}:***@"
-        return f"redis://{login}{host}:{self.port}"
+            return f"unix://{login}{self.path}"
+        secure = "s" if self.tls else ""
+        if self.service is not None:
+            places = ",".join(place(host, port) for host, port in self.sentinels)
+            return f"redis{secure}+sentinel://{login}{places}/{quote(self.service)}"
+        return f"redis{secure}://{login}{place(self.host or '', self.port)}"
+
+
+@dataclass(frozen=True, slots=True)
+class RedisTLS:
+    """Files for TLS to Redis: whom to trust, and who we are.
+
+    `ca` holds the certificates of the authorities to trust, None stands for those of the system;
+    `cert` and `key` are shown to a Redis that demands a certificate. The files are not looked at
+    here. Raises ValueError when only one of `cert` and `key` is given.
+    """
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.cert is None) != (self.key is None):
+            given, other = ("key", "certificate") if self.cert is None else ("certificate", "key")
+            raise ValueError(f"a {given} for Redis needs its {other} too")
+
+
+def place(host: str, port: int) -> str:
+    """A host and a port as they stand in a URL."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 #: the value of --redis that asks for a private redis-server
 EMBEDDED: Final = "embedded"
 
-_REDIS_FORMS: Final = "redis://[[user]:password@]host[:port], unix:///path, or embedded"
+_REDIS_FORMS: Final = (
+    "redis://[[user]:password@]host[:port], the same with rediss:// for TLS,"
+    " unix://[[user]:password@]/path,"
+    " redis+sentinel://[[user]:password@]host[:port],host[:port]/service"
+    " or the same with rediss+sentinel://, or embedded"
+)
+_SECURE: Final = {
+    "redis": False,
+    "rediss": True,
+    "redis+sentinel": False,
+    "rediss+sentinel": True,
+}
 
 
 def redis_address(text: str) -> RedisAddress | None:
     """The coercer of --redis: an address, or None for `embedded`."""
     if text == EMBEDDED:
         return None
+    scheme, _, rest = text.partition(":")
+    scheme = scheme.lower()
+    if scheme not in _SECURE and scheme != "unix":
+        raise ValueError(f"{_masked(text)!r} is not understood; use {_REDIS_FORMS}")
+    # Not urlsplit: it knows only one host.
+    parts = re.fullmatch(r"(?://([^/?#]*))?([^?#]*)(.*)", rest, re.DOTALL)
+    assert parts is not None, "every part may be empty"
+    netloc, path, extras = parts[1] or "", parts[2], parts[3]
+    login, _, places = netloc.rpartition("@")
+    if scheme == "unix":
+        if places or not path.startswith("/"):
+            raise ValueError(
+                f"{_masked(text)!r} needs an absolute path after three slashes,"
+                " such as unix:///run/redis/redis.sock,"
+                " or after a login, such as unix://:password@/run/redis/redis.sock"
+            )
+        _refuse_extras(text, extras)
+        user, password = _login(text, login)
+        return RedisAddress(path=unquote(path), user=user, password=password)
+    if scheme.endswith("+sentinel"):
+        sentinels = tuple(_host(text, each, SENTINEL_PORT) for each in places.split(","))
+        service = _service(text, path)
+        _refuse_extras(text, extras)
+        user, password = _login(text, login)
+        return RedisAddress(
+            user=user,
+            password=password,
+            tls=_SECURE[scheme],
+            sentinels=tuple(dict.fromkeys(sentinels)),
+            service=service,
+        )
+    if "," in places:
+        raise ValueError(
+            f"{_masked(text)!r} names several hosts, which only sentinels may be:"
+            f" use redis+sentinel://host,host/service"
+        )
+    host, port = _host(text, places, REDIS_PORT)
+    if path.strip("/"):
+        raise _database(text, "the host")
+    _refuse_extras(text, extras)
+    user, password = _login(text, login)
+    return RedisAddress(host, port, user=user, password=password, tls=_SECURE[scheme])
+
+
+def _host(text: str, one: str, default: int) -> tuple[str, int]:
+    """The host and the port of one place."""
     try:
-        url = urlsplit(text)
-        port = url.port
+        url = urlsplit(f"//{one}")
+        host, port = url.hostname, url.port
     except ValueError:
         # The library's own words may repeat the password.
         raise ValueError(
             f"{_masked(text)!r} has a host or a port that can't be one; use {_REDIS_FORMS}"
         ) from None
-    if url.scheme == "unix":
-        if url.netloc or not url.path.startswith("/"):
-            raise ValueError(
-                f"{_masked(text)!r} needs an absolute path after three slashes,"
-                " such as unix:///run/redis/redis.sock"
-            )
-        _refuse_extras(text, url.query, url.fragment)
-        return RedisAddress(path=unquote(url.path))
-    if url.scheme != "redis":
-        raise ValueError(f"{_masked(text)!r} is not understood; use {_REDIS_FORMS}")
-    if not url.hostname:
+    if not host:
         raise ValueError(f"{_masked(text)!r} names no host; use {_REDIS_FORMS}")
     if port == 0:
         raise ValueError(f"{_masked(text)!r} has port 0; use 1 to 65535")
-    if url.path.strip("/"):
+    return host, port or default
+
+
+def _service(text: str, path: str) -> str:
+    """The name of the master that sentinels watch."""
+    name, _, more = path.removeprefix("/").partition("/")
+    if not name:
         raise ValueError(
-            f"{_masked(text)!r} names a database, and pub/sub is the same in all of them:"
-            " leave out what follows the host"
+            f"{_masked(text)!r} does not say which master: put the name by which the sentinels know"
+            " it after the hosts, such as redis+sentinel://host,host/mymaster"
         )
-    _refuse_extras(text, url.query, url.fragment)
-    if url.username and not url.password:
+    if more:
+        raise _database(text, "the master's name")
+    return unquote(name)
+
+
+def _login(text: str, login: str) -> tuple[str | None, str | None]:
+    """User and password, either of which may be None."""
+    user, _, password = login.partition(":")
+    if user and not password:
         raise ValueError(f"{_masked(text)!r} has a user and no password; use user:password@")
-    return RedisAddress(
-        host=url.hostname,
-        port=port or 6379,
-        user=unquote(url.username) if url.username else None,
-        password=unquote(url.password) if url.password else None,
+    return unquote(user) or None, unquote(password) or None
+
+
+def _database(text: str, last: str) -> ValueError:
+    return ValueError(
+        f"{_masked(text)!r} names a database, and pub/sub is the same in all of them:"
+        f" leave out what follows {last}"
     )
 
 
-def _refuse_extras(text: str, query: str, fragment: str) -> None:
-    if query or fragment:
+def _refuse_extras(text: str, extras: str) -> None:
+    if extras.strip("?#"):
         raise ValueError(f"{_masked(text)!r} has a ? or # part, which means nothing here")
 
 
 def _masked(text: str) -> str:
     """`text` without what may be a login: all before its last `@`, however broken."""
-    _, at, place = text.rpartition("@")
+    _, at, rest = text.rpartition("@")
     if not at:
         return text
     scheme, slashes, _ = text.partition("://")
-    return f"{scheme}{slashes}***@{place}" if slashes and scheme.isalpha() else f"***@{place}"
+    known = slashes and scheme.replace("+", "").isalpha()
+    return f"{scheme}{slashes}***@{rest}" if known else f"***@{rest}"

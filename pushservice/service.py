@@ -22,19 +22,18 @@ from twisted.python.failure import Failure
 
 from pushservice import __version__, outlet
 from pushservice.admission import GUESTS_BEYOND
+from pushservice.announcements import Announcements
 from pushservice.closing import CloseCode
 from pushservice.config import Config
-from pushservice.demo import DemoMarket
 from pushservice.embedded import EmbeddedRedis, NoRedisServer
 from pushservice.hub import Hub
 from pushservice.kernel import bound_send_buffer
-from pushservice.listings import SYMBOLS
 from pushservice.liveness import Liveness
-from pushservice.market import Market
 from pushservice.metrics import Counters
 from pushservice.outbox import Outbox
-from pushservice.redisfeed import RedisFeed
+from pushservice.redistls import check_files
 from pushservice.redisurl import RedisAddress
+from pushservice.sources import Interests, Sources
 from pushservice.tls import NeverNone, TLSFactory, development_pair, server_options
 from pushservice.web import build_site
 from pushservice.websocket import QuoteFactory
@@ -78,6 +77,7 @@ class Daemon(Service):
         self._secure: list[bool] = []
         self._reactor = reactor
         self._tls = None if config.plain else self._tls_options()
+        self._check_redis_tls()
         file_limit = raise_file_limit()
         # No more than a quarter for those that are no clients, and the rest for clients.
         room = max(2, file_limit - RESERVED_FILES)
@@ -97,6 +97,7 @@ class Daemon(Service):
             self._outlets = outlet.choose(os.environ.get("QUOTEPUSH_OUTLET") or "auto", reactor)
         except ValueError as error:
             raise CannotStart(f"quotepush: QUOTEPUSH_OUTLET in the environment: {error}") from None
+        interests = Interests()
         self.hub = Hub(
             reactor,
             secrets.token_hex(4),
@@ -104,7 +105,9 @@ class Daemon(Service):
             self._client_failed,
             self._outlets.end_of_turn,
             limits=self._limits,
+            interest=interests,
         )
+        self.announcements = Announcements(self.hub, self._outlets.end_of_turn)
         site = build_site(reactor, self.hub.recent_symbols, self._page_served, config.page)
         self.factory = QuoteFactory(
             reactor,
@@ -113,15 +116,19 @@ class Daemon(Service):
             site,
             self.counters,
             self._outlets.make,
+            self.announcements.greet,
         )
-        self._embedded = EmbeddedRedis(reactor) if config.redis is None else None
-        self.feed: RedisFeed | None = None
-        self._demo: DemoMarket | None = None
+        self._embedded = None if config.redis else EmbeddedRedis(reactor)
+        self._sources = Sources(
+            reactor, config, self.hub, interests, self.announcements, self.counters, config.port
+        )
         self._liveness = Liveness(
             self.hub, reactor, self._limits, self.counters, self._client_given_up
         )
         self._heartbeats = LoopingCall(self._beat)
         self._heartbeats.clock = reactor
+        self._staleness = LoopingCall(self._look_for_stale)
+        self._staleness.clock = reactor
 
     def _tls_options(self) -> Any:
         config = self.config
@@ -139,6 +146,15 @@ class Daemon(Service):
             return server_options(pair.certificate, pair.key)
         except ValueError as error:
             raise CannotStart(f"quotepush: {error}") from None
+
+    def _check_redis_tls(self) -> None:
+        config = self.config
+        addresses = (*config.redis, *((config.registry,) if config.registry else ()))
+        if any(address.tls for address in addresses):
+            try:
+                check_files(config.redis_tls)
+            except ValueError as error:
+                raise CannotStart(f"quotepush: {error}") from None
 
     # -- start -----------------------------------------------------------------------------------
 
@@ -193,6 +209,13 @@ class Daemon(Service):
         )
         self._heartbeats.start(self._limits.heartbeat_ms / 1000 / self.hub.groups, now=False)
         self._liveness.start()
+        limits_of_quiet = [
+            limit
+            for limit in (self.config.stale_after, self.config.feed_stale_after)
+            if limit is not None
+        ]
+        if limits_of_quiet:
+            self._staleness.start(min(1.0, min(limits_of_quiet) / 4), now=False)
         # Once the reactor runs, a signal stops the service in order; before, it would end the
         # process and leave a redis-server's directory behind.
         self._reactor.callWhenRunning(self._begin_feed)
@@ -203,10 +226,10 @@ class Daemon(Service):
 
     async def _start_feed(self) -> None:
         config = self.config
-        address = config.redis
+        addresses = config.redis
         if self._embedded is not None:
             self._embedded.prepare()
-            address = RedisAddress(path=self._embedded.socket_path)
+            addresses = (RedisAddress(path=self._embedded.socket_path),)
             try:
                 await self._embedded.start()
             except NoRedisServer as error:
@@ -218,38 +241,29 @@ class Daemon(Service):
                 return
             self.log.info(
                 "embedded Redis on {path}; publish with: redis-cli -s {path} publish {example}",
-                path=address.path,
+                path=addresses[0].path,
                 example=_example(config),
             )
-        assert address is not None, "a feed is embedded or has an address"
-        self.feed = RedisFeed(
-            self._reactor, address, config.channels, config.symbol_reader(), self.hub, self.counters
-        )
-        self.feed.start()
-        if config.demo:
-            self._demo = DemoMarket(
-                self._reactor,
-                address,
-                Market(),
-                lambda symbol: config.demo_channel(symbol) or symbol,
-                config.demo_rate,
-                self.counters,
-            )
-            self._demo.start()
-            self.log.info(
-                "simulated market: {symbols} symbols, {rate} quotes a second",
-                symbols=len(SYMBOLS),
-                rate=config.demo_rate,
-            )
+        self._sources.start(addresses)
 
     # -- while it runs ---------------------------------------------------------------------------
 
     def _beat(self) -> None:
         # A LoopingCall whose function raises ends for good, and heartbeats must not.
         try:
-            self.hub.beat()
+            self.announcements.beat()
         except Exception:  # noqa: BLE001 - said, and tried again at the next beat
             self.log.failure("heartbeats failed")
+
+    def _look_for_stale(self) -> None:
+        config = self.config
+        try:
+            self.announcements.look_for_stale(
+                None if config.stale_after is None else config.stale_after * 1000,
+                None if config.feed_stale_after is None else config.feed_stale_after * 1000,
+            )
+        except Exception:  # noqa: BLE001 - said, and tried again at the next look
+            self.log.failure("looking for stale symbols failed")
 
     def _client_failed(self, outbox: Outbox, failure: Exception) -> None:
         self.factory.failed(outbox, failure)
@@ -274,12 +288,12 @@ class Daemon(Service):
         if self._heartbeats.running:
             self._heartbeats.stop()
         self._liveness.stop()
-        if self._demo is not None:
-            await self._demo.stop()
-        if self.feed is not None:
-            await self.feed.stop()
-        self.hub.dismiss(CloseCode.GOING_AWAY, self._retry_ms)
+        if self._staleness.running:
+            self._staleness.stop()
+        await self._sources.stop_feeds()
+        self.announcements.dismiss(CloseCode.GOING_AWAY, self._retry_ms)
         await self.factory.drain()
+        await self._sources.stop_registry()
         if self._embedded is not None:
             await self._embedded.stop()
 

@@ -153,6 +153,8 @@ class Session:
         self._acknowledge(wire.subscribed, command.id, symbols, errors)
         if command.snapshot:
             outbox.send_snapshots(accepted.items())
+            hub.await_values(outbox, accepted)
+        outbox.tell_quiet([topic for topic in accepted if topic.stale], stale=True)
 
     def _unsubscribe(self, command: commands.Unsubscribe) -> None:
         outbox, hub = self.outbox, self._hub

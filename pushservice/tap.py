@@ -80,6 +80,8 @@ class Options(usage.Options):
     def postOptions(self) -> None:
         """Fill in what was not given, and check the whole: `self.config` is the outcome."""
         for option in OPTIONS:
+            if option.repeatable:
+                self._collect_default(option)
             if option.flag or option.repeatable:
                 continue
             # Twisted coerces what was typed and leaves the very default where nothing was.
@@ -95,6 +97,15 @@ class Options(usage.Options):
         except ValueError as error:
             raise usage.UsageError(str(error)) from None
 
+    def _collect_default(self, option: Option) -> None:
+        """Where a repeatable option was not given, its variable may have several values."""
+        if option.name in self.opts or not option.variable:
+            return
+        words = os.environ.get(option.variable, "").split()
+        if words:
+            coerce = _coercer(option, f"{option.variable} in the environment")
+            self.opts[option.name] = [coerce(word) for word in words]
+
 
 for _option in OPTIONS:
     if _option.repeatable:
@@ -108,7 +119,7 @@ def makeService(options: Options) -> IService:
     from pushservice.embedded import NoRedisServer, find_redis_server
     from pushservice.service import CannotStart, Daemon
 
-    if options.config.redis is None:
+    if not options.config.redis:
         try:
             find_redis_server()
         except NoRedisServer as error:

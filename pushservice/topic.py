@@ -1,11 +1,12 @@
-"""One symbol: its number, its last value, and who watches it in which way.
+"""Symbols: of each its number, its last value, and who watches it in which way; and how many.
 
 Must not know: who publishes, when anything is sent, or what clients say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
 from pushservice import wire
@@ -26,6 +27,7 @@ class Topic:
     """
 
     __slots__ = (
+        "asleep",
         "audience",
         "listeners",
         "marking",
@@ -35,6 +37,7 @@ class Topic:
         "newest",
         "payload",
         "raw_members",
+        "stale",
         "symbol",
         "symbol_text",
         "t",
@@ -47,6 +50,10 @@ class Topic:
         self.n = n
         self.t = 0
         self.payload: bytes | None = None
+        #: whether its watchers were told that it has gone quiet for long
+        self.stale = False
+        #: whether nobody takes its updates at once, within a turn; None where nobody looked yet
+        self.asleep: bool | None = None
         #: the newest update as a piece of each codec in the audience
         self.newest: dict[wire.Codec, bytes] = {}
         #: the clients that want each update at once, and how many of them want it raw
@@ -64,6 +71,18 @@ class Topic:
     def watched(self) -> bool:
         """Whether any client watches it, in whatever way."""
         return bool(self.members or self.marks)
+
+    def nobody_takes(self) -> bool:
+        """Whether each member is behind and has its updates merged, so that none needs bytes."""
+        return not self.raw_members and all(outbox.behind for outbox in self.members)
+
+    def watchers(self) -> Iterator[Outbox]:
+        """Every client that watches it, in whatever way."""
+        yield from self.members
+        for group in self.marks:
+            for paced in group.members:
+                if self in paced.topics:
+                    yield paced.outbox
 
     def update(self, codec: wire.Codec) -> bytes:
         """The newest update as a piece for `codec`; there must have been one."""
@@ -111,3 +130,52 @@ class Topic:
         # At once, so that it does not keep a client that left.
         self.audience = None
         self.listeners = frozenset()
+
+
+class Topics:
+    """Every symbol that is known: watched, or quoted and not forgotten since; at most so many.
+
+    The last values of symbols that nobody watches make room for others, the oldest first.
+    """
+
+    __slots__ = ("_first_n", "_most", "_unwatched", "by_symbol")
+
+    def __init__(self, most: int) -> None:
+        self.by_symbol: dict[str, Topic] = {}
+        self._most = most
+        # Quoted and watched by nobody; the one whose last value is oldest comes first.
+        self._unwatched: OrderedDict[Topic, None] = OrderedDict()
+        # No symbol may begin below a number it had before it was forgotten.
+        self._first_n = 0
+
+    def new(self, symbol: str) -> Topic | None:
+        """A topic for a symbol that is not known; None where all that may be are watched.
+
+        The caller has it watched, keeps its first value, or forgets it.
+        """
+        if len(self.by_symbol) >= self._most:
+            if not self._unwatched:
+                return None
+            self.forget(next(iter(self._unwatched)))
+        topic = self.by_symbol[symbol] = Topic(symbol, self._first_n)
+        return topic
+
+    def watched(self, topic: Topic) -> None:
+        """Somebody watches `topic`."""
+        self._unwatched.pop(topic, None)
+
+    def unwatched(self, topic: Topic) -> None:
+        """Nobody watches `topic`, which has just been quoted, or watched until now."""
+        topic.newest.clear()
+        topic.stale = False
+        if topic.payload is None:
+            del self.by_symbol[topic.symbol]
+        else:
+            self._unwatched[topic] = None
+            self._unwatched.move_to_end(topic)
+
+    def forget(self, topic: Topic) -> None:
+        """Nothing is to be known any more of `topic`, which nobody watches."""
+        del self.by_symbol[topic.symbol]
+        self._unwatched.pop(topic, None)
+        self._first_n = max(self._first_n, topic.n)

@@ -253,6 +253,8 @@ class QuoteProtocol(LeanProtocol):
         factory.connection_opened(self)
         self.session = Session(factory.hub, outbox, factory.limits, factory.counters)
         self.session.open()
+        if codec.converses:
+            factory.greet(outbox)
         if self.data:
             # It came along with the request, and is read next.
             self.session.arrived(len(self.data))
@@ -328,9 +330,12 @@ class QuoteFactory(WebSocketServerFactory):
         site: Site,
         counters: Counters,
         make_outlet: Callable[[Any, Callable[[CloseCode], None]], PortableOutlet] = PortableOutlet,
+        greet: Callable[[Outbox], None] = lambda _outbox: None,
     ) -> None:
+        """`greet` is called for each client after its welcome."""
         super().__init__(reactor=reactor, server="")  # type: ignore[no-untyped-call]  # the library's, unannotated
         self.make_outlet = make_outlet
+        self.greet = greet
         self.hub = hub
         self.limits = limits
         self.site = site

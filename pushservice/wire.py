@@ -113,6 +113,24 @@ def heartbeat(t: int, feed_up: bool, age: int | None, merged: int) -> bytes:
     return _encode({"ev": "heartbeat", "t": t, "feed": feed, "age": age, "merged": merged})
 
 
+def feed(up: bool, t: int) -> bytes:
+    """Says that the feed was lost or is back; `t` in milliseconds since the epoch."""
+    return _encode({"ev": "feed", "state": "up" if up else "down", "t": t})
+
+
+def gap(symbol: bytes) -> bytes:
+    """Says that updates of a symbol may be missing before the next; `symbol` is JSON text."""
+    return b'{"ev":"gap","s":%b}' % symbol
+
+
+def quiet(symbols: Sequence[str], stale: bool, everything: bool = False) -> bytes:
+    """Says which symbols have gone quiet for long, or are back; `everything`: all of the feed."""
+    event: dict[str, object] = {"ev": "stale" if stale else "fresh", "symbols": symbols}
+    if everything:
+        event["all"] = True
+    return _encode(event)
+
+
 def bye(code: int, retry: int | None) -> bytes:
     """Announces a close; `retry` is milliseconds to wait before reconnecting."""
     event: dict[str, object] = {"ev": "bye", "code": code}

@@ -148,7 +148,10 @@ export class Quotepush {
    *   subscriptions go out, so `request("auth", …)` there comes first
    * - "feed" {state}: the daemon's source became "up" or "down" (told on change)
    * - "gap" {symbol}: updates of this symbol may have been lost before they reached the daemon
-   * - "stale" {reason: "link"|"feed"}, "fresh" {}: quotes stopped, or began again, to be current
+   * - "stale" {reason: "link"|"feed"|"quiet"}, "fresh" {}: quotes stopped, or began again, to be
+   *   current; "quiet": the feed is up, and nothing has come for longer than the daemon allows
+   * - "quiet" {symbols}, "lively" {symbols}: these have had no quote for longer than the daemon
+   *   allows, or have one again
    * - "error" {code, msg, symbol?, id?}: an error event, or one symbol's refusal; code 0: bad message
    * - "raw" {direction: "in"|"out", text}: every message as text
    * @returns {function()} stops listening
@@ -274,6 +277,8 @@ export class Quotepush {
         return this.#emit("heartbeat", event);
       case "feed": return this.#setFeed(event.state);
       case "gap": return this.#emit("gap", {symbol: event.s});
+      case "stale":
+      case "fresh": return this.#setQuiet(event.ev === "stale", event);
       case "bye":
         if (event.retry >= 0) this.#retry = Number(event.retry);
         return this.#emit("bye", event);
@@ -333,6 +338,12 @@ export class Quotepush {
     if (!sub.live) return;
     sub.seen.add(quote.symbol);
     this.#guard(sub.callback, quote);
+  }
+
+  #setQuiet(quiet, {symbols, all}) {
+    // Of a feed that is down its clients know already.
+    if (all && this.#feed !== "down") this.#setFresh(!quiet, "quiet");
+    if (symbols?.length) this.#emit(quiet ? "quiet" : "lively", {symbols});
   }
 
   #setFeed(state) {

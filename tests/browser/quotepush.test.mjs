@@ -537,6 +537,21 @@ test("stale and fresh follow the feed and the link", async () => {
   assert.deepEqual(seen, ["fresh", "stale feed", "fresh", "stale link", "fresh"]);
 });
 
+test("symbols that go quiet are named, and a quiet feed is stale while it is up", () => {
+  const {q, socket} = setupOpen();
+  const seen = [];
+  q.on("stale", ({reason}) => seen.push(`stale ${reason}`));
+  q.on("fresh", () => seen.push("fresh"));
+  q.on("quiet", ({symbols}) => seen.push(`quiet ${symbols}`));
+  q.on("lively", ({symbols}) => seen.push(`lively ${symbols}`));
+  socket.receive({ev: "feed", state: "up"}, {ev: "stale", symbols: ["A", "B"]});
+  socket.receive({ev: "stale", symbols: [], all: true}, {ev: "fresh", symbols: [], all: true});
+  socket.receive({ev: "fresh", symbols: ["A"]}, {ev: "feed", state: "down"});
+  socket.receive({ev: "fresh", symbols: [], all: true});
+  assert.deepEqual(seen,
+    ["fresh", "quiet A,B", "stale quiet", "fresh", "lively A", "stale feed"]);
+});
+
 test("a feed already down at the first connection, or no connection at all, is stale", () => {
   for (const [fail, reason] of [
     [({socket}) => { socket.welcome(); socket.receive({ev: "feed", state: "down"}); }, "feed"],

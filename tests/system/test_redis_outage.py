@@ -38,7 +38,9 @@ def test_a_redis_that_is_down_at_the_start_is_said_and_found_when_it_comes(
     assert f"127.0.0.1:{port}" in line
 
     async def run() -> None:
-        async with client_of(served, "A") as client:
+        async with client_of(served) as client:
+            assert (await client.expect("feed"))["state"] == "down"
+            await client.subscribe("A")
             await heartbeat(client, "down")
             redis = await asyncio.to_thread(own_redis, port=port)
             await asyncio.to_thread(served.wait_for, "connected for the feed")
@@ -49,7 +51,7 @@ def test_a_redis_that_is_down_at_the_start_is_said_and_found_when_it_comes(
     asyncio.run(run())
 
 
-def test_quotes_flow_again_after_a_restart_of_redis_and_clients_notice_it_by_the_heartbeat_alone(
+def test_quotes_flow_again_after_each_of_several_restarts_of_redis_and_heartbeats_say_how_it_is(
     daemon: StartDaemon, publish: Publish, own_redis: OwnRedis
 ) -> None:
     redis = own_redis()

@@ -11,7 +11,7 @@ import pytest
 from pushservice.config import Config
 from pushservice.limits import Limits
 from pushservice.options import OPTIONS
-from pushservice.redisurl import RedisAddress
+from pushservice.redisurl import RedisAddress, RedisTLS
 
 BY_NAME = {option.name: option for option in OPTIONS}
 
@@ -27,6 +27,12 @@ def refusal(call, *arguments: object, **values: object) -> str:
 
 #: A value for each option that makes another Config than the pair alone.
 PAIR = {"cert": "a.crt", "key": "a.key"}
+REDIS_TLS = {
+    "redis": [RedisAddress("secure", tls=True)],
+    "redis-ca": "a.ca",
+    "redis-cert": "a.crt",
+    "redis-key": "a.key",
+}
 LIMITS = {
     "max-per-address": 21,
     "connect-rate": 22,
@@ -54,8 +60,19 @@ CHANGES = LIMITS | {
     "key": "b.key",
     "certs": "elsewhere",
     "plain": 1,
-    "redis": RedisAddress("host"),
+    "redis": [RedisAddress("host"), RedisAddress("other", tls=True)],
+    "redis-ca": "ca.crt",
+    "redis-cert": "b.crt",
+    "redis-key": "b.key",
     "channels": ["a.*", "b.*"],
+    "subscribe": "demand",
+    "snapshot-hash": "latest",
+    "stale-after": 10.5,
+    "feed-stale-after": 11.5,
+    "registry": RedisAddress("registry"),
+    "no-registry": 1,
+    "registry-prefix": "q:",
+    "node": "n1",
     "symbol-regex": "(?P<symbol>.+)",
     "symbol-field": "s",
     "max-connections": 9,
@@ -68,26 +85,31 @@ CHANGES = LIMITS | {
 def fields_of(config: Config) -> dict[str, Any]:
     """All values of a config by name, those of its limits among them."""
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    limits = values.pop("limits")
-    return values | {f"limits.{name}": value for name, value in dataclasses.asdict(limits).items()}
+    for of in ("limits", "redis_tls"):
+        within = dataclasses.asdict(values.pop(of))
+        values |= {f"{of}.{name}": value for name, value in within.items()}
+    return values
 
 
 def test_every_field_of_a_config_is_fed_by_exactly_one_option_and_every_option_feeds_one():
     assert set(CHANGES) == set(BY_NAME)
     fed = []
     for name, value in CHANGES.items():
-        base = PAIR if name in PAIR else {}
+        base = next((with_it for with_it in (PAIR, REDIS_TLS) if name in with_it), {})
         before = fields_of(Config.from_options(base))
         after = fields_of(Config.from_options(base | {name: value}))
         changed = [field for field in before if before[field] != after[field]]
         assert len(changed) == 1, f"--{name} changes {changed}"
         fed += changed
+    # That there is no registry is the lack of what its keys begin with.
+    fed.remove("registry_prefix")
     # How many clients there may be is known only once the files that may be open are counted.
     assert sorted(fed) == sorted(fields_of(Config()).keys() - {"limits.connections"})
 
 
 def test_options_become_a_config_with_paths_tuples_and_truth_values():
-    config = Config.from_options(CHANGES | {"plain": 0, "symbol-field": None, "demo": 0})
+    without = {"plain": 0, "symbol-field": None, "demo": 0, "subscribe": "all", "no-registry": 0}
+    config = Config.from_options(CHANGES | without)
     assert config == Config(
         port=9,
         interface="::1",
@@ -96,8 +118,16 @@ def test_options_become_a_config_with_paths_tuples_and_truth_values():
         key=Path("b.key"),
         certs=Path("elsewhere"),
         plain=False,
-        redis=RedisAddress("host"),
+        redis=(RedisAddress("host"), RedisAddress("other", tls=True)),
+        redis_tls=RedisTLS(Path("ca.crt"), Path("b.crt"), Path("b.key")),
         channels=("a.*", "b.*"),
+        subscribe="all",
+        snapshot_hash="latest",
+        stale_after=10.5,
+        feed_stale_after=11.5,
+        registry=RedisAddress("registry"),
+        registry_prefix="q:",
+        node="n1",
         symbol_regex="(?P<symbol>.+)",
         symbol_field=None,
         max_connections=9,
@@ -153,7 +183,7 @@ def test_a_ping_time_out_longer_than_the_interval_is_refused_naming_both_options
 
 def test_a_config_shows_no_password():
     address = RedisAddress("host", user="bot", password="secret")
-    assert "secret" not in repr(Config(redis=address))
+    assert "secret" not in repr(Config(redis=(address,)))
 
 
 def test_no_options_make_the_default_config():

@@ -15,6 +15,7 @@ from waiting import until
 
 from pushservice.channels import SymbolReader
 from pushservice.demo import DemoMarket
+from pushservice.listening import Everything
 from pushservice.market import SYMBOLS, Market
 from pushservice.metrics import Counters
 from pushservice.redisfeed import RedisFeed
@@ -40,9 +41,6 @@ class Target:
         self.quotes.append((symbol, payload))
 
     def flush(self) -> None:
-        pass
-
-    def feed_changed(self, up: bool) -> None:
         pass
 
 
@@ -97,10 +95,10 @@ async def test_quotes_take_the_whole_path_through_redis(redis_server, demonstrat
     feed = RedisFeed(
         reactor,
         redis_address(redis_server.url),
-        [pattern],
-        SymbolReader([pattern]),
+        Everything([pattern], SymbolReader([pattern])),
         target,
         Counters(),
+        lambda _feed, _up: None,
     )
     feed.start()
     await until(lambda: feed.up, "the feed")

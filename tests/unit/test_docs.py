@@ -275,6 +275,10 @@ MAKERS: dict[str, Callable[[RawEvent], bytes]] = {
     "heartbeat": lambda e: wire.heartbeat(
         value(e, "t"), value(e, "feed") == "up", value(e, "age"), value(e, "merged")
     ),
+    "feed": lambda e: wire.feed(value(e, "state") == "up", value(e, "t")),
+    "gap": lambda e: wire.gap(bytes(e["s"])),
+    "stale": lambda e: wire.quiet(value(e, "symbols"), stale=True, everything="all" in e),
+    "fresh": lambda e: wire.quiet(value(e, "symbols"), stale=False, everything="all" in e),
     "bye": lambda e: wire.bye(CloseCode(value(e, "code")), value(e, "retry")),
 }
 

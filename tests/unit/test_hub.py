@@ -9,11 +9,11 @@ import pytest
 from core_doubles import Client, FixedClock, RecordingOutlet, make_hub, publish
 
 from pushservice import wire
-from pushservice.closing import CloseCode
 from pushservice.hub import Hub, NoRoom
 from pushservice.limits import Limits
 from pushservice.metrics import Counters
 from pushservice.outbox import Outbox
+from pushservice.topic import Topic
 
 
 def quotes_of(client: Client) -> list[tuple[str, int, object]]:
@@ -188,62 +188,6 @@ def test_a_quoted_symbol_keeps_its_last_value_when_its_last_watcher_leaves():
     assert late.events()[-1]["d"] == 7
 
 
-def test_heartbeats_reach_each_connection_once_a_round():
-    clock = FixedClock(1_000.0)
-    hub = make_hub(clock)
-    clients = [watching(hub) for _ in range(45)]
-    hub.feed_changed(True)
-    publish(hub, ("A", b"1"))
-    clock.rightNow = 1_002.0
-    per_beat = []
-    for _ in range(hub.groups):
-        hub.beat()
-        per_beat.append(sum(len(client.outlet.written) for client in clients) - sum(per_beat))
-    assert max(per_beat) <= 3, "the connections are dealt evenly"
-    for client in clients:
-        assert client.events() == [
-            {"ev": "heartbeat", "t": 1_002_000, "feed": "up", "age": 2000, "merged": 0}
-        ]
-
-
-def test_a_heartbeat_before_the_first_message_has_no_age_and_says_that_the_feed_is_down():
-    hub = make_hub()
-    client = watching(hub)
-    hub.beat()
-    [event] = client.events()
-    assert (event["feed"], event["age"]) == ("down", None)
-
-
-def test_raw_clients_and_clients_that_are_behind_get_no_heartbeat():
-    hub = make_hub()
-    raw, stalled = watching(hub, codec=wire.RAW), watching(hub)
-    stalled.outbox.blocked()
-    for _ in range(hub.groups):
-        hub.beat()
-    assert raw.outlet.written == stalled.outlet.written == []
-
-
-def test_a_heartbeat_that_fails_is_reported_and_the_others_go_out():
-    failed: list[Outbox] = []
-    hub = Hub(FixedClock(), "k", Counters(), lambda outbox, _: failed.append(outbox), beats=1)
-    broken, sound = Client(hub), Client(hub)
-    broken.outlet.broken = True
-    sound.frames()
-    hub.beat()
-    assert failed == [broken.outbox]
-    assert [event["ev"] for event in sound.events()] == ["heartbeat"]
-
-
-def test_dismissal_says_goodbye_and_begins_every_close():
-    hub = make_hub()
-    client, raw = watching(hub), watching(hub, codec=wire.RAW)
-    waits = iter([100, 200])
-    hub.dismiss(CloseCode.GOING_AWAY, lambda: next(waits))
-    assert client.events() == [{"ev": "bye", "code": 1001, "retry": 100}]
-    assert raw.outlet.written == []
-    assert client.outlet.closed_with == raw.outlet.closed_with == CloseCode.GOING_AWAY
-
-
 def test_recent_symbols_are_those_quoted_the_newest_first():
     clock = FixedClock(1.0)
     hub = make_hub(clock)
@@ -376,3 +320,199 @@ def test_a_piece_of_a_codec_that_nobody_wants_any_more_is_not_kept():
     publish(hub, ("A", b"3"))
     again.outbox.drained()
     assert again.texts() == [b"3"]
+
+
+# -- when nobody takes an update at once -----------------------------------------------------------
+
+
+def test_updates_that_only_clients_behind_would_get_are_made_into_bytes_once_a_turn(monkeypatch):
+    hub = make_hub()
+    clients = [watching(hub, "A") for _ in range(2)]
+    made: list[int] = []
+    encode = wire.JSON.quote
+
+    def counting(symbol: bytes, n: int, t: int, body: bytes) -> bytes:
+        made.append(n)
+        return encode(symbol, n, t, body)
+
+    monkeypatch.setattr(wire.JSON, "quote", counting)
+    for client in clients:
+        client.outbox.blocked()
+    publish(hub, *[("A", b"%d" % n) for n in range(1, 101)])
+    assert made == [1]
+    for client in clients:
+        client.outbox.drained()
+        assert quotes_of(client) == [("A", 100, 100)]
+        assert client.outbox.merged == 99
+
+
+@pytest.mark.parametrize("mode", ["auto", "raw"])
+def test_one_client_that_wants_them_has_all_updates_made(mode):
+    hub = make_hub()
+    stalled, other = watching(hub, "A"), watching(hub)
+    stalled.outbox.blocked()
+    other.say({"op": "subscribe", "symbols": ["A"], "mode": mode})
+    other.frames()
+    if mode == "raw":
+        other.outbox.blocked()
+    publish(hub, *[("A", b"%d" % n) for n in range(1, 11)])
+    other.outbox.drained()
+    assert [n for _, n, _ in quotes_of(other)] == list(range(1, 11))
+
+
+def test_paced_clients_get_the_newest_where_all_others_are_behind():
+    clock = FixedClock()
+    hub = make_hub(clock)
+    stalled = watching(hub, "A")
+    stalled.outbox.blocked()
+    paced = Client(hub)
+    paced.say({"op": "subscribe", "symbols": ["A"], "interval": 20})
+    paced.frames()
+    publish(hub, *[("A", b"%d" % n) for n in range(1, 11)])
+    clock.pass_time(0.02)
+    assert quotes_of(paced) == [("A", 10, 10)]
+    assert paced.outbox.merged == 9
+    paced.session.close()
+
+
+# -- interest --------------------------------------------------------------------------------------
+
+
+class Told:
+    """Notes what the hub tells of interest."""
+
+    def __init__(self) -> None:
+        self.changes: list[tuple[str, str, str, bool]] = []
+        self.turns: list[set[str]] = []
+
+    def watched(self, client: str, symbol: str, first: bool) -> None:
+        self.changes.append(("+", client, symbol, first))
+
+    def unwatched(self, client: str, symbol: str, last: bool) -> None:
+        self.changes.append(("-", client, symbol, last))
+
+    def quoted(self, topics: dict[Topic, object]) -> None:
+        self.turns.append({topic.symbol for topic in topics})
+
+
+def test_interest_is_told_with_the_first_watcher_and_the_last():
+    told = Told()
+    hub = Hub(FixedClock(), "k", Counters(), lambda outbox, failure: None, interest=told)
+    one, two = Client(hub, "one"), Client(hub, "two")
+    one.say({"op": "subscribe", "symbols": ["A"]})
+    two.say({"op": "subscribe", "symbols": ["A"], "interval": 1000})
+    one.say({"op": "subscribe", "symbols": ["A"], "mode": "raw"})
+    one.session.close()
+    two.say({"op": "unsubscribe"})
+    assert told.changes == [
+        ("+", "one", "A", True),
+        ("+", "two", "A", False),
+        ("-", "one", "A", False),
+        ("-", "two", "A", True),
+    ]
+
+
+def test_the_symbols_of_a_turn_that_anybody_watches_are_told_once():
+    told = Told()
+    hub = Hub(FixedClock(), "k", Counters(), lambda outbox, failure: None, interest=told)
+    client = Client(hub)
+    client.say({"op": "subscribe", "symbols": ["A"]})
+    client.say({"op": "subscribe", "symbols": ["B"], "interval": 1000})
+    publish(hub, ("A", b"1"), ("A", b"2"), ("B", b"1"), ("C", b"1"))
+    publish(hub, ("C", b"1"))
+    assert told.turns == [{"A", "B"}]
+    client.session.close()
+
+
+# -- values that the feed did not bring ------------------------------------------------------------
+
+
+def learning_hub() -> Hub:
+    hub = make_hub()
+    hub.values_can_be_learnt = True
+    return hub
+
+
+def test_a_first_value_that_is_learnt_goes_to_those_who_wait_for_a_snapshot():
+    hub = learning_hub()
+    waiting, other, raw = watching(hub, "A"), watching(hub), watching(hub, "A", codec=wire.RAW)
+    other.say({"op": "subscribe", "symbols": ["A"], "snapshot": False})
+    other.frames()
+    hub.learn("A", b"10.50", 0, False)
+    [event] = waiting.events()
+    assert (event["ev"], event["n"], event["d"]) == ("snapshot", 0, 10.5)
+    assert other.events() == []
+    assert raw.texts() == [b"10.50"]
+    publish(hub, ("A", b"11"))
+    assert quotes_of(waiting) == quotes_of(other) == [("A", 1, 11)]
+    assert waiting.outbox.merged == other.outbox.merged == 0
+    hub.learn("A", b"12", 1, False)
+    assert waiting.events() == [], "nobody waits any more"
+
+
+def test_what_the_feed_brought_meanwhile_is_newer_than_what_is_learnt():
+    hub = learning_hub()
+    client = watching(hub, "A")
+    publish(hub, ("A", b"1"))
+    client.frames()
+    hub.learn("A", b"old", 0, False)
+    assert client.events() == []
+    assert hub.topic("A").payload == b"1"
+
+
+def test_a_value_learnt_after_an_outage_goes_to_everybody_with_the_number_they_have():
+    hub = learning_hub()
+    clients = [watching(hub, "A"), watching(hub)]
+    clients[1].say({"op": "subscribe", "symbols": ["A"], "interval": 1000})
+    clients[1].frames()
+    publish(hub, ("A", b"1"))
+    clients[0].frames()
+    hub.learn("A", b"5", 1, True)
+    for client in clients:
+        [event] = client.events()
+        assert (event["ev"], event["n"], event["d"]) == ("snapshot", 1, 5)
+        client.session.close()
+
+
+def test_a_client_behind_gets_the_learnt_value_when_it_drains():
+    hub = learning_hub()
+    client = watching(hub, "A")
+    client.outbox.blocked()
+    hub.learn("A", b"5", 0, False)
+    client.outbox.drained()
+    [event] = client.events()
+    assert (event["ev"], event["n"], event["d"]) == ("snapshot", 0, 5)
+
+
+def test_nothing_is_learnt_of_what_nobody_watches():
+    hub = learning_hub()
+    hub.learn("A", b"5", 0, True)
+    assert hub.topic("A") is None
+    client = watching(hub, "A")
+    client.say({"op": "unsubscribe"})
+    client.frames()
+    hub.learn("A", b"5", 0, False)
+    assert client.events() == []
+
+
+def test_without_a_source_of_values_nobody_is_kept_waiting():
+    hub = make_hub()
+    client = watching(hub, "A")
+    hub.learn("A", b"5", 0, False)
+    assert client.events() == []
+
+
+def test_a_value_that_is_not_kept_up_to_date_is_forgotten_and_its_number_is_not():
+    hub = make_hub()
+    client = watching(hub, "A", "B")
+    publish(hub, ("A", b"1"), ("A", b"2"), ("B", b"1"))
+    client.say({"op": "unsubscribe", "symbols": ["A"]})
+    hub.forget_value("A")
+    hub.forget_value("B")
+    assert hub.topic("A") is None
+    assert hub.topic("B") is not None, "somebody watches it"
+    client.frames()
+    client.say({"op": "subscribe", "symbols": ["A"]})
+    publish(hub, ("A", b"3"))
+    assert [event["ev"] for event in client.events()] == ["subscribed", "quote"]
+    assert hub.topic("A").n == 3

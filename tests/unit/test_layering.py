@@ -12,21 +12,30 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "pushservice"
 
 FLOORS = {
-    "compose": ["tap", "service"],
+    "compose": ["tap", "service", "sources"],
     "edges": [
         "websocket",
         "lean",
         "outlet",
         "kernel",
+        "feeds",
+        "listening",
         "redisfeed",
         "redislink",
+        "redistls",
+        "registry",
+        "registry_scripts",
+        "sentinel",
+        "snapshots",
         "demo",
         "embedded",
         "tls",
         "web",
     ],
     "core": [
+        "announcements",
         "hub",
+        "mirror",
         "topic",
         "outbox",
         "backlog",
@@ -57,10 +66,11 @@ FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 #: third-party packages and the only rooms that may import them
 ONLY_IN = {
     "autobahn": {"websocket", "lean"},
-    "txredisapi": {"redislink", "redisfeed", "demo"},
+    "txredisapi": {"redislink", "redisfeed", "demo", "registry", "sentinel", "snapshots"},
     "hiredis": {"redisfeed"},
-    "OpenSSL": {"tls", "outlet"},
-    "cryptography": {"tls", "outlet"},
+    "OpenSSL": {"tls", "redistls", "outlet"},
+    "service_identity": {"redistls"},
+    "cryptography": {"tls", "redistls", "outlet"},
 }
 #: what floors 1 and 2 may not import: networks, clocks, files and processes
 FORBIDDEN_BELOW = {"twisted", "autobahn", "txredisapi", "hiredis", "OpenSSL", "socket", "ssl"} | {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pushservice.options import OPTIONS, some_text, whole_number
+from pushservice.options import OPTIONS, node_name, some_text, whole_number
 from pushservice.options import seconds as seconds_between
 from pushservice.redisurl import redis_address
 
@@ -98,15 +98,19 @@ LENGTHS = {
     "stall-timeout": ("0.1", "86400"),
     "ping-interval": ("0", "3600"),
     "ping-timeout": ("0.1", "3600"),
+    "stale-after": ("0.1", "86400"),
+    "feed-stale-after": ("0.1", "86400"),
 }
 TEXTS = {
-    *("interface", "listen", "cert", "key", "certs", "channels", "symbol-regex", "symbol-field")
+    *("interface", "listen", "cert", "key", "certs", "channels", "symbol-regex", "symbol-field"),
+    *("redis-ca", "redis-cert", "redis-key", "snapshot-hash", "registry-prefix"),
 }
-FLAGS = {"plain", "no-page", "demo"}
+ADDRESSES = {"redis", "registry"}
+FLAGS = {"plain", "no-page", "no-registry", "demo"}
 
 
-def test_every_option_is_a_number_a_length_of_time_a_text_a_flag_or_the_redis():
-    kinds = [*NUMBERS, *LENGTHS, *TEXTS, *FLAGS, "redis"]
+def test_every_option_is_a_number_a_length_of_time_a_text_a_flag_an_address_a_word_or_a_name():
+    kinds = [*NUMBERS, *LENGTHS, *TEXTS, *FLAGS, *ADDRESSES, "subscribe", "node"]
     assert sorted(kinds) == sorted(option.name for option in OPTIONS)
 
 
@@ -136,8 +140,27 @@ def test_a_text_is_taken_as_it_is_and_an_empty_one_refused(name):
     assert refusal(coerce, "") == "the value is empty"
 
 
-def test_the_redis_is_read_as_an_address():
-    assert BY_NAME["redis"].coerce is redis_address
+@pytest.mark.parametrize("name", sorted(ADDRESSES))
+def test_a_redis_is_read_as_an_address(name):
+    assert BY_NAME[name].coerce is redis_address
+
+
+def test_one_listens_to_all_or_on_demand_and_to_nothing_else():
+    coerce = BY_NAME["subscribe"].coerce
+    assert [coerce(word) for word in ("all", "demand")] == ["all", "demand"]
+    for word in ("", "All", "some", "all "):
+        assert refusal(coerce, word) == f"{word!r} is none of: all, demand"
+
+
+@pytest.mark.parametrize("name", ["n", "push-1", "push_1.example", "0", "x" * 64])
+def test_a_name_that_fits_into_a_key_is_taken_as_it_is(name):
+    assert BY_NAME["node"].coerce is node_name
+    assert node_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["", ".", ".n", "n.", "a b", "a:b", "ü", "x" * 65, "n\n", "a/b"])
+def test_a_name_that_does_not_is_refused_with_what_would(name):
+    assert refusal(node_name, name).startswith(f"{name!r} is no name: it has letters, digits, -")
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)

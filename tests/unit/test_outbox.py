@@ -8,6 +8,7 @@ import pytest
 from core_doubles import Client, make_hub, publish
 
 from pushservice import wire
+from pushservice.announcements import Announcements
 from pushservice.closing import CloseCode
 from pushservice.hub import Hub
 from pushservice.limits import Limits
@@ -469,7 +470,7 @@ def test_the_last_words_go_out_even_to_a_client_that_is_behind():
     client = watching(hub, "A")
     client.outbox.blocked()
     publish(hub, ("A", b"1"))
-    hub.dismiss(CloseCode.GOING_AWAY, lambda: 7)
+    Announcements(hub, lambda share: None).dismiss(CloseCode.GOING_AWAY, lambda: 7)
     assert client.events() == [{"ev": "bye", "code": 1001, "retry": 7}]
     assert client.outlet.closed_with is CloseCode.GOING_AWAY
     client.session.close()

@@ -1,4 +1,4 @@
-"""The feed: every message once, its bytes untouched, one flush a read, whatever goes wrong."""
+"""One feed: every message once, its bytes untouched, one flush a read, a dead Redis noticed."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import pytest
 import pytest_twisted
 from redis_process import free_port
 from twisted.internet import defer, protocol, reactor
+from twisted.internet.error import ConnectionAborted
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import capturedLogs, formatEvent
+from twisted.python.failure import Failure
 from waiting import until
 
 from pushservice.channels import SymbolReader
+from pushservice.listening import Everything
 from pushservice.metrics import Counters
-from pushservice.redisfeed import TURN_BUDGET, RedisFeed, _Subscriber
+from pushservice.redisfeed import PING_EVERY, SILENCE, TURN_BUDGET, RedisFeed, _Subscriber
 from pushservice.redisurl import RedisAddress, redis_address
 
 CHANNEL = "test_redisfeed"
@@ -26,7 +29,6 @@ class Target:
     def __init__(self) -> None:
         self.turns: list[list[tuple[str, bytes]]] = []
         self.open: list[tuple[str, bytes]] = []
-        self.changes: list[bool] = []
         self.refused: set[bytes] = set()
 
     def publish(self, symbol: str, payload: bytes) -> None:
@@ -37,9 +39,6 @@ class Target:
     def flush(self) -> None:
         self.turns.append(self.open)
         self.open = []
-
-    def feed_changed(self, up: bool) -> None:
-        self.changes.append(up)
 
     @property
     def quotes(self) -> list[tuple[str, bytes]]:
@@ -53,8 +52,18 @@ class Fed:
     def __init__(self, time: object, address: RedisAddress, *patterns: str, **ways: str) -> None:
         self.target = Target()
         self.counters = Counters()
-        symbols = SymbolReader(patterns, **ways)
-        self.feed = RedisFeed(time, address, patterns, symbols, self.target, self.counters)
+        #: what was told of the feed, repetitions left out
+        self.changes: list[bool] = []
+        listening = Everything(patterns, SymbolReader(patterns, **ways))
+        self.feed = RedisFeed(
+            time, address, listening, self.target, self.counters, self.feed_changed
+        )
+
+    def feed_changed(self, feed: RedisFeed, up: bool) -> None:
+        assert feed is self.feed
+        assert feed.up is up
+        if self.changes[-1:] != [up]:
+            self.changes.append(up)
 
 
 @pytest.fixture
@@ -86,7 +95,7 @@ async def test_every_payload_arrives_as_it_was_published_and_in_order(redis_serv
     await until(lambda: len(fed.target.quotes) == len(payloads), "the quotes")
     assert fed.target.quotes == [(f"S{at}", payload) for at, payload in enumerate(payloads)]
     assert fed.counters.quotes_in == len(payloads)
-    assert fed.target.changes == [True]
+    assert fed.changes == [True]
 
 
 @pytest_twisted.ensureDeferred
@@ -117,11 +126,11 @@ async def test_a_lost_redis_is_told_and_the_patterns_are_subscribed_again(own_re
     await until(lambda: fed.feed.up, "the feed")
     if way == "killed":
         server.stop()
-        await until(lambda: fed.target.changes == [True, False], "the loss")
+        await until(lambda: fed.changes == [True, False], "the loss")
         server = own_redis(port=server.port)
     else:
         assert server.cli("CLIENT", "KILL", "TYPE", "pubsub") == b":1\r\n"
-    await until(lambda: fed.target.changes == [True, False, True], "the feed again")
+    await until(lambda: fed.changes == [True, False, True], "the feed again")
     assert fed.feed.up
     for pattern in "ab":
         assert server.cli("PUBLISH", f"{pattern}.X", pattern) == b":1\r\n"
@@ -136,7 +145,8 @@ async def test_a_password_set_right_lets_the_feed_in(own_redis, start):
     with capturedLogs() as events:
         fed = start(f"redis://bot:right@127.0.0.1:{server.port}", "a.*")
         await until(lambda: any("WRONGPASS" in formatEvent(e) for e in events), "the refusal")
-    assert fed.target.changes == []
+    await until(lambda: fed.changes, "the news of it")
+    assert fed.changes == [False]
     server.cli("ACL", "SETUSER", "bot", ">right")
     await until(lambda: fed.feed.up, "the feed")
     assert server.cli("PUBLISH", "a.X", "1") == b":1\r\n"
@@ -179,7 +189,7 @@ async def test_garbage_is_said_and_a_redis_that_comes_instead_is_used(own_redis,
         await until(lambda: len(lost) >= 3, "three connections dropped")
         said = [formatEvent(event) for event in events]
         assert sum("Redis sent garbage: Protocol error" in line for line in said) == 1, said
-    assert fed.target.changes == []
+    assert fed.changes == [False]
     await port.stopListening()
     await until(lambda: not connections, "the last connection's end")
     server = own_redis(port=number)
@@ -286,6 +296,122 @@ def test_one_kind_of_fault_does_not_hide_another():
     with capturedLogs() as events:
         wired.read(message(b"q.", b"1") + b"?garbage\r\n")
     assert len(events) == 2
+
+
+# -- a Redis that says nothing --------------------------------------------------------------------
+
+PING = b"*1\r\n$4\r\nPING\r\n"
+PONG = b"*2\r\n$4\r\npong\r\n$0\r\n\r\n"
+
+
+class Watched(Fed):
+    """A feed that is up over a transport of the test's, with a clock of the test's."""
+
+    def __init__(self) -> None:
+        self.time = MemoryReactorClock()
+        super().__init__(self.time, RedisAddress(path="/nowhere"), "q.*")
+        self.feed.start()
+        self.pings = 0
+        self.transport = self.connect()
+
+    def connect(self) -> StringTransport:
+        """Take the connection that was asked for last, and answer until the feed is up."""
+        factory = self.time.unixClients[-1][1]
+        connection = factory.buildProtocol(None)
+        self.transport = StringTransport()
+        self.transport.protocol = connection
+        connection.makeConnection(self.transport)
+        assert self.transport.value() == PING
+        connection.dataReceived(b"+PONG\r\n")
+        connection.dataReceived(b"*3\r\n$10\r\npsubscribe\r\n$3\r\nq.*\r\n:1\r\n")
+        assert self.feed.up
+        self.transport.clear()
+        return self.transport
+
+    def after(self, seconds: float, *, answers: bool = True) -> None:
+        """Let time pass in small steps; the pings of each are answered, unless they are not."""
+        for _ in range(round(seconds / 0.05)):
+            self.time.advance(0.05)
+            pings = self.transport.value().count(PING)
+            self.transport.clear()
+            self.pings += pings
+            if answers and pings:
+                self.transport.protocol.dataReceived(PONG * pings)
+
+    @property
+    def dropped(self) -> bool:
+        return self.transport.disconnected
+
+
+def test_a_redis_that_answers_pings_is_left_alone_and_asked_again_and_again():
+    watched = Watched()
+    watched.after(60.0)
+    assert not watched.dropped
+    assert 140 <= watched.pings <= 60 / PING_EVERY
+    assert watched.target.quotes == []
+
+
+def test_messages_are_a_sign_of_life_too():
+    watched = Watched()
+    for _ in range(20):
+        watched.after(SILENCE / 2, answers=False)
+        watched.transport.protocol.dataReceived(message(b"q.A", b"1"))
+    assert not watched.dropped
+
+
+def test_silence_drops_the_connection_not_before_its_time_and_within_two_seconds():
+    watched = Watched()
+    watched.after(10.0)
+    with capturedLogs() as events:
+        watched.after(SILENCE - 0.05, answers=False)
+        assert not watched.dropped
+        watched.after(1.9 - SILENCE + 0.05, answers=False)
+    assert watched.dropped
+    assert [formatEvent(e) for e in events] == [f"Redis has said nothing for {SILENCE:.1f} s"]
+    watched.transport.protocol.connectionLost(Failure(ConnectionAborted()))
+    assert watched.changes == [True, False]
+    assert not watched.feed.up
+
+
+@pytest.mark.parametrize("waited", [b"", PONG, message(b"q.A", b"1")])
+def test_a_process_that_stood_still_itself_asks_before_it_drops_a_redis_that_is_well(waited):
+    watched = Watched()
+    watched.after(1.0)
+    # Nothing ran for a minute; what waited in the kernel, if anything, is read after the timers.
+    watched.time.advance(60.0)
+    if waited:
+        watched.transport.protocol.dataReceived(waited)
+    else:
+        assert watched.transport.value() == PING
+        watched.transport.clear()
+        watched.transport.protocol.dataReceived(PONG)
+    watched.after(5.0)
+    assert not watched.dropped
+    assert watched.pings > 5 / PING_EVERY - 3, "and goes on asking"
+
+
+def test_the_next_connection_is_watched_over_like_the_first():
+    watched = Watched()
+    watched.after(3.0, answers=False)
+    assert watched.dropped
+    watched.transport.protocol.connectionLost(Failure(ConnectionAborted()))
+    asked = len(watched.time.unixClients)
+    watched.time.advance(3.0)
+    assert len(watched.time.unixClients) == asked + 1
+    watched.connect()
+    assert watched.changes == [True, False, True]
+    watched.after(10.0)
+    assert not watched.dropped
+    watched.after(1.9, answers=False)
+    assert watched.dropped
+
+
+def test_a_stopped_feed_plans_nothing():
+    watched = Watched()
+    stopping = defer.ensureDeferred(watched.feed.stop())
+    watched.transport.protocol.connectionLost(Failure(ConnectionAborted()))
+    assert stopping.called
+    assert watched.time.getDelayedCalls() == []
 
 
 # -- room for others -------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -11,21 +12,25 @@ import pytest
 import pytest_twisted
 import txredisapi
 from redis_process import RedisServer, free_port
-from twisted.internet import defer, reactor
+from twisted.internet import defer, protocol, reactor
+from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from waiting import until
 
 from pushservice import redislink
 from pushservice.redislink import RedisLink
-from pushservice.redisurl import RedisAddress, redis_address
+from pushservice.redisurl import RedisAddress, RedisTLS, redis_address
 
 
 class Watched:
     """A link, and what it told."""
 
-    def __init__(self, address: RedisAddress, time: object = reactor, prepare=None) -> None:
+    def __init__(
+        self, address: RedisAddress, time: object = reactor, prepare=None, tls=None
+    ) -> None:
         self.changes: list[bool] = []
         self.prepared = 0
+        self.refusals = 0
         self._prepare = prepare or (lambda connection: connection.ping())
         self.link = RedisLink(
             "test",
@@ -34,7 +39,12 @@ class Watched:
             txredisapi.RedisProtocol,
             self._count_and_prepare,
             self.changes.append,
+            tls=tls,
+            refused=self._count_refusal,
         )
+
+    def _count_refusal(self) -> None:
+        self.refusals += 1
 
     def _count_and_prepare(self, connection):
         self.prepared += 1
@@ -173,7 +183,7 @@ async def test_a_wrong_password_is_said_without_showing_it_and_heals(own_redis, 
     with lines() as said:
         watched = connect(RedisAddress("127.0.0.1", server.port, user=user, password="after"))
         await until(lambda: "no connection for the test: " in said, "the refusal to be said")
-        await until(lambda: watched.link.rejections >= 2, "a second try")
+        await until(lambda: watched.link.failures >= 2, "a second try")
         assert "WRONGPASS invalid username-password pair" in said
         assert "trying again until there is one" in said
         assert said.count("no connection") == 1
@@ -184,7 +194,7 @@ async def test_a_wrong_password_is_said_without_showing_it_and_heals(own_redis, 
         assert ask_with_password(server, "before", heal) == b"+OK\r\n+OK\r\n"
         await until(lambda: watched.is_up, "the link")
     assert watched.changes == [True]
-    assert watched.link.rejections == 0
+    assert watched.link.failures == 0
 
 
 @pytest_twisted.ensureDeferred
@@ -246,8 +256,8 @@ async def test_a_connection_that_redis_drops_is_made_again(own_redis, connect):
 async def test_a_connection_that_cannot_be_prepared_is_dropped_and_tried_ever_more_slowly(
     redis_server, connect, monkeypatch
 ):
-    monkeypatch.setattr(redislink._Factory, "initialDelay", 0.01)
-    monkeypatch.setattr(redislink._Factory, "jitter", 0)
+    monkeypatch.setattr(redislink, "FIRST_RETRY", 0.01)
+    monkeypatch.setattr(redislink.random, "uniform", lambda least, most: 1.0)
     times: list[float] = []
 
     def prepare(connection):
@@ -258,8 +268,8 @@ async def test_a_connection_that_cannot_be_prepared_is_dropped_and_tried_ever_mo
         watched = connect(redis_server.socket_url, prepare=prepare)
         await until(lambda: len(times) == 9, "nine tries")
         assert said.count("no connection for the test: not today; trying again") == 1
-    # 0.01 * (1 + 1.7 + ... + 1.7**7) seconds; with a schedule that starts anew each time, 0.08.
-    assert times[-1] - times[0] > 0.9
+    # 0.01 * (1.7 + ... + 1.7**8) seconds; with a schedule that starts anew each time, 0.14.
+    assert times[-1] - times[0] > 1.5
     assert watched.changes == []
 
 
@@ -272,6 +282,9 @@ class SteppedReactor:
 
     def seconds(self) -> float:
         return self.now
+
+    def callLater(self, *arguments: object, **values: object) -> object:
+        return reactor.callLater(*arguments, **values)
 
     def connectUNIX(self, *arguments: object, **values: object) -> object:
         self.tries += 1
@@ -290,6 +303,167 @@ async def test_one_outage_is_told_once_a_minute(connect):
         assert said.count("no connection for the test: ") == 1
         time.now += 1
         await until(lambda: said.count("no connection for the test: ") == 2, "the next line")
+
+
+class HandTime(SteppedReactor):
+    """The reactor with a time of its own for timers too, which moves by `advance`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.callLater = self.clock.callLater
+        self.seconds = self.clock.seconds
+        self.advance = self.clock.advance
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_redis_that_hangs_is_given_up_after_a_while_and_found_when_it_goes_on(
+    own_redis, connect
+):
+    server = own_redis()
+    server.process.send_signal(signal.SIGSTOP)
+    time = HandTime()
+    with lines() as said:
+        watched = connect(server.socket_url, time=time)
+        for count in (1, 2):
+            await until(lambda: watched.link._readying is not None, "the connection")
+            time.advance(redislink.PREPARE_TIMEOUT - 0.01)
+            assert watched.refusals == count - 1
+            time.advance(0.01)
+            await until(lambda count=count: watched.refusals == count, "the end of the attempt")
+            time.advance(redislink.LAST_RETRY)
+        assert said.count("no connection for the test: it took the connection and was not") == 1
+        server.process.send_signal(signal.SIGCONT)
+        await until(lambda: watched.is_up, "the link")
+    assert watched.changes == [True]
+    await watched.link.stop()
+    assert not time.clock.getDelayedCalls()
+
+
+@pytest_twisted.ensureDeferred
+async def test_every_attempt_that_comes_to_nothing_is_told(own_redis, connect):
+    server = own_redis()
+    time = HandTime()
+    watched = connect(server.socket_url, time=time)
+    await until(lambda: watched.is_up, "the link")
+    assert watched.refusals == 0
+    server.stop()
+    await until(lambda: not watched.is_up, "the loss")
+    assert watched.refusals == 0, "a loss is none"
+    for count in (1, 2, 3):
+        time.advance(redislink.LAST_RETRY)
+        await until(lambda count=count: watched.refusals == count, "the refusal")
+    assert watched.link.failures == 3
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("share", [0.5, 1.5])
+async def test_retries_begin_at_once_grow_and_never_take_long(
+    own_redis, connect, monkeypatch, share
+):
+    def vary(least: float, most: float) -> float:
+        assert (least, most) == (0.5, 1.5)
+        return share
+
+    monkeypatch.setattr(redislink.random, "uniform", vary)
+    time = HandTime()
+    server = own_redis()
+    watched = connect(server.socket_url, time=time)
+    await until(lambda: watched.is_up, "the link")
+    server.stop()
+    await until(lambda: not watched.is_up, "the loss")
+    delays = []
+    for count in range(1, 9):
+        [call] = time.clock.getDelayedCalls()
+        delays.append(call.getTime() - time.seconds())
+        time.advance(delays[-1])
+        await until(lambda count=count: watched.refusals == count, "the refusal")
+    assert delays[0] == pytest.approx(0.2 * share)
+    assert delays[1] == pytest.approx(0.34 * share)
+    assert delays[-1] == pytest.approx(2 * share)
+    assert max(delays) <= redislink.LAST_RETRY
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_aborted_link_comes_back(redis_server, connect):
+    watched = connect(redis_server.url)
+    watched.link.abort()
+    await until(lambda: watched.is_up, "the link")
+    watched.link.abort()
+    await until(lambda: watched.changes == [True, False, True], "the link again")
+    assert watched.prepared == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_preparation_is_given_up_with_its_connection(redis_server, connect):
+    given_up: list[defer.Deferred[None]] = []
+    time = HandTime()
+    watched = connect(
+        redis_server.socket_url,
+        time=time,
+        prepare=lambda connection: defer.Deferred(given_up.append),
+    )
+    await until(lambda: watched.prepared, "the preparation to begin")
+    watched.link.abort()
+    await until(lambda: watched.refusals == 1, "the refusal")
+    assert len(given_up) == 1
+    assert len(time.clock.getDelayedCalls()) == 1, "the next attempt, and nothing else"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_redis_that_refuses_commands_for_now_is_tried_until_it_takes_them(
+    own_redis, connect
+):
+    # A replica whose master is away, and which is told to serve nobody until it is back.
+    server = own_redis(
+        *("--replicaof", "127.0.0.1", str(free_port()), "--replica-serve-stale-data", "no")
+    )
+    with lines() as said:
+        watched = connect(server.socket_url, prepare=lambda connection: connection.get("x"))
+        await until(lambda: watched.refusals >= 2, "two refusals")
+        assert "no connection for the test: MASTERDOWN Link with MASTER is down" in said
+        assert server.cli("REPLICAOF", "NO", "ONE") == b"+OK\r\n"
+        await until(lambda: watched.is_up, "the link")
+
+
+class Stranger(protocol.Protocol):
+    """Something else than Redis on its port."""
+
+    def connectionMade(self) -> None:
+        self.transport.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_no_redis_is_said_without_a_traceback(connect):
+    port = reactor.listenTCP(0, protocol.Factory.forProtocol(Stranger), interface="127.0.0.1")
+    with lines() as said:
+        watched = connect(f"redis://127.0.0.1:{port.getHost().port}")
+        await until(lambda: watched.refusals >= 2, "two refusals")
+        assert [line.partition("for the test: ")[2] for line in said] == [
+            'Protocol error, got "H" as reply type byte; trying again until there is one'
+        ]
+        await watched.link.stop()
+    await port.stopListening()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_user_of_the_link_that_fails_to_take_note_does_not_end_it(
+    redis_server, connect, logged_failures
+):
+    watched = connect(redis_server.url)
+    watched.link._changed = watched.link._refused = lambda *news: 1 / 0
+    await until(lambda: watched.is_up, "the link")
+    watched.link.abort()
+    await until(lambda: watched.prepared == 2 and watched.is_up, "the link again")
+    await watched.link.stop()
+    assert len(logged_failures.flush(ZeroDivisionError)) == 4
+
+
+def test_files_for_tls_that_can_t_be_used_are_said_when_the_link_is_made(tmp_path):
+    address = RedisAddress("host", tls=True)
+    with pytest.raises(ValueError, match=r"can't read the certificate .*nowhere: No such file"):
+        Watched(address, tls=RedisTLS(ca=tmp_path / "nowhere"))
+    Watched(RedisAddress("host"), tls=RedisTLS(ca=tmp_path / "nowhere"))
 
 
 # -- stopping --------------------------------------------------------------------------------------

@@ -123,11 +123,11 @@ def started(config: Config) -> Daemon:
 
 @pytest_twisted.ensureDeferred
 async def test_quotes_flow_from_redis_to_a_client_and_the_stop_says_goodbye(redis_server):
-    daemon = started(local(redis=redis_address(redis_server.url), channels=("svc1.*",)))
+    daemon = started(local(redis=(redis_address(redis_server.url),), channels=("svc1.*",)))
     client = await connect(daemon)
     client.say({"op": "subscribe", "symbols": ["AAPL"]})
     await until(lambda: client.named("subscribed"), "the acknowledgement")
-    await until(lambda: daemon.feed is not None and daemon.feed.up, "the feed")
+    await until(lambda: daemon.counters.feed_connects, "the feed")
     assert redis_server.cli("publish", "svc1.AAPL", '{"last":10.50}') == b":1\r\n"
     await until(lambda: client.named("quote"), "the quote")
     assert client.named("quote")[0]["d"] == {"last": 10.5}
@@ -158,7 +158,7 @@ async def test_the_embedded_redis_and_the_simulated_market_come_and_go_with_the_
 
 @pytest_twisted.ensureDeferred
 async def test_heartbeats_go_out_at_their_interval(redis_server):
-    config = local(redis=redis_address(redis_server.url), channels=("svc2.*",), limits=BRISK)
+    config = local(redis=(redis_address(redis_server.url),), channels=("svc2.*",), limits=BRISK)
     daemon = started(config)
     client = await connect(daemon)
     assert client.events[0]["hb"] == 100
@@ -168,7 +168,7 @@ async def test_heartbeats_go_out_at_their_interval(redis_server):
 
 @pytest_twisted.ensureDeferred
 async def test_heartbeats_go_on_after_one_round_failed(redis_server, logged_failures, monkeypatch):
-    config = local(redis=redis_address(redis_server.url), channels=("svc3.*",), limits=BRISK)
+    config = local(redis=(redis_address(redis_server.url),), channels=("svc3.*",), limits=BRISK)
     daemon = started(config)
     client = await connect(daemon)
     calls = []
@@ -177,7 +177,7 @@ async def test_heartbeats_go_on_after_one_round_failed(redis_server, logged_fail
         calls.append(1)
         raise ZeroDivisionError
 
-    monkeypatch.setattr(daemon.hub, "beat", fail)
+    monkeypatch.setattr(daemon.announcements, "beat", fail)
     await until(lambda: calls, "a beat that fails")
     monkeypatch.undo()
     await until(lambda: client.named("heartbeat"), "a heartbeat")
@@ -187,7 +187,7 @@ async def test_heartbeats_go_on_after_one_round_failed(redis_server, logged_fail
 
 @pytest_twisted.ensureDeferred
 async def test_a_redis_that_is_down_is_said_and_the_daemon_serves_all_the_same(words):
-    daemon = started(local(redis=redis_address("unix:///nowhere/redis.sock")))
+    daemon = started(local(redis=(redis_address("unix:///nowhere/redis.sock"),)))
     client = await connect(daemon)
     client.say({"op": "ping", "id": 1})
     await until(lambda: client.named("pong"), "an answer")
@@ -200,7 +200,7 @@ async def test_a_client_that_does_not_answer_the_close_does_not_hold_up_the_stop
     redis_server, monkeypatch
 ):
     limits = Limits(close_timeout=0.1)
-    config = local(redis=redis_address(redis_server.url), channels=("svc4.*",), limits=limits)
+    config = local(redis=(redis_address(redis_server.url),), channels=("svc4.*",), limits=limits)
     daemon = started(config)
     client = await connect(daemon)
     monkeypatch.setattr(client, "onCloseFrame", lambda code, reason: None)
@@ -348,7 +348,7 @@ def kept_by_the_kernel(daemon: Daemon) -> int:
 @pytest.mark.parametrize("size", [20_000, 65_536])
 async def test_the_kernel_keeps_so_much_for_a_client(redis_server, size):
     limits = Limits(send_buffer=size)
-    daemon = started(local(redis=redis_address(redis_server.url), limits=limits))
+    daemon = started(local(redis=(redis_address(redis_server.url),), limits=limits))
     client = await connect(daemon)
     # Linux doubles what it is told.
     assert kept_by_the_kernel(daemon) == 2 * size
@@ -364,7 +364,7 @@ async def test_a_send_buffer_of_nothing_leaves_it_to_the_kernel(redis_server):
     ):
         usual = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
     limits = Limits(send_buffer=0)
-    daemon = started(local(redis=redis_address(redis_server.url), limits=limits))
+    daemon = started(local(redis=(redis_address(redis_server.url),), limits=limits))
     client = await connect(daemon)
     assert kept_by_the_kernel(daemon) == usual
     await stop(daemon, client)
@@ -376,7 +376,7 @@ async def test_the_kernel_keeps_so_much_for_a_client_of_a_unix_socket_too(redis_
     config = Config(
         listen=(f"unix:{path}",),
         plain=True,
-        redis=redis_address(redis_server.url),
+        redis=(redis_address(redis_server.url),),
         limits=Limits(send_buffer=20_000),
     )
     daemon = started(config)
@@ -396,7 +396,7 @@ async def test_the_kernel_keeps_so_much_for_a_client_of_a_unix_socket_too(redis_
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_answers_no_ping_is_aborted_and_named_in_the_log(redis_server, words):
     limits = Limits(ping_interval=0.3, ping_timeout=0.2)
-    daemon = started(local(redis=redis_address(redis_server.url), limits=limits))
+    daemon = started(local(redis=(redis_address(redis_server.url),), limits=limits))
     alive = await connect(daemon)
     with socket.create_connection(address_of(daemon)) as silent:
         silent.sendall(REQUEST)
@@ -417,7 +417,7 @@ async def test_a_client_that_answers_no_ping_is_aborted_and_named_in_the_log(red
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_takes_nothing_is_aborted_and_named_in_the_log(redis_server, words):
     limits = Limits(ping_interval=0, stall_timeout=0.4, send_buffer=16_384)
-    daemon = started(local(redis=redis_address(redis_server.url), limits=limits))
+    daemon = started(local(redis=(redis_address(redis_server.url),), limits=limits))
     with socket.socket() as stalled:
         stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
         stalled.connect(address_of(daemon))
@@ -437,7 +437,7 @@ async def test_a_client_that_takes_nothing_is_aborted_and_named_in_the_log(redis
 @pytest_twisted.ensureDeferred
 async def test_without_an_interval_nobody_is_pinged(redis_server):
     limits = Limits(ping_interval=0, ping_timeout=0.1, heartbeat_ms=100)
-    daemon = started(local(redis=redis_address(redis_server.url), limits=limits))
+    daemon = started(local(redis=(redis_address(redis_server.url),), limits=limits))
     pings: list[bytes] = []
     client = await connect(daemon)
     client.onPing = pings.append
@@ -458,7 +458,7 @@ async def test_a_connection_that_may_not_come_in_is_ended_on_every_kind_of_endpo
         listen=(f"{'haproxy:' if kind == 'haproxy' else ''}tcp:0:interface=127.0.0.1",),
         plain=kind != "tls",
         certs=tmp_path,
-        redis=redis_address(redis_server.url),
+        redis=(redis_address(redis_server.url),),
         limits=Limits(connect_rate=1, per_address=0),
     )
     daemon = started(config)

@@ -16,7 +16,7 @@ import pushservice
 from pushservice.config import Config
 from pushservice.limits import Limits
 from pushservice.options import OPTIONS
-from pushservice.redisurl import RedisAddress
+from pushservice.redisurl import RedisAddress, RedisTLS
 from pushservice.service import CannotStart, Daemon
 from pushservice.tap import Options, makeService
 
@@ -69,6 +69,10 @@ def test_every_option_reaches_the_config():
         *("--max-total-symbols", "22", "--message-rate", "23", "--byte-rate", "24"),
         *("--raw-budget", "2500", "--send-buffer", "26", "--stall-timeout", "0.1"),
         *("--ping-interval", "28.5", "--ping-timeout", "28.25"),
+        *("--redis", "rediss://other", "--redis-ca", "ca", "--redis-cert", "d", "--redis-key", "e"),
+        *("--subscribe", "all", "--snapshot-hash", "latest", "--stale-after", "31"),
+        *("--feed-stale-after", "32.5", "--registry", "redis://third", "--registry-prefix", "q:"),
+        *("--node", "n1"),
     ) == Config(
         port=9,
         interface="::1",
@@ -76,7 +80,14 @@ def test_every_option_reaches_the_config():
         cert=Path("a.crt"),
         key=Path("a.key"),
         certs=Path("c"),
-        redis=RedisAddress("host"),
+        redis=(RedisAddress("host"), RedisAddress("other", tls=True)),
+        redis_tls=RedisTLS(Path("ca"), Path("d"), Path("e")),
+        snapshot_hash="latest",
+        stale_after=31,
+        feed_stale_after=32.5,
+        registry=RedisAddress("third"),
+        registry_prefix="q:",
+        node="n1",
         channels=("a.*", "b.*"),
         symbol_regex=r"\.(?P<symbol>.+)",
         max_connections=11,
@@ -104,6 +115,8 @@ def test_every_option_reaches_the_config():
         demo_rate=15,
     )
     assert config_of("--plain", "--symbol-field", "s") == Config(plain=True, symbol_field="s")
+    assert config_of("--subscribe", "demand") == Config(subscribe="demand")
+    assert config_of("--no-registry") == Config(registry_prefix=None)
 
 
 def test_repeatable_options_of_one_command_line_are_not_seen_by_the_next():
@@ -126,6 +139,14 @@ def test_repeatable_options_of_one_command_line_are_not_seen_by_the_next():
         (["--tls-timeout", "1e3"], "--tls-timeout: '1e3' is no number of seconds from 0.1 to 600"),
         (["--max-handshakes", "15"], "--max-handshakes: '15' is no whole number from 16 to"),
         (["--ping-timeout", "21"], "--ping-timeout 21 is longer than --ping-interval 20"),
+        (["--subscribe", "some"], "--subscribe: 'some' is none of: all, demand"),
+        (["--subscribe", "demand", "--channels", "q.?"], "'q.?'"),
+        (["--subscribe", "demand", "--symbol-field", "s"], "--symbol-field do not allow"),
+        (["--node", "a b"], "--node: 'a b' is no name"),
+        (["--registry", "h"], "--registry: 'h' is not understood"),
+        (["--registry", "redis://h", "--no-registry"], "--registry and --no-registry exclude"),
+        (["--redis-cert", "c"], "a certificate for Redis needs its key too"),
+        (["--stale-after", "0"], "--stale-after: '0' is no number of seconds from 0.1 to 86400"),
         (["--nonsense"], "--nonsense"),
         (["word"], "Wrong number of arguments."),
     ],
@@ -139,12 +160,32 @@ def test_a_bad_command_line_is_refused_in_words_that_name_the_option(words, said
 
 def test_the_environment_names_the_redis_when_the_command_line_does_not(monkeypatch):
     monkeypatch.setenv("QUOTEPUSH_REDIS", "redis://:secret@host:7")
-    assert config_of().redis == RedisAddress("host", 7, password="secret")
+    assert config_of().redis == (RedisAddress("host", 7, password="secret"),)
+
+
+def test_the_environment_may_name_several(monkeypatch):
+    monkeypatch.setenv("QUOTEPUSH_REDIS", "redis://one  redis://two\tredis://one")
+    assert config_of().redis == (RedisAddress("one"), RedisAddress("two"))
+
+
+def test_the_command_line_may_name_several_and_each_counts_once():
+    words = ["--redis", "redis://one", "--redis", "unix:///two", "--redis", "redis://one:6379"]
+    assert config_of(*words).redis == (RedisAddress("one"), RedisAddress(path="/two"))
+
+
+def test_the_embedded_one_goes_with_no_other():
+    said = refusal_of("--redis", "embedded", "--redis", "redis://one")
+    assert said == "--redis embedded goes with no other --redis"
+
+
+def test_a_bad_one_among_several_in_the_environment_is_refused(monkeypatch):
+    monkeypatch.setenv("QUOTEPUSH_REDIS", "redis://one http://two")
+    assert "QUOTEPUSH_REDIS in the environment: 'http://two' is not" in refusal_of()
 
 
 @pytest.mark.parametrize(
     ("typed", "address"),
-    [("redis://typed", RedisAddress("typed")), ("embedded", None)],
+    [("redis://typed", (RedisAddress("typed"),)), ("embedded", ())],
 )
 def test_the_command_line_beats_the_environment_even_with_the_default(monkeypatch, typed, address):
     monkeypatch.setenv("QUOTEPUSH_REDIS", "redis://environment")
@@ -153,7 +194,7 @@ def test_the_command_line_beats_the_environment_even_with_the_default(monkeypatc
 
 def test_an_empty_variable_is_none(monkeypatch):
     monkeypatch.setenv("QUOTEPUSH_REDIS", "")
-    assert config_of().redis is None
+    assert config_of().redis == ()
 
 
 def test_a_bad_variable_is_refused_in_words_and_shows_no_password(monkeypatch):
@@ -262,4 +303,4 @@ def test_without_any_redis_server_the_embedded_one_is_refused_in_one_line(monkey
 
 
 def test_with_a_redis_server_the_embedded_one_is_taken():
-    assert makeService(options_of("--plain")).config.redis is None
+    assert makeService(options_of("--plain")).config.redis == ()

@@ -1,0 +1,153 @@
+"""What all clients are told, whatever they watch: heartbeats, the feed's state, gaps, goodbye.
+
+Must not know: Twisted, sockets, Redis, or how quotes flow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pushservice import wire
+from pushservice.closing import CloseCode
+from pushservice.hub import watchers_of
+
+if TYPE_CHECKING:
+    from pushservice.hub import Hub
+    from pushservice.outbox import Outbox
+
+
+class Announcements:
+    """Tells the clients of one hub."""
+
+    def __init__(self, hub: Hub, end_of_turn: Callable[[wire.Share], None]) -> None:
+        """`end_of_turn` is called when a round of outboxes has posted what it is told."""
+        self._hub = hub
+        self._end_of_turn = end_of_turn
+        #: whether the feed's link is up; None before anything is known of it
+        self.feed_up: bool | None = None
+        #: when it came up, in milliseconds since the epoch
+        self._up_since: int | None = None
+        self._next_beat = 0
+        # The whole feed has gone quiet, and clients know.
+        self._all_stale = False
+
+    # -- heartbeats ------------------------------------------------------------------------------
+
+    def beat(self) -> None:
+        """Send a heartbeat to one group of connections, the next one each time.
+
+        Called evenly, once per heartbeat interval and group, so that no call serves them all.
+        """
+        hub = self._hub
+        group = hub.group(self._next_beat)
+        self._next_beat = (self._next_beat + 1) % hub.groups
+        t = hub.now()
+        age = None if hub.last_message_t is None else t - hub.last_message_t
+        feed_up = bool(self.feed_up)
+        shared = wire.JSON.frames([wire.heartbeat(t, feed_up, age, 0)])
+
+        def tell(outbox: Outbox) -> None:
+            if outbox.behind:
+                return
+            if outbox.merged:
+                event = wire.heartbeat(t, feed_up, age, outbox.merged)
+                outbox.send(outbox.codec.frames([event]))
+            else:
+                outbox.send(shared)
+
+        self._each(group, tell)
+
+    # -- the feed --------------------------------------------------------------------------------
+
+    def feed_changed(self, up: bool) -> None:
+        """Tell every client that the feed was lost, or is back and what may be missing."""
+        if up is self.feed_up:
+            return
+        self.feed_up = up
+        hub = self._hub
+        t = hub.now()
+        if up:
+            self._up_since = t
+        event = wire.feed(up, t)
+        outboxes = list(hub.outboxes())
+        self._each(outboxes, lambda outbox: outbox.tell_feed(event))
+        if up:
+            self.gap()
+
+    def gap(self) -> None:
+        """Tell every client that updates of each of its symbols may be missing."""
+        pieces = {topic: wire.gap(topic.symbol_text) for topic in self._hub.watched_topics()}
+        share = wire.Share()
+        self._each(
+            list(self._hub.outboxes()),
+            lambda outbox: outbox.tell_gaps(pieces, share),
+        )
+        self._end_of_turn(share)
+
+    def greet(self, outbox: Outbox) -> None:
+        """Tell a client that has just come what is not as it should be."""
+        if self.feed_up is False:
+            outbox.tell_feed(wire.feed(False, self._hub.now()))
+        elif self._all_stale:
+            outbox.send(outbox.codec.frames([wire.quiet([], stale=True, everything=True)]))
+
+    # -- quiet symbols ---------------------------------------------------------------------------
+
+    def look_for_stale(self, symbol_ms: float | None, feed_ms: float | None) -> None:
+        """Tell who watches a symbol that was quoted and is quiet for longer than `symbol_ms`.
+
+        With `feed_ms`, tell everybody when nothing at all has come for longer, and when it is over.
+        While the feed is down that is what clients know, and all that can be known.
+        """
+        if not self.feed_up or self._up_since is None:
+            return
+        if symbol_ms is not None:
+            self._tell_stale(symbol_ms)
+        if feed_ms is not None:
+            self._tell_quiet_feed(feed_ms, self._up_since)
+
+    def _tell_stale(self, symbol_ms: float) -> None:
+        before = self._hub.now() - symbol_ms
+        if self._up_since is None or self._up_since >= before:
+            # After an outage symbols have the whole time again.
+            return
+        stale = [
+            topic
+            for topic in self._hub.watched_topics()
+            if topic.t < before and topic.payload is not None and not topic.stale
+        ]
+        for topic in stale:
+            topic.stale = True
+        found = watchers_of(stale)
+        self._each(list(found), lambda outbox: outbox.tell_quiet(found[outbox], stale=True))
+
+    def _tell_quiet_feed(self, feed_ms: float, up_since: int) -> None:
+        hub = self._hub
+        quiet = hub.now() - max(up_since, hub.last_message_t or 0) > feed_ms
+        if quiet is not self._all_stale:
+            self._all_stale = quiet
+            event = wire.quiet([], stale=quiet, everything=True)
+            self._each(list(hub.outboxes()), lambda outbox: outbox.tell_all_quiet(event))
+
+    # -- goodbye ---------------------------------------------------------------------------------
+
+    def dismiss(self, code: CloseCode, retry_ms: Callable[[], int | None]) -> None:
+        """Say goodbye to every client and begin to close it; `retry_ms` is asked for each."""
+        for outbox in self._hub.outboxes():
+            if outbox.codec.converses:
+                outbox.send_last(outbox.codec.frames([wire.bye(code, retry_ms())]))
+            outbox.outlet.close(code)
+
+    # -- within ----------------------------------------------------------------------------------
+
+    def _each(self, outboxes: list[Outbox], tell: Callable[[Outbox], None]) -> None:
+        """Tell each of those that converse; one client's fault must not stop the others."""
+        failures: list[tuple[Outbox, Exception]] = []
+        for outbox in outboxes:
+            try:
+                if outbox.codec.converses and not outbox.closed:
+                    tell(outbox)
+            except Exception as failure:  # noqa: BLE001 - see above
+                failures.append((outbox, failure))
+        self._hub.report(failures)
