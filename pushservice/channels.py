@@ -94,8 +94,13 @@ class SymbolReader:
     """
 
     def __init__(
-        self, patterns: Sequence[str], regex: str | None = None, field: str | None = None
+        self,
+        patterns: Sequence[str],
+        regex: str | None = None,
+        field: str | None = None,
+        ignored: Sequence[str] = (),
     ) -> None:
+        """`ignored` are channels whose messages are no quotes, whatever matches them."""
         if not patterns:
             raise ValueError("at least one channel pattern is needed, such as quote.*")
         if regex is not None and field is not None:
@@ -104,6 +109,7 @@ class SymbolReader:
         patterns = list(dict.fromkeys(patterns))
         self._globs = [glob_regex(pattern) for pattern in patterns]
         self._order = {pattern.encode(): at for at, pattern in enumerate(patterns)}
+        self._ignored = frozenset(channel.encode() for channel in ignored)
         self._regex = self._compiled(regex)
         self._decode_field = None if field is None else _field_decoder(field)
         if regex is None and field is None:
@@ -148,6 +154,8 @@ class SymbolReader:
         at = self._order.get(pattern)
         if at is None:
             return None
+        if channel in self._ignored:
+            return IGNORED
         for earlier in self._globs[:at]:
             if earlier.fullmatch(channel):
                 return IGNORED

@@ -116,7 +116,9 @@ class Config:
 
     def symbol_reader(self) -> SymbolReader:
         """A reader for the channels and the way of finding the symbol."""
-        return SymbolReader(self.channels, self.symbol_regex, self.symbol_field)
+        # What the registry tells publishers is no quote, whatever pattern matches its channel.
+        told = () if self.registry_prefix is None else (f"{self.registry_prefix}demand",)
+        return SymbolReader(self.channels, self.symbol_regex, self.symbol_field, told)
 
     def demo_channel(self, symbol: str) -> str | None:
         """Where the simulated market publishes `symbol`; None where no pattern allows it."""

@@ -223,7 +223,7 @@ class Hub:
             first = not topic.watched
             self._join(outbox, topic, self._kind(outbox, raw, interval_ms), topic.n)
             if self._interest is not None:
-                self._interest.watched(outbox.conn, symbol, first)
+                self._interest.watched(outbox.conn, topic.symbol, first)
         return topic
 
     def unsubscribe(self, outbox: Outbox, topic: Topic) -> None:
@@ -299,6 +299,8 @@ class Hub:
         topic.payload = payload
         topic.t = self.now()
         topic.newest.clear()
+        if self._interest is not None:
+            self._interest.quoted({topic: n})
         for outbox in list(topic.watchers()) if everybody else waiting:
             outbox.send_snapshots([(topic, outbox in waiting)])
 

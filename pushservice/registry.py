@@ -125,6 +125,7 @@ class Registry:
             (self._loop(self._beat), BEAT_EVERY),
             (self._loop(self._sweep_the_dead), SWEEP_EVERY),
         ]
+        self._running: set[defer.Deferred[None]] = set()
         self._logged_at: float | None = None
 
     # -- what the hub tells ----------------------------------------------------------------------
@@ -172,6 +173,8 @@ class Registry:
             farewell.addTimeout(_FAREWELL, self._clock).addErrback(self._note)
             await farewell
         await self._link.stop()
+        # Without a connection they end at once.
+        await defer.DeferredList(list(self._running))
 
     def _loop(self, call: Callable[[], Coroutine[Any, Any, None]]) -> task.LoopingCall:
         # A loop whose function fails ends for good.
@@ -180,7 +183,14 @@ class Registry:
         return loop
 
     def _run(self, call: Coroutine[Any, Any, None]) -> defer.Deferred[None]:
-        return defer.Deferred.fromCoroutine(call).addErrback(self._note)
+        running = defer.Deferred.fromCoroutine(call).addErrback(self._note)
+        if not running.called:
+            self._running.add(running)
+            running.addBoth(self._ended, running)
+        return running
+
+    def _ended(self, result: None, running: defer.Deferred[None]) -> None:
+        self._running.discard(running)
 
     def _changed(self, up: bool) -> None:
         if up:

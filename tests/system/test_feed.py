@@ -11,7 +11,7 @@ from contextlib import closing
 import pytest
 from feed_clients import now_ms, watching
 from redis_process import RedisServer
-from system_harness import Publish, Publisher, StartDaemon
+from system_harness import Publish, Publisher, StartDaemon, poll_async
 
 OwnRedis = Callable[..., RedisServer]
 
@@ -21,6 +21,16 @@ each_way = pytest.mark.parametrize("way", ["all", "demand"])
 def options(way: str, *more: str) -> list[str]:
     common = ["--plain", "--channels", "feed.*", "--heartbeat", "200", "--no-registry"]
     return [*common, "--subscribe", way, *more]
+
+
+async def until_heard(redis: RedisServer, symbol: str) -> None:
+    """Wait until what is published of `symbol` is listened to: on demand that takes a moment."""
+
+    def heard() -> bool:
+        by_channel = redis.cli("PUBSUB", "NUMSUB", f"feed.{symbol}")
+        return by_channel.endswith(b":1\r\n") or redis.cli("PUBSUB", "NUMPAT") == b":1\r\n"
+
+    await poll_async(heard, f"somebody who listens to {symbol}")
 
 
 # -- first values ----------------------------------------------------------------------------------
@@ -42,6 +52,7 @@ def test_a_first_subscriber_has_the_last_value_without_waiting_for_a_trade(
                 event = await client.event(ev="snapshot", s=symbol)
                 assert event["d"] == {"last": 1.5, "of": symbol}
                 first[symbol] = event["n"]
+            await until_heard(redis, "A")
             assert await asyncio.to_thread(redis.cli, "PUBLISH", "feed.A", "2") == b":1\r\n"
             await client.event(ev="quote", s="A", n=first["A"] + 1, d=2)
             async with watching(served, "A", "B") as second:
@@ -62,6 +73,7 @@ def test_a_symbol_that_nobody_watched_through_an_outage_is_not_shown_as_it_was_b
     async def run() -> None:
         async with watching(served, "OTHER") as client:
             async with watching(served, "A") as first:
+                await until_heard(redis, "A")
                 redis.cli("PUBLISH", "feed.A", "1")
                 await first.event(ev="quote", s="A", d=1)
             await asyncio.to_thread(redis.cli, "HSET", "latest", "A", "2")
@@ -92,6 +104,7 @@ def test_of_two_redis_each_brings_its_symbols_and_the_loss_of_one_is_that_of_the
             await client.event(ev="snapshot", s="A", d=10)
             await client.event(ev="snapshot", s="B", d=20)
             for symbol, redis in (("A", one), ("B", two)):
+                await until_heard(redis, symbol)
                 assert redis.cli("PUBLISH", f"feed.{symbol}", "1") == b":1\r\n"
                 await client.event(ev="quote", s=symbol, d=1)
             await client.heartbeat("up")
@@ -130,6 +143,8 @@ def test_a_symbol_that_goes_quiet_is_stale_and_fresh_with_its_next_quote(
 
     async def run() -> None:
         async with watching(served, "A", "B") as client, watching(served, "B") as other:
+            for symbol in "AB":
+                await until_heard(redis, symbol)
             # A pace at which B is never stale, and A after its one quote.
             await asyncio.to_thread(publish, redis, [("feed.A", "1")])
             began = now_ms()
@@ -167,6 +182,7 @@ def test_a_feed_that_goes_quiet_is_told_to_all_and_so_is_its_return(
         async with watching(served, "A") as client, watching(served) as idle:
             for each in (client, idle):
                 await each.event(ev="stale", all=True, symbols=[])
+            await until_heard(redis, "A")
             await asyncio.to_thread(publish, redis, [("feed.A", "1")])
             for each in (client, idle):
                 await each.event(ev="fresh", all=True, symbols=[])

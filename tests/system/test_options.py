@@ -15,7 +15,7 @@ BAD: Final[dict[str, tuple[list[str], list[str]]]] = {
     "a port that is too high": (["--port", "65536"], ["--port", "'65536'", "1 to 65535"]),
     "a Redis URL of another kind": (
         ["--redis", "http://someone:s3same@host"],
-        ["--redis", "***@host", "redis://", "unix:///"],
+        ["--redis", "***@host", "redis://", "unix://"],
     ),
     "a Redis URL with a bad port": (
         ["--redis", "redis://:s3same@host:port"],

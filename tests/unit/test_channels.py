@@ -219,3 +219,11 @@ def test_the_memory_of_channels_has_a_bound_that_a_real_market_does_not_reach():
 )
 def test_a_pattern_names_a_channel_only_when_one_star_is_its_only_wildcard(pattern, parts):
     assert single_star(pattern) == parts
+
+
+@pytest.mark.parametrize("field", [None, "symbol"])
+def test_a_channel_that_is_to_be_ignored_brings_no_quotes_whatever_matches_it(field):
+    reader = SymbolReader(["*"], None, field, ["quotepush:demand"])
+    payload = b'{"symbol":"A"}'
+    assert reader.read(b"*", b"quotepush:demand", payload) is IGNORED
+    assert reader.read(b"*", b"A", payload) == "A"

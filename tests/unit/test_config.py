@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pushservice.channels import IGNORED
 from pushservice.config import Config
 from pushservice.limits import Limits
 from pushservice.options import OPTIONS
@@ -257,6 +258,13 @@ def test_the_reader_of_a_config_reads_by_its_channels_regex_and_field():
 def test_the_demonstration_publishes_by_the_first_pattern():
     assert Config(channels=("a.*.b", "*")).demo_channel("AAPL") == "a.AAPL.b"
     assert Config(channels=("a?.*",)).demo_channel("AAPL") is None
+
+
+def test_what_the_registry_tells_publishers_is_never_taken_for_a_quote():
+    config = Config(channels=("*",), registry_prefix="mine:")
+    assert config.symbol_reader().read(b"*", b"mine:demand", b"+A") is IGNORED
+    without = Config(channels=("*",), registry_prefix=None)
+    assert without.symbol_reader().read(b"*", b"mine:demand", b"+A") == "mine:demand"
 
 
 # -- endpoints -------------------------------------------------------------------------------------
