@@ -1,0 +1,87 @@
+"""What it costs to take in a flood of one symbol while every client that watches it is behind.
+
+    .venv/bin/python bench/ingest.py
+
+A turn of the hub with 32 updates of one symbol to 500 clients that are behind: as it is, and with
+the updates made into bytes and offered all the same. No network: the clients take nothing.
+"""
+
+from __future__ import annotations
+
+import time
+
+from pushservice import wire
+from pushservice.closing import CloseCode
+from pushservice.hub import Hub
+from pushservice.interfaces import DelayedCall, Progress
+from pushservice.metrics import Counters
+from pushservice.outbox import Outbox
+from pushservice.topic import Topic
+
+CLIENTS, UPDATES, TURNS, ROUNDS = 500, 32, 300, 5
+PAYLOAD = (
+    b'{"last":189.50,"bid":189.49,"ask":189.51,"volume":1234567,"ts":1763799999123,"x":"%s"}'
+    % (b"x" * 40)
+)
+
+
+class Stopped:
+    """An outlet that takes nothing, and a clock that stands."""
+
+    def write(self, data: bytes) -> None:
+        """Take it."""
+
+    def post(self, pieces: list[bytes], codec: wire.Codec, share: wire.Share) -> None:
+        """Take it."""
+
+    def pause_reading(self) -> None:
+        """Nobody reads."""
+
+    resume_reading = abort = pause_reading
+
+    def close(self, code: CloseCode) -> None:
+        """Nothing is open."""
+
+    def progress(self) -> Progress | None:
+        """Nobody can say."""
+
+    def seconds(self) -> float:
+        """Always the same moment."""
+        return 1_763_799_999.0
+
+    def callLater(self, delay: float, callable: object) -> DelayedCall:
+        """Nothing here waits."""
+        raise NotImplementedError
+
+
+def turns() -> float:
+    """Microseconds of CPU for each update taken in."""
+    hub = Hub(Stopped(), "k", Counters(), lambda _outbox, _failure: None)
+    for number in range(CLIENTS):
+        outbox = Outbox(wire.JSON, Stopped(), hub.common, f"k-{number}")
+        hub.enter(outbox)
+        hub.subscribe(outbox, "FLOOD")
+        outbox.blocked()
+    began = time.process_time()
+    for _ in range(TURNS):
+        for _ in range(UPDATES):
+            hub.publish("FLOOD", PAYLOAD)
+        hub.flush()
+    return (time.process_time() - began) / TURNS / UPDATES * 1e6
+
+
+def main() -> None:
+    """Both ways in turns, and the ratio of the medians."""
+    nobody_takes = Topic.nobody_takes
+    as_it_is, always = [], []
+    for _ in range(ROUNDS):
+        as_it_is.append(turns())
+        Topic.nobody_takes = lambda _topic: False  # type: ignore[method-assign]  # the other way
+        always.append(turns())
+        Topic.nobody_takes = nobody_takes  # type: ignore[method-assign]  # as it was
+    here, there = sorted(as_it_is)[ROUNDS // 2], sorted(always)[ROUNDS // 2]
+    print(f"merged on ingest {here:.2f} us an update; always made {there:.2f}; {here / there:.2f}")
+
+
+if __name__ == "__main__":
+    main()
