@@ -6,6 +6,7 @@ Redis drops a subscriber that falls behind.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from pushservice.metrics import Counters
 from pushservice.redislink import RedisLink
 from pushservice.redisurl import RedisAddress, RedisTLS
 
-#: Seconds that one turn may keep the reactor from everything else.
+#: Seconds of CPU that one turn may keep the reactor from everything else.
 TURN_BUDGET: Final = 0.025
 _SMALLEST_READ: Final = 4 * 1024
 _LARGEST_READ: Final = 64 * 1024
@@ -56,7 +57,7 @@ class _Subscriber(txredisapi.SubscriberProtocol):
         following = reader.gets
         deliver = self.feed.deliver
         count = 0
-        began = self.feed.now()
+        began, used = self.feed.now(), self.feed.cpu()
         try:
             message = following()
             while message is not False:
@@ -77,7 +78,7 @@ class _Subscriber(txredisapi.SubscriberProtocol):
             # Under TLS it is the transport below that reads from the socket.
             reading: Any = getattr(self.transport, "transport", self.transport)
             size = getattr(reading, "bufferSize", _LARGEST_READ)
-            reading.bufferSize = self.feed.read_size(began, size)
+            reading.bufferSize = self.feed.read_size(used, size)
 
 
 class RedisFeed:
@@ -94,9 +95,14 @@ class RedisFeed:
         counters: Counters,
         changed: Callable[[RedisFeed, bool], None],
         tls: RedisTLS | None = None,
+        cpu: Callable[[], float] = time.thread_time,
     ) -> None:
-        """`changed` is told when the link comes up, and with False when it is lost or can't be."""
+        """`changed` is told when the link comes up, and with False when it is lost or can't be.
+
+        `cpu` gives the seconds of CPU that the reactor's thread has used.
+        """
         self._clock = reactor
+        self.cpu = cpu
         self._listening = listening
         self._target = target
         self._counters = counters
@@ -209,13 +215,14 @@ class RedisFeed:
         seconds: float = self._clock.seconds()
         return seconds
 
-    def read_size(self, began: float, size: int) -> int:
-        """Bytes to read next, after a read of up to `size` whose turn began at `began`.
+    def read_size(self, used: float, size: int) -> int:
+        """Bytes to read next, after a read of up to `size` before which `cpu` said `used`.
 
-        Halved when the turn kept the reactor longer than its budget, so that accepts, clients'
-        messages and timers get their turns; doubled again when there is room.
+        Halved when the turn took more of the CPU than its budget, so that accepts, clients'
+        messages and timers get their turns; doubled again when there is room. Time in which other
+        processes had the CPU does not count: smaller reads would not bring it back.
         """
-        spent = self.now() - began
+        spent = self.cpu() - used
         if spent > TURN_BUDGET:
             return max(_SMALLEST_READ, size // 2)
         if spent < TURN_BUDGET / 2:
