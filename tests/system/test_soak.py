@@ -196,7 +196,7 @@ class Reader:
             if event["ev"] == "quote":
                 # A quote with the next number has the next payload; a jump says how many not.
                 missing -= max(0, jump - 1)
-                # The publisher writes the hash first: its value may be known before its quote comes.
+                # The publisher writes the hash first: its value may be known before its quote.
                 known = missing == -1 and symbol in self._snapshot
                 assert missing >= 0 or told or known, f"older than before: {self.last}, {event}"
             if missing > 0:
