@@ -79,8 +79,7 @@ class Config:
         if self.plain and self.cert is not None:
             raise ValueError("--plain serves without TLS, so --cert and --key make no sense")
         self.symbol_reader()
-        addresses = (*self.redis, *((self.registry,) if self.registry is not None else ()))
-        if self.redis_tls != RedisTLS() and not any(address.tls for address in addresses):
+        if self.redis_tls != RedisTLS() and not self.redis_over_tls:
             raise ValueError(
                 "--redis-ca, --redis-cert and --redis-key are for Redis over TLS: use rediss://"
             )
@@ -113,6 +112,12 @@ class Config:
                     "--subscribe demand needs patterns with one * and no other wildcard, which"
                     f" {pattern!r} is not"
                 )
+
+    @property
+    def redis_over_tls(self) -> bool:
+        """Whether any Redis that is named is spoken to over TLS."""
+        named = self.redis if self.registry is None else (*self.redis, self.registry)
+        return any(address.tls for address in named)
 
     def symbol_reader(self) -> SymbolReader:
         """A reader for the channels and the way of finding the symbol."""

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from OpenSSL import SSL, crypto
 from service_identity import CertificateError, VerificationError
@@ -38,6 +37,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pushservice.redisurl import RedisTLS
+from pushservice.tls import read_certificates, read_key
 
 #: OpenSSL's reasons against a chain that operators meet (X509_verify_cert_error_string(3)).
 _UNKNOWN_AUTHORITY: Final = (18, 19, 20, 21)
@@ -161,9 +161,9 @@ def _options(tls: RedisTLS) -> CertificateOptions:
     trust = platformTrust() if tls.ca is None else trustRootFromCertificates(_authorities(tls.ca))
     own: dict[str, Any] = {}
     if tls.cert is not None and tls.key is not None:
-        chain = _certificates(tls.cert)
+        chain = read_certificates(tls.cert)
         own = {
-            "privateKey": _private_key(tls.key),
+            "privateKey": read_key(tls.key),
             "certificate": chain[0],
             "extraCertChain": chain[1:],
         }
@@ -178,26 +178,8 @@ def _options(tls: RedisTLS) -> CertificateOptions:
 def _authorities(path: Path) -> list[Certificate]:
     return [
         Certificate.loadPEM(found.public_bytes(serialization.Encoding.PEM))
-        for found in _certificates(path)
+        for found in read_certificates(path)
     ]
-
-
-def _certificates(path: Path) -> list[x509.Certificate]:
-    try:
-        return x509.load_pem_x509_certificates(path.read_bytes())
-    except OSError as error:
-        raise ValueError(f"can't read the certificate {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise ValueError(f"{path} holds no certificate in PEM: {error}") from None
-
-
-def _private_key(path: Path) -> object:
-    try:
-        return serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except OSError as error:
-        raise ValueError(f"can't read the key {path}: {error.strerror}") from None
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ValueError(f"{path} holds no unencrypted private key in PEM: {error}") from None
 
 
 def _ascii(host: str) -> bytes:

@@ -148,11 +148,9 @@ class Daemon(Service):
             raise CannotStart(f"quotepush: {error}") from None
 
     def _check_redis_tls(self) -> None:
-        config = self.config
-        addresses = (*config.redis, *((config.registry,) if config.registry else ()))
-        if any(address.tls for address in addresses):
+        if self.config.redis_over_tls:
             try:
-                check_files(config.redis_tls)
+                check_files(self.config.redis_tls)
             except ValueError as error:
                 raise CannotStart(f"quotepush: {error}") from None
 

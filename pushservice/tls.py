@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import SSL
 from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory, IReactorTime
@@ -58,7 +59,8 @@ def development_pair(directory: Path) -> Pair:
 
 def _expires_soon(certificate: Path) -> bool:
     now = datetime.datetime.now(datetime.UTC)
-    return any(cert.not_valid_after_utc < now + _RENEW_BEFORE for cert in _read_chain(certificate))
+    chain = read_certificates(certificate)
+    return any(cert.not_valid_after_utc < now + _RENEW_BEFORE for cert in chain)
 
 
 def _make_pair(certificate: Path, key: Path) -> None:
@@ -113,13 +115,8 @@ def server_options(certificate: Path, key: Path) -> CertificateOptions:
 
     Raises ValueError naming the file that can't be used, and why.
     """
-    chain = _read_chain(certificate)
-    try:
-        private = serialization.load_pem_private_key(key.read_bytes(), password=None)
-    except OSError as error:
-        raise ValueError(f"can't read the key {key}: {error.strerror}") from None
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ValueError(f"{key} holds no unencrypted private key in PEM: {error}") from None
+    chain = read_certificates(certificate)
+    private = read_key(key)
     own = chain[0]
     if _public_bytes(private.public_key()) != _public_bytes(own.public_key()):
         raise ValueError(f"the key {key} does not belong to the first certificate in {certificate}")
@@ -146,13 +143,24 @@ def _select_protocol(_connection: SSL.Connection, offered: list[bytes]) -> Any:
     return b"http/1.1" if b"http/1.1" in offered else SSL.NO_OVERLAPPING_PROTOCOLS
 
 
-def _read_chain(certificate: Path) -> list[x509.Certificate]:
+def read_certificates(path: Path) -> list[x509.Certificate]:
+    """All certificates of a PEM file, in order; raises ValueError that names it and says why."""
     try:
-        return x509.load_pem_x509_certificates(certificate.read_bytes())
+        return x509.load_pem_x509_certificates(path.read_bytes())
     except OSError as error:
-        raise ValueError(f"can't read the certificate {certificate}: {error.strerror}") from None
+        raise ValueError(f"can't read the certificate {path}: {error.strerror}") from None
     except ValueError as error:
-        raise ValueError(f"{certificate} holds no certificate in PEM: {error}") from None
+        raise ValueError(f"{path} holds no certificate in PEM: {error}") from None
+
+
+def read_key(path: Path) -> PrivateKeyTypes:
+    """The unencrypted key of a PEM file; raises ValueError that names it and says why."""
+    try:
+        return serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except OSError as error:
+        raise ValueError(f"can't read the key {path}: {error.strerror}") from None
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ValueError(f"{path} holds no unencrypted private key in PEM: {error}") from None
 
 
 def _public_bytes(key: object) -> bytes:
