@@ -90,7 +90,7 @@ class Announcements:
         if self.feed_up is False:
             outbox.tell_feed(wire.feed(False, self._hub.now()))
         elif self._all_stale:
-            outbox.send(outbox.codec.frames([wire.quiet([], stale=True, everything=True)]))
+            outbox.tell_all_quiet(wire.quiet([], stale=True, everything=True))
 
     # -- quiet symbols ---------------------------------------------------------------------------
 
