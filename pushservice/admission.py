@@ -58,6 +58,10 @@ class Admission:
         """
         if len(self._guests) >= self._limits.handshakes + GUESTS_BEYOND:
             return False
+        return self._may_come(address)
+
+    def _may_come(self, address: str | None) -> bool:
+        """Whether `address` keeps to its limits; counts as an attempt."""
         if address is None:
             return True
         known = self._known(network(address))
@@ -78,6 +82,17 @@ class Admission:
         self._guests[connection] = self._clock.seconds()
         if address is not None:
             self._known(network(address)).connections += 1
+
+    def known_as(self, old: str | None, new: str | None) -> bool:
+        """A connection that came from `old` turned out to be from `new`, and counts as that now.
+
+        False where it would not have come in from there; it is counted until it is gone even so.
+        """
+        welcome = self._may_come(new)
+        for address, change in ((old, -1), (new, 1)):
+            if address is not None:
+                self._known(network(address)).connections += change
+        return welcome
 
     def became_client(self, connection: object) -> None:
         """A guest has finished its handshake."""

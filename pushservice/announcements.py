@@ -6,6 +6,7 @@ Must not know: Twisted, sockets, Redis, or how quotes flow.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from pushservice import wire
@@ -132,12 +133,23 @@ class Announcements:
 
     # -- goodbye ---------------------------------------------------------------------------------
 
-    def dismiss(self, code: CloseCode, retry_ms: Callable[[], int | None]) -> None:
-        """Say goodbye to every client and begin to close it; `retry_ms` is asked for each."""
-        for outbox in self._hub.outboxes():
-            if outbox.codec.converses:
-                outbox.send_last(outbox.codec.frames([wire.bye(code, retry_ms())]))
-            outbox.outlet.close(code)
+    def dismiss(
+        self, code: CloseCode, retry_ms: Callable[[], int | None], most: int | None = None
+    ) -> None:
+        """Say goodbye to every client, or to so many, and begin to close each.
+
+        `retry_ms` is asked for each when it may come back.
+        """
+        failures: list[tuple[Outbox, Exception]] = []
+        # A copy: whom we close leaves the hub at once.
+        for outbox in list(islice(self._hub.outboxes(), most)):
+            try:
+                if outbox.codec.converses:
+                    outbox.send_last(outbox.codec.frames([wire.bye(code, retry_ms())]))
+                outbox.outlet.close(code)
+            except Exception as failure:  # noqa: BLE001 - one client's fault must not stop the others
+                failures.append((outbox, failure))
+        self._hub.report(failures)
 
     # -- within ----------------------------------------------------------------------------------
 

@@ -45,10 +45,12 @@ class Backlog:
         "_forgotten",
         "_kept",
         "_merged",
+        "_others",
         "_raw",
         "_since",
         "_stands_for",
         "_taken",
+        "_unwanted",
         "answers",
         "answers_size",
         "as_snapshot",
@@ -84,7 +86,10 @@ class Backlog:
         self._kept = 0
         # Which of them had others merged into them before they were kept: how many.
         self._stands_for: dict[int, int] = {}
+        # Which of them are no updates, but snapshots or gaps in their place among them.
+        self._others: set[int] = set()
         self._merged = 0
+        self._unwanted = 0
         # symbol -> how many were kept when all of it so far was of no interest any more
         self._forgotten: dict[Topic, int] = {}
         # When this client was last seen to take something, and how much it had taken by then.
@@ -120,6 +125,11 @@ class Backlog:
             self._kept += 1
             self.raw_size += len(piece)
 
+    def keep_other(self, topic: Topic, piece: bytes) -> None:
+        """Keep a piece that is no update in its place among the raw updates."""
+        self._others.add(self._kept)
+        self.keep_raw([(topic, piece)])
+
     def forget(self, topic: Topic) -> None:
         """Nothing that is kept of `topic` is wanted any more."""
         self.missed.pop(topic, None)
@@ -132,7 +142,13 @@ class Backlog:
     def drop_forgotten(self) -> None:
         """Give up the room of raw updates that nobody wants any more."""
         if self._forgotten:
-            self._raw = deque(filter(self._wanted, self._raw))
+            wanted: deque[tuple[Topic, int, bytes]] = deque()
+            for update in self._raw:
+                if self._wanted(update):
+                    wanted.append(update)
+                else:
+                    self._drop(update[1])
+            self._raw = wanted
             self.raw_size = sum(len(piece) for _, _, piece in self._raw)
             self._forgotten.clear()
 
@@ -167,11 +183,13 @@ class Backlog:
             update = self._raw.popleft()
             _, kept_before, piece = update
             self.raw_size -= len(piece)
-            merged = self._stands_for.pop(kept_before, 0)
             if self._wanted(update):
                 taken.append(piece)
                 size -= len(piece)
-                self._merged += merged
+                self._merged += self._stands_for.pop(kept_before, 0)
+                self._others.discard(kept_before)
+            else:
+                self._drop(kept_before)
         return taken
 
     def take_merged(self) -> int:
@@ -179,12 +197,25 @@ class Backlog:
         merged, self._merged = self._merged, 0
         return merged
 
+    def count_unsent(self) -> int:
+        """How many raw updates, and merged into them, were dropped, or are if this ends now."""
+        kept = len(self._raw) - len(self._others) + sum(self._stands_for.values())
+        return self._unwanted + kept
+
     def seconds_stalled(self, progress: Progress | None, now: float) -> float:
         """For how long the client has taken nothing, as far as this was called."""
         taken = None if progress is None else progress.taken
         if self._since is None or taken != self._taken:
             self._since, self._taken = now, taken
         return now - self._since
+
+    def _drop(self, kept_before: int) -> None:
+        """What was kept after so many others is not sent."""
+        merged = self._stands_for.pop(kept_before, 0)
+        if kept_before in self._others:
+            self._others.discard(kept_before)
+        else:
+            self._unwanted += 1 + merged
 
     def _wanted(self, update: tuple[Topic, int, bytes]) -> bool:
         topic, kept_before, _ = update

@@ -221,6 +221,7 @@ class Hub:
         else:
             self._topics.watched(topic)
             first = not topic.watched
+            outbox.begin(topic)
             self._join(outbox, topic, self._kind(outbox, raw, interval_ms), topic.n)
             if self._interest is not None:
                 self._interest.watched(outbox.conn, topic.symbol, first)
@@ -228,6 +229,7 @@ class Hub:
 
     def unsubscribe(self, outbox: Outbox, topic: Topic) -> None:
         """Take `outbox` out of the audience of `topic`; a symbol never quoted is forgotten."""
+        outbox.end(topic)
         self._part(outbox, topic)
         outbox.forget(topic)
         if topic in self._awaiting:
@@ -303,6 +305,35 @@ class Hub:
             self._interest.quoted({topic: n})
         for outbox in list(topic.watchers()) if everybody else waiting:
             outbox.send_snapshots([(topic, outbox in waiting)])
+
+    def values(self) -> Iterator[tuple[str, int, bytes]]:
+        """Every last value, the newest first: symbol, receive time in milliseconds, payload.
+
+        Symbols that come or go while this is read are left out.
+        """
+        known = self._by_symbol
+        for topic in sorted(known.values(), key=lambda topic: topic.t, reverse=True):
+            if topic.payload is not None and known.get(topic.symbol) is topic:
+                yield topic.symbol, topic.t, topic.payload
+
+    def inherit(self, symbol: str, t: int, payload: bytes) -> bool:
+        """Know a last value from another hub, unless the feed has brought one; whether it is taken.
+
+        It has no number of its own, as nothing was counted here (see `learn`), counts as older than
+        all values that are known, and makes none of them go: the newest are to be given first.
+        """
+        topic = self._by_symbol.get(symbol)
+        if topic is None:
+            if self._topics.full:
+                return False
+            topic = self._topics.new(symbol)
+        if topic is None or topic.payload is not None:
+            return False
+        topic.t = t
+        topic.payload = payload
+        if not topic.watched:
+            self._topics.inherited(topic)
+        return True
 
     def forget_value(self, symbol: str) -> None:
         """The last value of `symbol`, which nobody watches, is not kept up to date any more."""

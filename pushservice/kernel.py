@@ -17,6 +17,8 @@ from pushservice.interfaces import Progress
 
 #: Where Linux's struct tcp_info (linux/tcp.h) has tcpi_bytes_acked.
 _BYTES_ACKED: Final = struct.Struct("=120xQ")
+#: And where tcpi_bytes_sent, and tcpi_bytes_retrans, which are among them.
+_BYTES_SENT: Final = struct.Struct("=200xQQ")
 
 
 def progress(connection: socket.socket | None) -> Progress | None:
@@ -33,6 +35,21 @@ def progress(connection: socket.socket | None) -> Progress | None:
         return Progress(_BYTES_ACKED.unpack(info)[0], queue[0])
     except (OSError, ValueError, AttributeError, struct.error):
         return None
+
+
+def bytes_sent(connection: socket.socket | None) -> int | None:
+    """How many bytes the kernel has sent on `connection`, each counted once; None if it can't say.
+
+    Linux says so of TCP, from 4.19 on. What it has taken and not sent yet is not among them.
+    """
+    if connection is None or connection.family == socket.AF_UNIX:
+        return None
+    try:
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_SENT.size)
+        sent, again = _BYTES_SENT.unpack(info)
+    except (OSError, AttributeError, struct.error):
+        return None
+    return int(sent - again)
 
 
 def bound_send_buffer(connection: socket.socket | None, size: int) -> None:

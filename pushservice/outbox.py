@@ -70,6 +70,7 @@ class Outbox:
         "special",
         "topics",
         "unanswered",
+        "updates",
     )
 
     def __init__(self, codec: wire.Codec, outlet: Outlet, common: Common, conn: str) -> None:
@@ -83,6 +84,9 @@ class Outbox:
         self.special: _Special | None = None
         #: updates merged into later ones on this connection, in all
         self.merged = 0
+        # For each time that it watched a symbol: the `n` it had at the end, less the `n` at which
+        # it began. What is still watched is in it with its beginning alone.
+        self.updates = 0
         #: True once nothing more is taken
         self.closed = False
         #: None unless a ping is unanswered: then how much the client had taken, see Liveness
@@ -135,6 +139,31 @@ class Outbox:
             self._backlog.missed.setdefault(topic, before)
 
     # -- called by the hub: interest -------------------------------------------------------------
+
+    @property
+    def quotes(self) -> int:
+        """How many updates this client was handed, known once it has left the hub.
+
+        An update is what has a number of its own: a quote, or a snapshot that came in a quote's
+        place. First snapshots and those that repeat a number are none, and what was merged, or
+        still waited when the client unsubscribed or left, was not handed over. What was may be with
+        the kernel yet, or be lost on the way. Derived from the symbols' numbers, so that no update
+        costs anything to count.
+        """
+        return self.updates - self.merged
+
+    def begin(self, topic: Topic) -> None:
+        """This client is about to watch `topic`, which it does not: what comes now counts."""
+        self.updates -= topic.n
+
+    def end(self, topic: Topic) -> None:
+        """This client is about to watch `topic` no more, and to get nothing more of it."""
+        backlog = self._backlog
+        if backlog is None or topic not in backlog.missed:
+            self.updates += self._last(topic)
+        else:
+            # None where its first snapshot has yet to come: then it has not begun.
+            self.updates += backlog.missed[topic] or 0
 
     def watch(self, topic: Topic, kind: Kind) -> None:
         """This client watches `topic` from now on."""
@@ -207,7 +236,7 @@ class Outbox:
         for topic, kind in topics.items():
             if kind is RAW:
                 # In its place among the updates.
-                backlog.keep_raw([(topic, pieces[topic])])
+                backlog.keep_other(topic, pieces[topic])
             else:
                 backlog.gaps[topic] = None
         self._check_budget(backlog)
@@ -223,7 +252,11 @@ class Outbox:
     def shut(self) -> None:
         """Take nothing more, drop what waits."""
         self.closed = True
+        # Of a turn that failed: none otherwise.
+        self.updates -= len(self._pending)
         self._pending.clear()
+        if self._backlog is not None:
+            self.updates -= self._backlog.count_unsent()
         self._end_backlog()
 
     # -- called by the session -------------------------------------------------------------------
@@ -258,10 +291,9 @@ class Outbox:
         if backlog is not None:
             for topic, is_new in known:
                 if self.topics[topic] is RAW:
-                    backlog.keep_raw([(topic, topic.snapshot(self.codec))])
+                    backlog.keep_other(topic, topic.snapshot(self.codec))
                 else:
-                    backlog.missed.setdefault(topic, None if is_new else self._last(topic))
-                    backlog.as_snapshot.add(topic)
+                    self._miss_snapshot(topic, is_new, backlog)
             self._check_budget(backlog)
         elif known and not self.closed:
             for topic, _ in known:
@@ -293,6 +325,7 @@ class Outbox:
             data = b""
             if backlog.full or self.closed:
                 return
+        self.updates -= backlog.count_unsent()
         self._end_backlog()
         self.outlet.resume_reading()
         pieces = [self._newest(topic, before, backlog) for topic, before in backlog.missed.items()]
@@ -324,6 +357,15 @@ class Outbox:
             self._backlog = None
             self._common.behind.pop(self, None)
 
+    def _miss_snapshot(self, topic: Topic, is_new: bool, backlog: Backlog) -> None:
+        """The newest value of `topic` is to go out as a snapshot once this client has drained."""
+        if topic not in backlog.missed:
+            backlog.missed[topic] = None if is_new else self._last(topic)
+            if is_new:
+                # It begins anew with the snapshot, see `_newest`.
+                self.updates += self._last(topic)
+        backlog.as_snapshot.add(topic)
+
     def _check_budget(self, backlog: Backlog) -> None:
         if backlog.raw_size > self._common.raw_budget and not self.closed:
             backlog.drop_forgotten()
@@ -335,14 +377,18 @@ class Outbox:
         backlog = self._backlog
         if backlog is not None and topic in backlog.missed:
             before = backlog.missed.pop(topic)
-            merged = 0 if before is None else max(0, topic.n - before - 1)
             piece = (
                 topic.snapshot(self.codec)
                 if topic in backlog.as_snapshot
                 else topic.update(self.codec)
             )
             backlog.as_snapshot.discard(topic)
-            backlog.keep_raw([(topic, piece)], merged)
+            if before is None:
+                self.updates -= topic.n
+            if before is None or topic.n <= before:
+                backlog.keep_other(topic, piece)
+            else:
+                backlog.keep_raw([(topic, piece)], topic.n - before - 1)
 
     def _last(self, topic: Topic) -> int:
         """The `n` of `topic` that this client has or is about to get, while not behind with it."""
@@ -358,7 +404,9 @@ class Outbox:
 
     def _newest(self, topic: Topic, before: int | None, backlog: Backlog) -> bytes:
         """The newest update of `topic` as a piece; counts what it merged."""
-        if before is not None and topic.n > before:
+        if before is None:
+            self.updates -= topic.n
+        elif topic.n > before:
             self._count_merged(topic.n - before - 1)
         kind = self.topics.get(topic)
         if isinstance(kind, Paced):

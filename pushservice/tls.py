@@ -1,4 +1,4 @@
-"""Certificates: load a pair, make the development pair, put TLS around a protocol factory.
+"""TLS around a protocol factory, and the development pair for it.
 
 Must not know: WebSockets, quotes, or the options by which files were named.
 """
@@ -12,17 +12,32 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from OpenSSL import SSL
-from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory, IReactorTime
+from twisted.internet.interfaces import (
+    IAddress,
+    IOpenSSLServerConnectionCreator,
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+)
 from twisted.internet.protocol import Protocol
-from twisted.internet.ssl import CertificateOptions, TLSVersion
+from twisted.internet.ssl import CertificateOptions
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from zope.interface import implementer
+
+from pushservice.certificates import options_for, read_certificates, read_key, read_material
+
+__all__ = [
+    "NeverNone",
+    "Pair",
+    "TLSFactory",
+    "development_pair",
+    "read_certificates",
+    "read_key",
+    "server_options",
+]
 
 CERTIFICATE_NAME: Final = "dev.crt"
 KEY_NAME: Final = "dev.key"
@@ -111,63 +126,8 @@ def _write_whole(path: Path, data: bytes, mode: int) -> None:
 
 
 def server_options(certificate: Path, key: Path) -> CertificateOptions:
-    """What a TLS server with this pair uses: TLS 1.2 at least, the chain sent as it is in the file.
-
-    Raises ValueError naming the file that can't be used, and why.
-    """
-    chain = read_certificates(certificate)
-    private = read_key(key)
-    own = chain[0]
-    if _public_bytes(private.public_key()) != _public_bytes(own.public_key()):
-        raise ValueError(f"the key {key} does not belong to the first certificate in {certificate}")
-    try:
-        options = CertificateOptions(
-            privateKey=private,  # type: ignore[arg-type]  # declared as pyOpenSSL's deprecated types
-            certificate=own,  # type: ignore[arg-type]  # as above
-            extraCertChain=chain[1:],  # type: ignore[arg-type]  # as above
-            raiseMinimumTo=TLSVersion.TLSv1_2,
-            # Sessions are resumed by tickets that clients keep (RFC 8446, 2.2), so that many who
-            # reconnect at once cost less; there is no cache here, which would cost memory.
-            enableSessionTickets=True,
-        )
-        # Twisted's own callback answers a client whose protocols it does not know with an empty
-        # one, which OpenSSL takes for an internal error; no answer at all is right (RFC 7301, 3.2).
-        options.getContext().set_alpn_select_callback(_select_protocol)
-    except (SSL.Error, TypeError, ValueError) as error:
-        raise ValueError(f"{certificate} with {key} can't serve TLS: {error}") from None
-    return options
-
-
-def _select_protocol(_connection: SSL.Connection, offered: list[bytes]) -> Any:
-    """HTTP/1.1 where the client offers it in ALPN: pages and WebSocket upgrades need it."""
-    return b"http/1.1" if b"http/1.1" in offered else SSL.NO_OVERLAPPING_PROTOCOLS
-
-
-def read_certificates(path: Path) -> list[x509.Certificate]:
-    """All certificates of a PEM file, in order; raises ValueError that names it and says why."""
-    try:
-        return x509.load_pem_x509_certificates(path.read_bytes())
-    except OSError as error:
-        raise ValueError(f"can't read the certificate {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise ValueError(f"{path} holds no certificate in PEM: {error}") from None
-
-
-def read_key(path: Path) -> PrivateKeyTypes:
-    """The unencrypted key of a PEM file; raises ValueError that names it and says why."""
-    try:
-        return serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except OSError as error:
-        raise ValueError(f"can't read the key {path}: {error.strerror}") from None
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ValueError(f"{path} holds no unencrypted private key in PEM: {error}") from None
-
-
-def _public_bytes(key: object) -> bytes:
-    encoded: bytes = key.public_bytes(  # type: ignore[attr-defined]  # every public key has it, no common base declares it
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    return encoded
+    """What a TLS server with this pair alone uses; raises ValueError as `options_for` does."""
+    return options_for(read_material(certificate, key))
 
 
 _PLAIN_HTTP_ANSWER: Final = (
@@ -200,7 +160,10 @@ class TLSFactory(TLSMemoryBIOFactory):
     protocol = _TLSTransport
 
     def __init__(
-        self, options: CertificateOptions, factory: IProtocolFactory, clock: IReactorTime
+        self,
+        options: CertificateOptions | IOpenSSLServerConnectionCreator,
+        factory: IProtocolFactory,
+        clock: IReactorTime,
     ) -> None:
         super().__init__(options, False, factory, clock)
 

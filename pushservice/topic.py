@@ -174,6 +174,16 @@ class Topics:
             self._unwatched[topic] = None
             self._unwatched.move_to_end(topic)
 
+    @property
+    def full(self) -> bool:
+        """Whether another symbol would take the place of one that is known."""
+        return len(self.by_symbol) >= self._most
+
+    def inherited(self, topic: Topic) -> None:
+        """Nobody watches `topic`, whose value is older than all others."""
+        self._unwatched[topic] = None
+        self._unwatched.move_to_end(topic, last=False)
+
     def forget(self, topic: Topic) -> None:
         """Nothing is to be known any more of `topic`, which nobody watches."""
         del self.by_symbol[topic.symbol]

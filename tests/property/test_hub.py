@@ -47,6 +47,7 @@ class HubAgainstModel(RuleBasedStateMachine):
         self.clients = [Client(self.hub, f"t-{at}") for at in CLIENTS]
         self.watched: list[dict[str, Watched]] = [{} for _ in CLIENTS]
         self.merged = [0 for _ in CLIENTS]
+        self.quotes = [0 for _ in CLIENTS]
         self.value = 0
         self.caught_up: set[int] = set()
         for client in self.clients:
@@ -121,9 +122,10 @@ class HubAgainstModel(RuleBasedStateMachine):
     @rule(at=st.sampled_from(CLIENTS))
     def leave_and_come_again(self, at: int) -> None:
         self.clients[at].session.close()
+        assert self.clients[at].outbox.quotes == self.quotes[at], "it knows how many it was handed"
         self.clients[at] = Client(self.hub, f"t-{at}")
         self.clients[at].frames()
-        self.watched[at], self.merged[at] = {}, 0
+        self.watched[at], self.merged[at], self.quotes[at] = {}, 0, 0
 
     # -- what must hold --------------------------------------------------------------------------
 
@@ -152,6 +154,7 @@ class HubAgainstModel(RuleBasedStateMachine):
             jumped = max(0, n - watched.last - 1)
             assert not (watched.raw and jumped and n > watched.raw_since), "raw merges nothing"
             self.merged[at] += jumped
+            self.quotes[at] += n > watched.last
         watched.last = n
         self.check_pace(at, watched, event)
 
@@ -199,8 +202,9 @@ class HubAgainstModel(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "clients"):
-            for client in self.clients:
+            for client, quotes in zip(self.clients, self.quotes, strict=True):
                 client.session.close()
+                assert client.outbox.quotes == quotes, "it knows how many it was handed"
             assert self.hub.count_outboxes() == 0
             assert not self.clock.calls
             assert not self.hub.common.behind

@@ -128,6 +128,51 @@ def test_connections_are_counted_from_their_coming_to_their_going():
     assert door.admission.guests() == []
 
 
+# -- connections that turn out to be from elsewhere ------------------------------------------------
+
+
+def test_a_connection_that_is_known_as_another_counts_for_that_one_alone():
+    door = Door(per_address=1)
+    connections = [door.knock(HOME), door.knock(None), door.knock(None)]
+    assert door.admission.known_as(HOME, ELSEWHERE)
+    assert not door.admission.crowded_out(ELSEWHERE)
+    assert door.admission.known_as(None, ELSEWHERE)
+    assert door.admission.crowded_out(ELSEWHERE)
+    assert door.admission.known_as(ELSEWHERE, None)
+    assert not door.admission.crowded_out(ELSEWHERE)
+    assert door.admission.known_as(None, None)
+    assert door.knock(HOME) is not None
+    assert not door.admission.crowded_out(HOME)
+    assert door.admission.connections == 4
+    door.admission.gone(connections[0], ELSEWHERE)
+    assert {known.connections for known in door.admission._addresses.values()} == {0, 1}
+
+
+def test_a_connection_known_late_is_welcome_where_it_would_have_been_let_in():
+    door = Door(per_address=2)
+    for _ in range(2 + 16):
+        door.knock(None)
+        assert door.admission.known_as(None, HOME)
+    door.knock(None)
+    assert not door.admission.known_as(None, HOME)
+    assert door.knock(HOME) is None
+    # It is counted even so, until it is gone.
+    for connection in door.admission.guests()[:2]:
+        assert door.knock(HOME) is None
+        door.admission.gone(connection, HOME)
+    assert door.knock(HOME) is not None
+
+
+def test_being_known_is_an_attempt_that_counts_for_the_rate():
+    door = Door(per_address=0, connect_rate=1)
+    known = [door.admission.known_as(None, f"2001:db8::{at:x}") for at in range(20)]
+    assert known == [True] * 10 + [False] * 10
+    assert door.knock("2001:db8::1") is None
+    assert door.admission.known_as(None, ELSEWHERE)
+    door.clock.advance(1)
+    assert door.knock("2001:db8::1") is not None
+
+
 # -- how fast --------------------------------------------------------------------------------------
 
 

@@ -323,3 +323,33 @@ def test_nothing_is_said_of_a_feed_that_was_never_up(limits):
     client.frames()
     announcements.look_for_stale(*limits)
     assert client.events() == []
+
+
+def test_so_many_are_dismissed_and_no_more():
+    hub = make_hub()
+    clients = [watching(hub, "A") for _ in range(5)]
+    asked: list[int] = []
+    announcements = announcing(hub)
+
+    def retry() -> int:
+        asked.append(1)
+        return 7
+
+    announcements.dismiss(CloseCode.RESTARTING, retry, 2)
+    dismissed = [client for client in clients if client.outlet.closed_with is not None]
+    assert len(dismissed) == len(asked) == 2
+    announcements.dismiss(CloseCode.RESTARTING, retry, 0)
+    assert len(asked) == 2
+
+
+def test_who_fails_at_the_goodbye_is_reported_and_the_others_are_dismissed():
+    failed = []
+    hub = make_hub()
+    hub._failed = lambda outbox, failure: failed.append((outbox, failure))
+    clients = [watching(hub, "A") for _ in range(3)]
+    clients[1].outlet.broken = True
+    announcing(hub).dismiss(CloseCode.GOING_AWAY, lambda: 1)
+    assert [client.outlet.closed_with for client in clients] == [1001, None, 1001]
+    [(outbox, failure)] = failed
+    assert outbox is clients[1].outbox
+    assert isinstance(failure, OSError)

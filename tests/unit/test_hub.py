@@ -516,3 +516,75 @@ def test_a_value_that_is_not_kept_up_to_date_is_forgotten_and_its_number_is_not(
     publish(hub, ("A", b"3"))
     assert [event["ev"] for event in client.events()] == ["subscribed", "quote"]
     assert hub.topic("A").n == 3
+
+
+# -- values from another hub -----------------------------------------------------------------------
+
+
+def test_last_values_are_told_the_newest_first():
+    clock = FixedClock()
+    hub = make_hub(clock)
+    watching(hub, "NEVER")
+    for symbol, payload in [("A", b"1"), ("B", b"2"), ("A", b"3")]:
+        publish(hub, (symbol, payload))
+        clock.advance(1)
+    now = hub.now()
+    assert list(hub.values()) == [("A", now - 1000, b"3"), ("B", now - 2000, b"2")]
+
+
+def test_what_comes_or_goes_while_values_are_told_is_left_out():
+    hub = make_hub()
+    publish(hub, ("A", b"1"), ("B", b"2"), ("C", b"3"))
+    values = hub.values()
+    told = [next(values)[0]]
+    publish(hub, ("D", b"4"))
+    hub.forget_value("C")
+    told += [symbol for symbol, _, _ in values]
+    assert told == ["A", "B"]
+
+
+def test_an_inherited_value_is_a_snapshot_without_a_number_and_quotes_count_from_one():
+    hub = make_hub()
+    assert hub.inherit("A", 5000, b"1")
+    client = watching(hub, "A")
+    publish(hub, ("A", b"2"))
+    assert quotes_of(client) == [("A", 1, 2)]
+    assert hub.topic("A").n == 1
+
+
+def test_an_inherited_value_is_sent_to_who_subscribes_with_its_own_time():
+    hub = make_hub()
+    hub.inherit("A", 5000, b"1")
+    client = Client(hub)
+    client.events()
+    client.say({"op": "subscribe", "symbols": ["A"], "snapshot": True})
+    [snapshot] = [event for event in client.events() if event["ev"] == "snapshot"]
+    assert (snapshot["n"], snapshot["t"], snapshot["d"]) == (0, 5000, 1)
+
+
+def test_what_the_feed_brought_is_not_inherited_over():
+    hub = make_hub()
+    publish(hub, ("A", b"own"))
+    assert not hub.inherit("A", hub.now() + 1000, b"1")
+    assert hub.topic("A").payload == b"own"
+
+
+def test_a_symbol_that_is_watched_and_was_never_quoted_inherits_and_is_kept():
+    hub = make_hub(limits=Limits(total_symbols=1))
+    client = watching(hub, "A")
+    assert hub.inherit("A", 5000, b"1")
+    assert not hub.inherit("B", 6000, b"2")
+    client.session.close()
+    assert [symbol for symbol, _, _ in hub.values()] == ["A"]
+
+
+def test_an_inherited_value_makes_none_go_and_goes_first_itself():
+    hub = make_hub(limits=Limits(total_symbols=3))
+    publish(hub, ("OWN", b"1"))
+    assert hub.inherit("NEW", 2000, b"1")
+    assert hub.inherit("OLD", 1000, b"1")
+    assert not hub.inherit("OLDEST", 1, b"1")
+    for gone in ("OLD", "NEW", "OWN"):
+        assert hub.topic(gone) is not None
+        publish(hub, (f"AFTER-{gone}", b"1"))
+        assert hub.topic(gone) is None

@@ -14,7 +14,7 @@ import pytest_twisted
 from waiting import read, until
 
 from pushservice.interfaces import Progress
-from pushservice.kernel import bound_send_buffer, progress
+from pushservice.kernel import bound_send_buffer, bytes_sent, progress
 
 
 def listening_on(kind: str, directory: Path) -> socket.socket:
@@ -156,3 +156,24 @@ def test_what_the_kernel_takes_for_a_peer_that_does_not_read_is_bounded_by_it(tm
                     taken[size] = fill(near)
     assert taken[16_384] < 100_000
     assert taken[131_072] > 2 * taken[16_384]
+
+
+def test_it_says_how_many_bytes_were_sent(ends):
+    near, far = ends
+    if near.family == socket.AF_UNIX:
+        assert bytes_sent(near) is None
+        return
+    assert bytes_sent(near) == 0
+    near.send(b"x" * 5000)
+    read(far, 5000)
+    assert bytes_sent(near) == 5000
+    far.close()
+    assert bytes_sent(near) == 5000
+    near.close()
+    assert bytes_sent(near) is None
+
+
+def test_nobody_knows_how_many_bytes_were_sent_on_what_is_no_stream_connection():
+    assert bytes_sent(None) is None
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        assert bytes_sent(other) is None

@@ -489,3 +489,106 @@ def test_what_was_merged_before_raw_was_asked_for_counts_when_the_client_gets_it
     client.outbox.drained()
     assert [event["n"] for event in client.events() if event["ev"] == "quote"] == [2]
     assert client.outbox.merged == 1, "of B it got nothing that would show a jump"
+
+
+# -- how many it was handed ------------------------------------------------------------------------
+
+
+def handed(client: Client) -> int:
+    client.session.close()
+    return client.outbox.quotes
+
+
+def test_it_knows_how_many_updates_it_was_handed():
+    hub = make_hub()
+    publish(hub, ("A", b"0"), ("A", b"0"))
+    client = watching(hub, "A", "B")
+    publish(hub, ("A", b"1"), ("A", b"2"), ("B", b"1"), ("C", b"1"))
+    client.say({"op": "unsubscribe", "symbols": ["A"]})
+    publish(hub, ("A", b"3"), ("B", b"2"))
+    assert handed(client) == 4
+
+
+def test_what_waits_for_a_client_that_goes_was_not_handed_over():
+    hub = make_hub()
+    client = watching(hub, "A", "B")
+    client.say({"op": "subscribe", "symbols": ["C"], "mode": "raw"})
+    publish(hub, ("A", b"1"), ("B", b"1"), ("C", b"1"))
+    client.outbox.blocked()
+    for n in range(10):
+        publish(hub, ("A", b"%d" % n), ("C", b"%d" % n))
+    client.say({"op": "subscribe", "symbols": ["C"], "mode": "raw"})
+    client.say({"op": "unsubscribe", "symbols": ["B"]})
+    assert handed(client) == 3
+
+
+def test_what_a_turn_brought_and_did_not_send_was_not_handed_over():
+    hub = make_hub()
+    client = watching(hub, "A")
+    publish(hub, ("A", b"1"))
+    hub.publish("A", b"2")
+    assert handed(client) == 1
+
+
+def test_raw_updates_of_a_symbol_it_gave_up_while_behind_were_not_handed_over():
+    hub = make_hub()
+    client = watching(hub, "A")
+    client.say({"op": "subscribe", "symbols": ["R", "S"], "mode": "raw"})
+    client.outbox.blocked()
+    publish(hub, *[("R", b"1"), ("S", b"1")] * 5)
+    client.say({"op": "unsubscribe", "symbols": ["R"]})
+    client.outbox.drained()
+    assert sum(event["ev"] == "quote" for event in client.events()) == 5
+    assert handed(client) == 5
+
+
+def test_what_was_merged_into_a_raw_update_that_is_never_sent_was_not_handed_over():
+    hub = make_hub()
+    client = watching(hub, "A")
+    client.outbox.blocked()
+    publish(hub, ("A", b"1"), ("A", b"2"), ("A", b"3"))
+    client.say({"op": "subscribe", "symbols": ["A"], "mode": "raw", "snapshot": False})
+    client.say({"op": "unsubscribe", "symbols": ["A"]})
+    client.outbox.drained()
+    assert handed(client) == 0
+
+
+@pytest.mark.parametrize("pieces", [1, 40])
+def test_raw_updates_that_are_dropped_to_make_room_were_not_handed_over(pieces):
+    hub = make_hub(limits=Limits(raw_budget=1000))
+    client = watching(hub)
+    client.say({"op": "subscribe", "symbols": ["R", "S"], "mode": "raw"})
+    client.outbox.blocked()
+    publish(hub, *[("R", b"1")] * 10)
+    client.say({"op": "unsubscribe", "symbols": ["R"]})
+    publish(hub, *[("S", b"1")] * pieces)
+    client.outbox.drained()
+    assert handed(client) == pieces
+
+
+def test_a_symbol_that_was_forgotten_and_numbered_anew_counts_right():
+    hub = make_hub(limits=Limits(total_symbols=2))
+    client = watching(hub, "A")
+    publish(hub, *[("A", b"1")] * 5)
+    client.say({"op": "unsubscribe", "symbols": ["A"]})
+    publish(hub, ("B", b"1"), ("C", b"1"))
+    assert hub.topic("A") is None
+    client.say({"op": "subscribe", "symbols": ["A"]})
+    publish(hub, *[("A", b"1")] * 3)
+    assert handed(client) == 8
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("everybody", [False, True])
+def test_values_that_were_learnt_are_no_updates(behind, everybody):
+    hub = make_hub()
+    hub.values_can_be_learnt = True
+    client = watching(hub, "A", "B")
+    if behind:
+        client.outbox.blocked()
+    hub.learn("A", b"9", 0, everybody)
+    hub.learn("B", b"9", 0, everybody)
+    publish(hub, ("A", b"1"), ("A", b"2"))
+    client.outbox.drained()
+    quotes = [event for event in client.events() if event["ev"] == "quote"]
+    assert handed(client) == len(quotes) == (0 if behind else 2)

@@ -1,0 +1,174 @@
+"""Listening ports: opened by an endpoint's words or taken over as descriptors, held, and closed.
+
+Must not know: what is served, or to whom.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any, Final, NamedTuple
+
+from twisted.internet import defer, endpoints
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+#: Connections that a process takes in one turn from a socket that others accept from too.
+ACCEPTED_AT_ONCE: Final = 8
+
+_log: Final = Logger()
+
+#: Endpoints that are a listening socket and nothing more, which processes can share.
+SHAREABLE: Final = ("tcp:", "tcp6:", "unix:", "systemd:")
+
+
+class CannotListen(Exception):
+    """The text says on what, and why."""
+
+
+class Listening(NamedTuple):
+    """A socket that another process may listen on too."""
+
+    #: the endpoint's words
+    text: str
+    descriptor: int
+    family: int
+
+
+def listen(reactor: Any, text: str, factory: IProtocolFactory) -> IListeningPort:
+    """Listen on the endpoint `text`. Raises CannotListen."""
+    outcome: list[IListeningPort | Failure] = []
+    try:
+        listening = endpoints.serverFromString(reactor, text).listen(factory)
+    except (ValueError, TypeError, LookupError, OSError) as error:
+        # Twisted's systemd: endpoint looks for its socket in what systemd handed over.
+        missing = isinstance(error, LookupError)
+        reason = "systemd has handed over no such socket" if missing else str(error)
+        raise CannotListen(f"can't listen on {text}: {reason}") from None
+    listening.addBoth(outcome.append)
+    if not outcome:
+        raise CannotListen(f"{text} does not begin to listen at once; use another")
+    result = outcome[0]
+    if isinstance(result, Failure):
+        raise CannotListen(f"can't listen on {text}: {_reason(result)}")
+    _never_wait(result)
+    return result
+
+
+def _never_wait(port: Any) -> None:
+    """Have accepts on `port` end at once where another process was faster.
+
+    A socket of systemd's waits unless its unit says NonBlocking=yes.
+    """
+    if isinstance(getattr(port, "socket", None), socket.socket):
+        port.socket.setblocking(False)
+
+
+def _reason(failure: Failure) -> str:
+    error = failure.value
+    if isinstance(error, CannotListenError):
+        return f"{error.socketError}" if error.socketError else str(error)
+    return failure.getErrorMessage()
+
+
+def shared(text: str, port: Any) -> Listening:
+    """What another process needs to listen on `port` too."""
+    return Listening(text, port.fileno(), port.socket.family)
+
+
+def address_text(port: IListeningPort, scheme: str) -> str:
+    """Where `port` is reached, for the log."""
+    address: Any = port.getHost()
+    name = getattr(address, "name", None)
+    if name is not None:
+        return f"{scheme}+unix:{name if isinstance(name, str) else name.decode()}"
+    # The name that the development certificate is for, where it leads there.
+    local = ("0.0.0.0", "::", "127.0.0.1", "::1")  # noqa: S104 - shown, not bound
+    host = "localhost" if address.host in local else address.host
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{address.port}/"
+
+
+def _accept_in_small_steps(port: Any) -> None:
+    """Have `port` leave some of those who come at once to other processes.
+
+    Twisted accepts up to a hundred in one turn, whatever is said meanwhile.
+    """
+    accept = port.doRead
+
+    def step() -> None:
+        port.numberAccepts = ACCEPTED_AT_ONCE
+        accept()
+
+    port.doRead = step
+
+
+async def stop_listening(port: Any) -> None:
+    """Close `port`; what goes wrong with it is logged, and it is closed all the same."""
+    try:
+        await defer.maybeDeferred(port.stopListening)
+    except Exception as error:  # noqa: BLE001 - whatever it is, others are to be closed too
+        # The name of a Unix socket that somebody else has removed, say.
+        _log.warn("closing {port}: {reason}", port=str(port), reason=str(error))
+
+
+class Ports:
+    """The ports on which one process accepts connections, which can be held for several reasons."""
+
+    def __init__(self) -> None:
+        self._ports: list[Any] = []
+        # Taken over: their names in the file system are not ours to remove.
+        self._adopted: set[Any] = set()
+        self._held: set[str] = set()
+
+    def __getitem__(self, at: int) -> Any:
+        return self._ports[at]
+
+    def add(self, port: Any) -> None:
+        """Accept on `port` too, which listens already."""
+        self._ports.append(port)
+        if self._held:
+            port.stopReading()
+
+    def _open(self) -> list[Any]:
+        # One whose socket another process has shut down is no port any more.
+        return [port for port in self._ports if port.connected]
+
+    def adopt(self, reactor: Any, listening: Listening, factory: IProtocolFactory) -> Any:
+        """Accept on a socket that another process has opened; its descriptor here is closed."""
+        port: Any = reactor.adoptStreamPort(listening.descriptor, listening.family, factory)
+        os.close(listening.descriptor)
+        _accept_in_small_steps(port)
+        _never_wait(port)
+        self._adopted.add(port)
+        self.add(port)
+        return port
+
+    def hold(self, reason: str) -> None:
+        """Accept nobody, until this reason and all others are gone; newcomers wait."""
+        if not self._held:
+            for port in self._open():
+                port.stopReading()
+        self._held.add(reason)
+
+    def release(self, reason: str) -> None:
+        """This reason is gone."""
+        if reason in self._held:
+            self._held.discard(reason)
+            if not self._held:
+                for port in self._open():
+                    port.startReading()
+
+    async def close(self) -> None:
+        """Accept nobody any more. Sockets taken over stay open where they came from."""
+        ports, self._ports = self._open(), []
+        self._held.clear()
+        for port in ports:
+            if port in self._adopted and port.socket.family == socket.AF_UNIX:
+                # Twisted's own way removes the socket's name, which others still listen on.
+                port.stopReading()
+                port.socket.close()
+            else:
+                await stop_listening(port)
+        self._adopted.clear()
