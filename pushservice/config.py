@@ -1,18 +1,19 @@
 """The frozen, validated Config: everything the daemon was told.
 
-Must not know: where the words came from (command line, environment) beyond naming options in
+Must not know: where the words came from (command line, environment, file) beyond naming options in
 messages, or what any room does with its settings. Every refusal is a ValueError whose text names
-what was wrong and what would be right.
+what was wrong and what would be right, with a line for each contradiction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pushservice.channels import SymbolReader, single_star
+from pushservice.coercers import Admin, Network
 from pushservice.limits import Limits
 from pushservice.redisurl import RedisAddress, RedisTLS
 
@@ -38,21 +39,38 @@ _LIMIT_OPTIONS: Final = {
 }
 
 
+class Contradiction(NamedTuple):
+    """What does not go together: the names of the options that are involved, and why in words."""
+
+    options: tuple[str, ...]
+    text: str
+
+
+class Contradictory(ValueError):
+    """Options that contradict each other: `found` has every contradiction, the text a line each."""
+
+    def __init__(self, found: Sequence[Contradiction]) -> None:
+        super().__init__("\n".join(each.text for each in found))
+        self.found = tuple(found)
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """Everything the daemon was told, checked; see OPTIONS for what each field means.
 
-    No address in `redis` stands for an embedded one; a `registry_prefix` of None for no registry.
+    No address in `redis` stands for an embedded one; a `registry_prefix` of None for no registry,
+    an `admin` of None for no place where operators ask.
 
-    Raises ValueError when fields contradict each other.
+    Raises Contradictory when fields contradict each other.
     """
 
     port: int = 8008
     interface: str = "0.0.0.0"  # noqa: S104 - a server's default
     listen: tuple[str, ...] = ()
-    cert: Path | None = None
-    key: Path | None = None
+    cert: tuple[Path, ...] = ()
+    key: tuple[Path, ...] = ()
     certs: Path = Path("certs")
+    cert_watch: bool = False
     plain: bool = False
     redis: tuple[RedisAddress, ...] = ()
     redis_tls: RedisTLS = field(default_factory=RedisTLS)
@@ -71,47 +89,107 @@ class Config:
     page: bool = True
     demo: bool = False
     demo_rate: int = 200
+    trusted_proxies: tuple[Network | str, ...] = ()
+    admin: Admin | None = ("127.0.0.1", 8009)
+    workers: int | str = 1
+    affinity: bool = False
+    max_worker_age: float | None = None
+    drain_timeout: float = 15
+    drain_delay: float = 0
+    log_format: str = "text"
+    log_level: str = "info"
+    log_max_size: int = 10 * 1024 * 1024
+    log_keep: int = 10
+    client_log_rate: int = 20
 
     def __post_init__(self) -> None:
-        if (self.cert is None) != (self.key is None):
-            given, other = ("--cert", "--key") if self.key is None else ("--key", "--cert")
-            raise ValueError(f"{given} needs {other} too")
-        if self.plain and self.cert is not None:
-            raise ValueError("--plain serves without TLS, so --cert and --key make no sense")
-        self.symbol_reader()
+        found = list(self._contradictions())
+        if found:
+            raise Contradictory(found)
+
+    def _contradictions(self) -> Iterator[Contradiction]:
+        if len(self.cert) != len(self.key):
+            given, other = (
+                ("--cert", "--key") if len(self.cert) > len(self.key) else ("--key", "--cert")
+            )
+            counts = (
+                f", one for each: of --cert there are {len(self.cert)}, of --key {len(self.key)}"
+            )
+            each = counts if self.cert and self.key else ""
+            yield Contradiction(("cert", "key"), f"{given} needs {other} too{each}")
+        if self.plain and self.cert:
+            yield Contradiction(
+                ("plain", "cert", "key"),
+                "--plain serves without TLS, so --cert and --key make no sense",
+            )
+        refusals = list(self._against_reading())
+        yield from refusals
         if self.redis_tls != RedisTLS() and not self.redis_over_tls:
-            raise ValueError(
-                "--redis-ca, --redis-cert and --redis-key are for Redis over TLS: use rediss://"
+            yield Contradiction(
+                ("redis", "registry", "redis-ca", "redis-cert", "redis-key"),
+                "--redis-ca, --redis-cert and --redis-key are for Redis over TLS: use rediss://",
             )
         if self.subscribe == "demand":
-            self._check_demand()
-        if self.demo and not self.demo_channel("AAPL"):
-            raise ValueError(
-                "--demo publishes to the first pattern of --channels with its only * replaced by"
-                f" the symbol, and {self.channels[0]!r} has not exactly one wildcard *"
-            )
-        if self.demo and self.symbol_regex is not None:
-            reader = self.symbol_reader()
-            channel = (self.demo_channel("AAPL") or "").encode()
-            if reader.read(self.channels[0].encode(), channel, b"") != "AAPL":
-                raise ValueError(
-                    f"--symbol-regex finds no AAPL in {channel.decode()!r}, where --demo publishes"
-                )
-        if self.demo and self.symbol_field not in (None, "symbol"):
-            raise ValueError("the payloads of --demo have their symbol in the field symbol")
+            yield from self._against_demand()
+        if self.demo:
+            yield from self._against_demo(None if refusals else self.symbol_reader())
 
-    def _check_demand(self) -> None:
+    def _against_reading(self) -> Iterator[Contradiction]:
+        ways = ("symbol-regex", "symbol-field")
+        try:
+            SymbolReader(("*",), self.symbol_regex, self.symbol_field, ())
+        except ValueError as error:
+            text = str(error)
+            yield Contradiction(ways, text if text.startswith("--") else f"--symbol-regex: {text}")
+        # One by one, so that each pattern that can't be read is named. Where the symbol comes from
+        # elsewhere, a field stands for it.
+        elsewhere = self.symbol_regex is not None or self.symbol_field is not None
+        apart: list[tuple[str, ...]] = [(pattern,) for pattern in self.channels]
+        for patterns in apart or [()]:
+            try:
+                SymbolReader(patterns, None, "symbol" if elsewhere else None, ())
+            except ValueError as error:
+                yield Contradiction(("channels", *ways), f"--channels: {error}")
+
+    def _against_demand(self) -> Iterator[Contradiction]:
         if self.symbol_regex is not None or self.symbol_field is not None:
-            raise ValueError(
+            yield Contradiction(
+                ("subscribe", "symbol-regex", "symbol-field"),
                 "--subscribe demand makes channels of symbols, which --symbol-regex and"
-                " --symbol-field do not allow"
+                " --symbol-field do not allow",
             )
         for pattern in self.channels:
             if single_star(pattern) is None:
-                raise ValueError(
+                yield Contradiction(
+                    ("subscribe", "channels"),
                     "--subscribe demand needs patterns with one * and no other wildcard, which"
-                    f" {pattern!r} is not"
+                    f" {pattern!r} is not",
                 )
+
+    def _against_demo(self, reader: SymbolReader | None) -> Iterator[Contradiction]:
+        """`reader` is None where there can't be one."""
+        channel = self.demo_channel("AAPL")
+        if channel is None and self.channels:
+            yield Contradiction(
+                ("demo", "channels"),
+                "--demo publishes to the first pattern of --channels with its only * replaced by"
+                f" the symbol, and {self.channels[0]!r} has not exactly one wildcard *",
+            )
+        if (
+            channel is not None
+            and reader is not None
+            and self.symbol_regex is not None
+            and reader.read(self.channels[0].encode(), channel.encode(), b"") != "AAPL"
+        ):
+            yield Contradiction(
+                ("demo", "channels", "symbol-regex"),
+                f"--symbol-regex finds no AAPL in {channel!r}, where --demo publishes",
+            )
+        if self.symbol_field not in (None, "symbol"):
+            yield Contradiction(
+                ("demo", "symbol-field"),
+                "the payloads of --demo have their symbol in the field symbol",
+            )
 
     @property
     def redis_over_tls(self) -> bool:
@@ -127,7 +205,7 @@ class Config:
 
     def demo_channel(self, symbol: str) -> str | None:
         """Where the simulated market publishes `symbol`; None where no pattern allows it."""
-        parts = single_star(self.channels[0])
+        parts = single_star(self.channels[0]) if self.channels else None
         return None if parts is None else parts[0] + symbol + parts[1]
 
     def endpoints(self) -> tuple[str, ...]:
@@ -142,21 +220,29 @@ class Config:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Config:
-        """A Config of coerced option values by option name, absent or None meaning not given."""
+        """A Config of coerced option values by option name, absent or None meaning not given.
+
+        But an `admin` of None was given, as `off`. Raises Contradictory.
+        """
+        found: list[Contradiction] = []
 
         def path(name: str) -> Path | None:
             return None if options.get(name) is None else Path(options[name])
+
+        def paths(name: str) -> tuple[Path, ...]:
+            return tuple(map(Path, options.get(name) or ()))
 
         values: dict[str, Any] = {
             "port": options.get("port"),
             "interface": options.get("interface"),
             "listen": tuple(options.get("listen") or ()),
-            "cert": path("cert"),
-            "key": path("key"),
+            "cert": paths("cert"),
+            "key": paths("key"),
             "certs": path("certs"),
+            "cert_watch": bool(options.get("cert-watch")),
             "plain": bool(options.get("plain")),
-            "redis": _addresses(options.get("redis") or ()),
-            "redis_tls": RedisTLS(path("redis-ca"), path("redis-cert"), path("redis-key")),
+            "redis": _addresses(options.get("redis") or (), found),
+            "redis_tls": _redis_tls(path("redis-ca"), path("redis-cert"), path("redis-key"), found),
             "subscribe": options.get("subscribe"),
             "snapshot_hash": options.get("snapshot-hash"),
             "stale_after": options.get("stale-after"),
@@ -167,33 +253,72 @@ class Config:
             "symbol_regex": options.get("symbol-regex"),
             "symbol_field": options.get("symbol-field"),
             "max_connections": options.get("max-connections"),
-            "limits": Limits(
-                **{
-                    field: options[name]
-                    for field, name in _LIMIT_OPTIONS.items()
-                    if options.get(name) is not None
-                }
-            ),
+            "limits": _limits(options, found),
             "page": not options.get("no-page"),
             "demo": bool(options.get("demo")),
             "demo_rate": options.get("demo-rate"),
+            "trusted_proxies": tuple(options.get("trusted-proxies") or ()),
+            "workers": options.get("workers"),
+            "affinity": bool(options.get("affinity")),
+            "max_worker_age": options.get("max-worker-age"),
+            "drain_timeout": options.get("drain-timeout"),
+            "drain_delay": options.get("drain-delay"),
+            "log_format": options.get("log-format"),
+            "log_level": options.get("log-level"),
+            "log_max_size": options.get("log-max-size"),
+            "log_keep": options.get("log-keep"),
+            "client_log_rate": options.get("client-log-rate"),
         }
         given = {name: value for name, value in values.items() if value is not None}
+        if "admin" in options:
+            given["admin"] = options["admin"]
         if options.get("no-registry"):
             if options.get("registry") is not None:
-                raise ValueError("--registry and --no-registry exclude each other")
+                exclude = "--registry and --no-registry exclude each other"
+                found.append(Contradiction(("registry", "no-registry"), exclude))
             given["registry_prefix"] = None
         elif options.get("registry-prefix") is not None:
             given["registry_prefix"] = options["registry-prefix"]
-        return cls(**given)
+        try:
+            config = cls(**given)
+        except Contradictory as more:
+            found += more.found
+        if found:
+            raise Contradictory(found)
+        return config
 
 
-def _addresses(given: Sequence[RedisAddress | None]) -> tuple[RedisAddress, ...]:
+def _addresses(
+    given: Sequence[RedisAddress | None], found: list[Contradiction]
+) -> tuple[RedisAddress, ...]:
     """The addresses of --redis; none for the embedded one, which is None among those given."""
     addresses = tuple(dict.fromkeys(address for address in given if address is not None))
     if addresses and None in given:
-        raise ValueError("--redis embedded goes with no other --redis")
+        found.append(Contradiction(("redis",), "--redis embedded goes with no other --redis"))
     return addresses
+
+
+def _redis_tls(
+    ca: Path | None, cert: Path | None, key: Path | None, found: list[Contradiction]
+) -> RedisTLS:
+    try:
+        return RedisTLS(ca, cert, key)
+    except ValueError as error:
+        found.append(Contradiction(("redis-cert", "redis-key"), str(error)))
+        return RedisTLS(ca)
+
+
+def _limits(options: Mapping[str, Any], found: list[Contradiction]) -> Limits:
+    given = {
+        field: options[name]
+        for field, name in _LIMIT_OPTIONS.items()
+        if options.get(name) is not None
+    }
+    try:
+        return Limits(**given)
+    except ValueError as error:
+        found.append(Contradiction(("ping-timeout", "ping-interval"), str(error)))
+        return Limits()
 
 
 def _quoted(text: str) -> str:

@@ -1,85 +1,17 @@
-"""The options, declared once: names, words for the help, defaults, and what reads their values.
+"""The options, declared once: names, sections, words for the help, defaults, what reads values.
 
-Must not know: where the words came from (command line, environment) beyond naming options in
-messages, or what any room does with its settings. Every refusal is a ValueError whose text names
-what was wrong and what would be right.
+Must not know: where the words came from (command line, environment, file), or what any room does
+with its settings.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Final
 
+from pushservice import coercers
+from pushservice.coercers import Coercer, node_name, one_of, seconds, some_text, whole_number
 from pushservice.redisurl import EMBEDDED, redis_address
-
-Coercer: TypeAlias = Callable[[str], Any]
-
-
-MAX_DIGITS: Final = 12
-
-
-# -- coercers ----------------------------------------------------------------------------------
-
-
-def whole_number(low: int, high: int) -> Coercer:
-    """A coercer for whole numbers from `low` to `high`."""
-
-    def coerce(text: str) -> int:
-        plain = text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
-        number = int(text) if plain else low - 1
-        if not low <= number <= high:
-            raise ValueError(f"{text!r} is no whole number from {low} to {high}")
-        return number
-
-    return coerce
-
-
-def some_text(text: str) -> str:
-    """A coercer for text that may not be empty."""
-    if not text:
-        raise ValueError("the value is empty")
-    return text
-
-
-def seconds(low: float, high: float) -> Coercer:
-    """A coercer for lengths of time from `low` to `high`, with up to three decimals."""
-
-    def coerce(text: str) -> float:
-        number = float(text) if _SECONDS.fullmatch(text) else low - 1
-        if not low <= number <= high:
-            raise ValueError(f"{text!r} is no number of seconds from {low:g} to {high:g}")
-        return number
-
-    return coerce
-
-
-def one_of(*words: str) -> Coercer:
-    """A coercer for one of a few words."""
-
-    def coerce(text: str) -> str:
-        if text not in words:
-            raise ValueError(f"{text!r} is none of: {', '.join(words)}")
-        return text
-
-    return coerce
-
-
-def node_name(text: str) -> str:
-    """A coercer for a name that stands in the registry's keys."""
-    if not _NAME.fullmatch(text):
-        raise ValueError(
-            f"{text!r} is no name: it has letters, digits, - and _, and dots within, 64 in all"
-        )
-    return text
-
-
-_NAME: Final = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,64}(?<!\.)", re.ASCII)
-_SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,3})?")
-
-
-# -- the options -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +19,10 @@ class Option:
     """One option of `twistd quotepush`.
 
     `default` is text, as it would be typed; None means that the option has no value unless given.
-    `unit` says what a number counts. `variable` is an environment variable that stands in for the
-    option. A `flag` takes no value.
+    `unit` says what a number counts. `section` is where it stands in the configuration file, empty
+    for its top. A `flag` takes no value. A `secret` is shown to nobody, and may be given in a file
+    that the option `NAME-file` names, whose `content_of` is NAME. The values of a `path` are files
+    or directories.
     """
 
     name: str
@@ -99,10 +33,45 @@ class Option:
     placeholder: str = "VALUE"
     repeatable: bool = False
     flag: bool = False
-    variable: str | None = None
+    section: str = ""
+    secret: bool = False
+    path: bool = False
+    content_of: str | None = None
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that stands in for the option."""
+        return f"{VARIABLES}{self.name.upper().replace('-', '_')}"
+
+    @property
+    def key(self) -> str:
+        """Where it stands in the configuration file: `[section] name`, or `name` at its top."""
+        return f"[{self.section}] {self.name}" if self.section else self.name
+
+    @property
+    def described(self) -> str:
+        """The help with the unit, the variable, whether it may be repeated, and the default."""
+        notes = [f"in {self.unit}"] if self.unit else []
+        notes.append(f"or the environment's {self.variable}")
+        if self.repeatable:
+            notes.append("may be given more than once")
+        if self.default is not None:
+            notes.append(f"default: {self.default}")
+        return f"{self.help} ({'; '.join(notes)})"
 
 
-OPTIONS: Final[tuple[Option, ...]] = (
+#: what the names of all environment variables of quotepush begin with
+VARIABLES: Final = "QUOTEPUSH_"
+
+#: The file in which all other options may stand; it can't stand in itself.
+CONFIG_FILE: Final = Option(
+    "config",
+    "configuration file in TOML; the environment and the command line go before it",
+    placeholder="FILE",
+    path=True,
+)
+
+_DECLARED: Final[tuple[Option, ...]] = (
     Option("port", "TCP port to listen on", "8008", whole_number(1, 65535), placeholder="PORT"),
     Option("interface", "address to listen on", "0.0.0.0", placeholder="ADDRESS"),  # noqa: S104 - a server's default
     Option(
@@ -113,16 +82,42 @@ OPTIONS: Final[tuple[Option, ...]] = (
         repeatable=True,
     ),
     Option(
-        "cert", "TLS certificate in PEM, followed by its chain if it has one", placeholder="FILE"
+        "cert",
+        "TLS certificate in PEM, followed by its chain if it has one; of several the one for the"
+        " name that a client asks for is used, or else the first",
+        placeholder="FILE",
+        repeatable=True,
+        section="tls",
+        path=True,
     ),
-    Option("key", "private key of --cert, in PEM", placeholder="FILE"),
+    Option(
+        "key",
+        "private key of --cert, in PEM; of the first --cert, the second, and so on",
+        placeholder="FILE",
+        repeatable=True,
+        section="tls",
+        path=True,
+    ),
     Option(
         "certs",
         "directory in which a development certificate is made when --cert is not given",
         "certs",
         placeholder="DIR",
+        section="tls",
+        path=True,
     ),
-    Option("plain", "serve ws:// without TLS", flag=True),
+    Option(
+        "cert-watch",
+        "look every 10 seconds whether the files of --cert and --key have changed, and use them",
+        flag=True,
+        section="tls",
+    ),
+    Option(
+        "plain",
+        "serve ws:// without TLS",
+        flag=True,
+        section="tls",
+    ),
     Option(
         "redis",
         "where quotes come from: redis:// or rediss:// (TLS) with [[user]:password@]host[:port],"
@@ -133,21 +128,37 @@ OPTIONS: Final[tuple[Option, ...]] = (
         redis_address,
         placeholder="URL",
         repeatable=True,
-        variable="QUOTEPUSH_REDIS",
+        section="feed",
+        secret=True,
     ),
     Option(
         "redis-ca",
         "certificates that Redis is trusted by over TLS, in PEM; when not given, the system's",
         placeholder="FILE",
+        section="feed",
+        path=True,
     ),
-    Option("redis-cert", "certificate to show Redis over TLS, in PEM", placeholder="FILE"),
-    Option("redis-key", "private key of --redis-cert, in PEM", placeholder="FILE"),
+    Option(
+        "redis-cert",
+        "certificate to show Redis over TLS, in PEM",
+        placeholder="FILE",
+        section="feed",
+        path=True,
+    ),
+    Option(
+        "redis-key",
+        "private key of --redis-cert, in PEM",
+        placeholder="FILE",
+        section="feed",
+        path=True,
+    ),
     Option(
         "channels",
         "Redis channel pattern to listen to; the symbol is what its * matched",
         "quote.*",
         placeholder="PATTERN",
         repeatable=True,
+        section="feed",
     ),
     Option(
         "subscribe",
@@ -155,12 +166,14 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "all",
         one_of("all", "demand"),
         placeholder="all|demand",
+        section="feed",
     ),
     Option(
         "snapshot-hash",
         "Redis hash, symbol to latest payload, that publishers keep: read for first subscribers and"
         " after an outage",
         placeholder="NAME",
+        section="feed",
     ),
     Option(
         "stale-after",
@@ -169,6 +182,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         seconds(0.1, 86_400),
         "seconds",
         "SECONDS",
+        section="feed",
     ),
     Option(
         "feed-stale-after",
@@ -177,6 +191,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         seconds(0.1, 86_400),
         "seconds",
         "SECONDS",
+        section="feed",
     ),
     Option(
         "registry",
@@ -184,9 +199,21 @@ OPTIONS: Final[tuple[Option, ...]] = (
         None,
         redis_address,
         placeholder="URL",
+        section="registry",
+        secret=True,
     ),
-    Option("no-registry", "do not keep in Redis who watches what", flag=True),
-    Option("registry-prefix", "what the registry's keys begin with", "quotepush:"),
+    Option(
+        "no-registry",
+        "do not keep in Redis who watches what",
+        flag=True,
+        section="registry",
+    ),
+    Option(
+        "registry-prefix",
+        "what the registry's keys begin with",
+        "quotepush:",
+        section="registry",
+    ),
     Option(
         "node",
         "this daemon's name in the registry, another for each that runs at a time; when not given,"
@@ -194,14 +221,19 @@ OPTIONS: Final[tuple[Option, ...]] = (
         None,
         node_name,
         placeholder="NAME",
+        section="registry",
     ),
     Option(
         "symbol-regex",
         "take the symbol from the channel's name with this regular expression's group `symbol`",
         placeholder="REGEX",
+        section="feed",
     ),
     Option(
-        "symbol-field", "take the symbol from this field of the JSON payload", placeholder="NAME"
+        "symbol-field",
+        "take the symbol from this field of the JSON payload",
+        placeholder="NAME",
+        section="feed",
     ),
     Option(
         "max-connections",
@@ -210,6 +242,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         whole_number(1, 10_000_000),
         "clients",
         "N",
+        section="limits",
     ),
     Option(
         "max-per-address",
@@ -218,6 +251,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         whole_number(0, 10_000_000),
         "connections",
         "N",
+        section="limits",
     ),
     Option(
         "connect-rate",
@@ -226,6 +260,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         whole_number(0, 1_000_000),
         "connections a second",
         "N",
+        section="limits",
     ),
     Option(
         "max-handshakes",
@@ -234,6 +269,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         whole_number(16, 1_000_000),
         "connections",
         "N",
+        section="limits",
     ),
     Option(
         "tls-timeout",
@@ -242,6 +278,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         seconds(0.1, 600),
         "seconds",
         "SECONDS",
+        section="limits",
     ),
     Option(
         "upgrade-timeout",
@@ -250,6 +287,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         seconds(0.1, 600),
         "seconds",
         "SECONDS",
+        section="limits",
     ),
     Option(
         "close-timeout",
@@ -258,6 +296,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         seconds(0.1, 600),
         "seconds",
         "SECONDS",
+        section="limits",
     ),
     Option(
         "max-symbols",
@@ -266,6 +305,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         whole_number(1, 1_000_000),
         "symbols",
         "N",
+        section="limits",
     ),
     Option(
         "max-total-symbols",
@@ -275,6 +315,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         whole_number(1, 100_000_000),
         "symbols",
         "N",
+        section="limits",
     ),
     Option(
         "max-message",
@@ -283,6 +324,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         whole_number(128, 16 * 1024 * 1024),
         "bytes",
         "N",
+        section="limits",
     ),
     Option(
         "message-rate",
@@ -291,6 +333,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         whole_number(0, 1_000_000),
         "messages a second",
         "N",
+        section="limits",
     ),
     Option(
         "byte-rate",
@@ -299,6 +342,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         whole_number(0, 1_000_000_000),
         "bytes a second",
         "N",
+        section="limits",
     ),
     Option(
         "raw-budget",
@@ -308,6 +352,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         whole_number(1024, 1024 * 1024 * 1024),
         "bytes",
         "N",
+        section="limits",
     ),
     Option(
         "send-buffer",
@@ -316,6 +361,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         whole_number(0, 64 * 1024 * 1024),
         "bytes",
         "N",
+        section="limits",
     ),
     Option(
         "stall-timeout",
@@ -324,6 +370,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         seconds(0.1, 86_400),
         "seconds",
         "SECONDS",
+        section="limits",
     ),
     Option(
         "ping-interval",
@@ -332,6 +379,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         seconds(0, 3600),
         "seconds",
         "SECONDS",
+        section="limits",
     ),
     Option(
         "ping-timeout",
@@ -340,6 +388,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
         seconds(0.1, 3600),
         "seconds",
         "SECONDS",
+        section="limits",
     ),
     Option(
         "heartbeat",
@@ -348,6 +397,24 @@ OPTIONS: Final[tuple[Option, ...]] = (
         whole_number(100, 600_000),
         "milliseconds",
         "N",
+        section="limits",
+    ),
+    Option(
+        "trusted-proxies",
+        "address or network of proxies, or unix for those on Unix sockets, which are believed when"
+        " they name a client's address: by the PROXY protocol, or in X-Forwarded-For",
+        None,
+        coercers.network,
+        placeholder="NETWORK",
+        repeatable=True,
+    ),
+    Option(
+        "admin",
+        "where operators ask how it is (/live, /ready, /status), as HOST:PORT or unix:/path; off"
+        " for nowhere",
+        "127.0.0.1:8009",
+        coercers.admin,
+        placeholder="WHERE",
     ),
     Option("no-page", "do not serve the page and quotepush.js on the public port", flag=True),
     Option("demo", "publish a simulated market of 200 symbols through Redis", flag=True),
@@ -359,4 +426,108 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "quotes a second",
         "N",
     ),
+    Option(
+        "workers",
+        "processes that serve clients, or auto for one a core; 0 serves them in twistd's own"
+        " process, without one that watches over it",
+        "1",
+        coercers.workers,
+        "processes",
+        "N",
+        section="workers",
+    ),
+    Option("affinity", "keep each worker on a core of its own", flag=True, section="workers"),
+    Option(
+        "max-worker-age",
+        "time after which a worker is replaced, one at a time, a tenth sooner or later",
+        None,
+        seconds(60, 31_536_000),
+        "seconds",
+        "SECONDS",
+        section="workers",
+    ),
+    Option(
+        "drain-timeout",
+        "time a worker that stops or is replaced has to say goodbye to its clients",
+        "15",
+        seconds(0.1, 3600),
+        "seconds",
+        "SECONDS",
+        section="workers",
+    ),
+    Option(
+        "drain-delay",
+        "time at a stop between /ready turning red and the ports closing, for load balancers",
+        "0",
+        seconds(0, 600),
+        "seconds",
+        "SECONDS",
+        section="workers",
+    ),
+    Option(
+        "log-format",
+        "lines for people, or JSON objects",
+        "text",
+        one_of("text", "json"),
+        placeholder="text|json",
+        section="log",
+    ),
+    Option(
+        "log-level",
+        "how important an event must be to be logged",
+        "info",
+        one_of("debug", "info", "warn", "error", "critical"),
+        placeholder="LEVEL",
+        section="log",
+    ),
+    Option(
+        "log-max-size",
+        "size at which twistd's --logfile is rotated; 0 for never",
+        "10485760",
+        whole_number(0, 1024**4),
+        "bytes",
+        "N",
+        section="log",
+    ),
+    Option(
+        "log-keep",
+        "rotated logs that are kept",
+        "10",
+        whole_number(1, 10_000),
+        "files",
+        "N",
+        section="log",
+    ),
+    Option(
+        "client-log-rate",
+        "lines about clients that come and go, averaged over 10 seconds; what is over is counted;"
+        " 0 for no such lines",
+        "20",
+        whole_number(0, 100_000),
+        "lines a second",
+        "N",
+        section="log",
+    ),
+)
+
+
+def _file_of(option: Option) -> Option:
+    """The option that names a file with the value of a secret one."""
+    what = "the values" if option.repeatable else "the value"
+    lines = ", one a line" if option.repeatable else ""
+    return Option(
+        f"{option.name}-file",
+        f"file with {what} of --{option.name}{lines}; lines that are empty or begin with # are"
+        " skipped",
+        placeholder="FILE",
+        section=option.section,
+        path=True,
+        content_of=option.name,
+    )
+
+
+OPTIONS: Final[tuple[Option, ...]] = tuple(
+    each
+    for option in _DECLARED
+    for each in ((option, _file_of(option)) if option.secret else (option,))
 )

@@ -187,10 +187,23 @@ def _refuse_extras(text: str, extras: str) -> None:
 
 
 def _masked(text: str) -> str:
-    """`text` without what may be a login: all before its last `@`, however broken."""
-    _, at, rest = text.rpartition("@")
-    if not at:
-        return text
-    scheme, slashes, _ = text.partition("://")
+    """`text` without what may be a login, however broken.
+
+    That is all before its last `@`. Without one it is what follows a colon that no port follows, or
+    a question mark, or a #.
+    """
+    scheme, slashes, rest = text.partition("://")
     known = slashes and scheme.replace("+", "").isalpha()
-    return f"{scheme}{slashes}***@{rest}" if known else f"***@{rest}"
+    begin = f"{scheme}{slashes}" if known else ""
+    _, at, place = text.rpartition("@")
+    if at:
+        return f"{begin}***@{place}"
+    rest = text.removeprefix(begin)
+    doubtful = _DOUBTFUL.search(rest)
+    return text if doubtful is None else f"{begin}{rest[: doubtful.end()]}***"
+
+
+#: a colon that stands neither within an IPv6 address, nor before a port, nor after `unix`; ? and #
+_DOUBTFUL: Final = re.compile(
+    r"(?<!^unix):(?![0-9]{1,5}(?:[,/?#]|$))(?![0-9a-fA-F:.]*\])|[?#]", re.ASCII
+)

@@ -39,6 +39,9 @@ BAD: Final[dict[str, tuple[list[str], list[str]]]] = {
     "a regex that is none": (["--symbol-regex", "("], ["no regular expression"]),
     "channels without a star": (["--channels", "quote"], ["'quote' has 0 *"]),
     "channels with two stars": (["--channels", "*.*"], ["'*.*' has 2 *"]),
+    "an option almost right": (["--prot", "9"], ["--prot not recognized", "is --port meant?"]),
+    "a file that is not there": (["--config", "q.toml"], ["--config: can't read", "q.toml"]),
+    "a secret's file that is not there": (["--redis-file", "s"], ["--redis-file: can't read"]),
     "a heartbeat too fast": (["--heartbeat", "0"], ["--heartbeat", "100 to 600000"]),
 }
 
@@ -80,6 +83,23 @@ def test_a_bad_value_in_the_environment_is_refused_like_a_typed_one(tmp_path: Pa
     assert "QUOTEPUSH_REDIS in the environment: 'http://***@host' is not" in message
     assert "s3same" not in out + err
     assert "Traceback" not in out + err
+
+
+def test_all_that_is_wrong_is_told_a_line_each(tmp_path: Path) -> None:
+    file = tmp_path / "q.toml"
+    file.write_text("[limits]\nmax-symbol = 1\n")
+    status, out, err = run(
+        tmp_path,
+        *("--config", "q.toml", "--port", "0", "--redis", "redis://:s3same@host:0"),
+        env={"QUOTEPUSH_HEARTBEAT": "fast"},
+    )
+    assert status == 1
+    assert "s3same" not in out + err
+    port, redis, heartbeat, symbols = (err or out).rstrip().splitlines()[-4:]
+    assert "--port: '0' is no whole number" in port
+    assert redis == "--redis: 'redis://***@host:0' has port 0; use 1 to 65535"
+    assert heartbeat.startswith("QUOTEPUSH_HEARTBEAT in the environment: 'fast' is no whole number")
+    assert symbols == f"{file}: [limits] max-symbol is no option; is max-symbols meant?"
 
 
 def test_help_names_every_option_and_version_the_version(tmp_path: Path) -> None:

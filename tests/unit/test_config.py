@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pushservice.channels import IGNORED
-from pushservice.config import Config
+from pushservice.config import Config, Contradictory
 from pushservice.limits import Limits
 from pushservice.options import OPTIONS
 from pushservice.redisurl import RedisAddress, RedisTLS
@@ -27,7 +28,7 @@ def refusal(call, *arguments: object, **values: object) -> str:
 # -- options and fields ----------------------------------------------------------------------------
 
 #: A value for each option that makes another Config than the pair alone.
-PAIR = {"cert": "a.crt", "key": "a.key"}
+PAIR = {"cert": ["a.crt"], "key": ["a.key"]}
 REDIS_TLS = {
     "redis": [RedisAddress("secure", tls=True)],
     "redis-ca": "a.ca",
@@ -57,9 +58,10 @@ CHANGES = LIMITS | {
     "port": 9,
     "interface": "::1",
     "listen": ["tcp:1", "tcp:2"],
-    "cert": "b.crt",
-    "key": "b.key",
+    "cert": ["b.crt"],
+    "key": ["b.key"],
     "certs": "elsewhere",
+    "cert-watch": 1,
     "plain": 1,
     "redis": [RedisAddress("host"), RedisAddress("other", tls=True)],
     "redis-ca": "ca.crt",
@@ -80,7 +82,21 @@ CHANGES = LIMITS | {
     "no-page": 1,
     "demo": 1,
     "demo-rate": 9,
+    "trusted-proxies": [ip_network("10.0.0.0/8"), "unix"],
+    "admin": None,
+    "workers": "auto",
+    "affinity": 1,
+    "max-worker-age": 90.5,
+    "drain-timeout": 91.5,
+    "drain-delay": 92.5,
+    "log-format": "json",
+    "log-level": "warn",
+    "log-max-size": 0,
+    "log-keep": 3,
+    "client-log-rate": 0,
 }
+#: Of the option NAME-file nothing is known here: its content comes as NAME.
+FILES = {option.name for option in OPTIONS if option.content_of}
 
 
 def fields_of(config: Config) -> dict[str, Any]:
@@ -93,7 +109,7 @@ def fields_of(config: Config) -> dict[str, Any]:
 
 
 def test_every_field_of_a_config_is_fed_by_exactly_one_option_and_every_option_feeds_one():
-    assert set(CHANGES) == set(BY_NAME)
+    assert set(CHANGES) == set(BY_NAME) - FILES
     fed = []
     for name, value in CHANGES.items():
         base = next((with_it for with_it in (PAIR, REDIS_TLS) if name in with_it), {})
@@ -115,9 +131,10 @@ def test_options_become_a_config_with_paths_tuples_and_truth_values():
         port=9,
         interface="::1",
         listen=("tcp:1", "tcp:2"),
-        cert=Path("b.crt"),
-        key=Path("b.key"),
+        cert=(Path("b.crt"),),
+        key=(Path("b.key"),),
         certs=Path("elsewhere"),
+        cert_watch=True,
         plain=False,
         redis=(RedisAddress("host"), RedisAddress("other", tls=True)),
         redis_tls=RedisTLS(Path("ca.crt"), Path("b.crt"), Path("b.key")),
@@ -154,6 +171,18 @@ def test_options_become_a_config_with_paths_tuples_and_truth_values():
         page=False,
         demo=False,
         demo_rate=9,
+        trusted_proxies=(ip_network("10.0.0.0/8"), "unix"),
+        admin=None,
+        workers="auto",
+        affinity=True,
+        max_worker_age=90.5,
+        drain_timeout=91.5,
+        drain_delay=92.5,
+        log_format="json",
+        log_level="warn",
+        log_max_size=0,
+        log_keep=3,
+        client_log_rate=0,
     )
     assert Config.from_options({"plain": 1, "demo": 1, "no-page": 0}).plain is True
 
@@ -189,7 +218,8 @@ def test_a_config_shows_no_password():
 
 def test_no_options_make_the_default_config():
     assert Config.from_options({}) == Config()
-    assert Config.from_options(dict.fromkeys(BY_NAME)) == Config()
+    # That of --admin stands for `off`.
+    assert Config.from_options(dict.fromkeys(set(BY_NAME) - {"admin"})) == Config()
     assert Config.from_options({"listen": [], "channels": []}) == Config()
 
 
@@ -203,7 +233,7 @@ def test_a_config_is_frozen(field):
 
 # -- contradictions --------------------------------------------------------------------------------
 
-CERT, KEY = Path("a.crt"), Path("a.key")
+CERT, KEY = (Path("a.crt"),), (Path("a.key"),)
 
 
 @pytest.mark.parametrize(
@@ -211,10 +241,15 @@ CERT, KEY = Path("a.crt"), Path("a.key")
     [
         ({"cert": CERT}, "--cert needs --key too"),
         ({"key": KEY}, "--key needs --cert too"),
+        (
+            {"cert": CERT + CERT, "key": KEY},
+            "--cert needs --key too, one for each: of --cert there are 2, of --key 1",
+        ),
         ({"cert": CERT, "key": KEY, "plain": True}, "--plain serves without TLS, so --cert and"),
         ({"channels": ()}, "at least one channel pattern"),
         ({"channels": ("quote",)}, "'quote' has 0 *"),
-        ({"symbol_regex": "x"}, "no group named symbol"),
+        ({"symbol_regex": "x"}, "--symbol-regex: 'x' has no group named symbol"),
+        ({"symbol_regex": "(", "channels": ("quote",)}, "--symbol-regex: '(' is no regular"),
         ({"symbol_regex": "(?P<symbol>x)", "symbol_field": "s"}, "exclude each other"),
         ({"demo": True, "channels": ("a?.*",)}, "'a?.*' has not exactly one wildcard *"),
         (
@@ -245,6 +280,65 @@ def test_fields_that_contradict_each_other_are_refused_in_words(fields, words):
 )
 def test_fields_that_go_together_are_taken(fields):
     Config(**fields)
+
+
+def test_all_that_contradicts_is_told_at_once_with_a_line_each():
+    lines = refusal(
+        Config,
+        cert=CERT,
+        plain=True,
+        channels=("quote", "a?", "b.*"),
+        symbol_field="s",
+        subscribe="demand",
+        demo=True,
+        redis_tls=RedisTLS(Path("ca")),
+    ).split("\n")
+    assert [line.split(",")[0][:44] for line in lines] == [
+        "--cert needs --key too",
+        "--plain serves without TLS",
+        "--redis-ca",
+        "--subscribe demand makes channels of symbols",
+        "--subscribe demand needs patterns with one *",
+        "--subscribe demand needs patterns with one *",
+        "--demo publishes to the first pattern of --c",
+        "the payloads of --demo have their symbol in ",
+    ]
+
+
+def test_every_pattern_that_can_not_be_read_is_named():
+    lines = refusal(Config, channels=("quote", "a.*", "other")).split("\n")
+    assert [line.split(" has")[0] for line in lines] == [
+        "--channels: 'quote'",
+        "--channels: 'other'",
+    ]
+
+
+def test_the_demonstration_is_not_held_against_a_regex_that_is_none():
+    assert "\n" not in refusal(Config, symbol_regex="(", demo=True)
+
+
+def test_what_contradicts_says_which_options_are_involved():
+    with pytest.raises(Contradictory) as caught:
+        Config.from_options(
+            {
+                "redis": [None, RedisAddress("host")],
+                "redis-cert": "a.crt",
+                "ping-timeout": 21.0,
+                "no-registry": 1,
+                "registry": RedisAddress("host"),
+                "cert": ["a.crt"],
+            }
+        )
+    assert [each.options for each in caught.value.found] == [
+        ("redis",),
+        ("redis-cert", "redis-key"),
+        ("ping-timeout", "ping-interval"),
+        ("registry", "no-registry"),
+        ("cert", "key"),
+    ]
+    assert str(caught.value) == "\n".join(each.text for each in caught.value.found)
+    names = {name for each in caught.value.found for name in each.options}
+    assert names <= set(BY_NAME)
 
 
 def test_the_reader_of_a_config_reads_by_its_channels_regex_and_field():

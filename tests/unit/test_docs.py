@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -16,8 +18,9 @@ from twisted.scripts.twistd import ServerOptions
 
 from pushservice import commands, wire
 from pushservice.closing import RECONNECT_AFTER, CloseCode, ErrorCode
+from pushservice.configfile import Sources
 from pushservice.limits import BURST_SECONDS, Limits
-from pushservice.options import OPTIONS
+from pushservice.options import CONFIG_FILE, OPTIONS
 from pushservice.tap import Options
 
 ROOT = Path(__file__).parents[2]
@@ -147,18 +150,62 @@ def test_every_option_that_is_named_exists(path):
     assert found <= known
 
 
-def test_the_readmes_table_of_options_is_that_of_the_code():
-    (table,) = (
-        table
-        for table in parsed(ROOT / "README.rst").findall(nodes.table)
-        if rows_of(table)[0][0].startswith("--")
+def option_rows(path: Path) -> dict[str, list[str]]:
+    """The rows of a document's tables of options by what their first cell says."""
+    rows = [row for table in parsed(path).findall(nodes.table) for row in rows_of(table)]
+    return {row[0]: row for row in rows if row[0].startswith("--")}
+
+
+def test_the_page_of_options_is_what_their_declarations_give():
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "options_table.py"],
+        capture_output=True,
+        check=True,
+        timeout=60,
     )
-    documented = {row[0]: row[1] for row in rows_of(table)}
-    assert documented == {
-        f"--{option.name}": "—" if option.flag or option.default is None else option.default
-        for option in OPTIONS
+    written = (ROOT / "docs" / "options.rst").read_text("utf-8")
+    # To mend it: python docs/options_table.py > docs/options.rst
+    assert written == done.stdout.decode()
+
+
+def test_the_page_of_options_has_each_of_them_with_its_variable_and_its_default():
+    rows = option_rows(ROOT / "docs" / "options.rst")
+    assert {name: row[1:3] for name, row in rows.items()} == {
+        f"--{option.name}": [option.variable, option.default or "—"]
+        for option in (CONFIG_FILE, *OPTIONS)
     }
-    assert all(len(row) == 3 and row[2] for row in rows_of(table))
+    for option in OPTIONS:
+        meaning = rows[f"--{option.name}"][3].replace("\n", " ")
+        assert meaning[0].isupper()
+        assert meaning[1:].startswith(option.help[1:].replace("`", ""))
+
+
+def test_the_readmes_options_are_some_of_those_of_the_page_word_for_word():
+    first, every = option_rows(ROOT / "README.rst"), option_rows(ROOT / "docs" / "options.rst")
+    assert 10 <= len(first) <= 15
+    for name, row in first.items():
+        ours, theirs = ([re.sub(r"\s+", " ", cell) for cell in each] for each in (row, every[name]))
+        assert ours == theirs
+
+
+def test_the_readmes_configuration_file_is_good(tmp_path):
+    (example,) = (
+        block.astext()
+        for block in parsed(ROOT / "README.rst").findall(nodes.literal_block)
+        if "configuration" in block["names"]
+    )
+    secret = tmp_path / "redis"
+    secret.write_text("rediss://user:password@redis.example\n")
+    file = tmp_path / "quotepush.toml"
+    file.write_text(example.replace("/run/secrets/redis", str(secret)))
+    settings = Sources({}, str(file), environment={}).load()
+    assert settings.errors == settings.warnings == ()
+    config = settings.config
+    assert config.cert == (tmp_path / "fullchain.pem",)
+    assert [str(address) for address in config.redis] == ["rediss://user:***@redis.example:6379"]
+    set_by_it = {each.option.name for each in settings.settings if each.origin != "default"}
+    keys = {*re.findall(r"^([a-z-]+) = ", example, re.MULTILINE)}
+    assert set_by_it == keys | {"redis"}
 
 
 # -- codes ----------------------------------------------------------------------------------------

@@ -1,11 +1,12 @@
-"""The options: what each takes, its bounds, and how each refusal reads."""
+"""The options: what each takes, its bounds, where it stands, and its other names."""
 
 from __future__ import annotations
 
 import pytest
 
-from pushservice.options import OPTIONS, node_name, some_text, whole_number
-from pushservice.options import seconds as seconds_between
+from pushservice import coercers
+from pushservice.coercers import node_name, some_text
+from pushservice.options import CONFIG_FILE, OPTIONS
 from pushservice.redisurl import redis_address
 
 BY_NAME = {option.name: option for option in OPTIONS}
@@ -16,61 +17,6 @@ def refusal(coerce, text: str) -> str:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - each caller checks the text
         coerce(text)
     return str(caught.value)
-
-
-# -- the kinds of values ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("text", ["5", "6", "7", "007"])
-def test_a_whole_number_within_its_bounds_is_taken(text):
-    number = whole_number(5, 7)(text)
-    assert number == int(text)
-    assert type(number) is int
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["4", "8", "-5", "+5", "5.0", "five", "", " 5", "5\n", "5 000", "5_0", "1e9", "0x5", "٥", "５"],
-)
-def test_a_whole_number_outside_of_its_bounds_is_refused_with_the_bounds(text):
-    assert refusal(whole_number(5, 7), text) == f"{text!r} is no whole number from 5 to 7"
-
-
-def test_endless_digits_are_refused_before_they_are_read():
-    # Past 4300 digits Python's own refusal would be another one.
-    digits = "6" * 5000
-    assert refusal(whole_number(5, 7), digits) == f"{digits!r} is no whole number from 5 to 7"
-    assert "is no number of seconds" in refusal(seconds_between(5, 7), digits)
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("0.5", 0.5), ("1", 1.0), ("1.25", 1.25), ("07.125", 7.125), ("60", 60.0), ("60.000", 60.0)],
-)
-def test_a_length_of_time_within_its_bounds_is_taken(text, seconds):
-    taken = seconds_between(0.5, 60)(text)
-    assert taken == seconds
-    assert type(taken) is float
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("1e3", "1e0", "-1", "+1", "", " 1", "1 ", "1\n", "1.2345", "1.", ".5", ".", "1,5", "1_0"),
-        *("nan", "inf", "-inf", "NaN", "0x1", "one", "1s", "1:00", "١", "１", "1.٥", "²"),
-        *("0.499", "60.001", "61", "1000000000", "0"),
-    ],
-)
-def test_a_length_of_time_that_is_none_or_out_of_bounds_is_refused_with_the_bounds(text):
-    words = f"{text!r} is no number of seconds from 0.5 to 60"
-    assert refusal(seconds_between(0.5, 60), text) == words
-
-
-@pytest.mark.parametrize("text", ["-1", "-0.001", "", "nan"])
-def test_where_no_time_at_all_is_allowed_less_than_that_is_not(text):
-    coerce = seconds_between(0, 5)
-    assert coerce("0") == coerce("0.000") == 0
-    assert refusal(coerce, text) == f"{text!r} is no number of seconds from 0 to 5"
 
 
 # -- the options -----------------------------------------------------------------------------------
@@ -90,6 +36,9 @@ NUMBERS = {
     "send-buffer": (0, 67_108_864),
     "heartbeat": (100, 600_000),
     "demo-rate": (1, 100_000),
+    "log-max-size": (0, 1_099_511_627_776),
+    "log-keep": (1, 10_000),
+    "client-log-rate": (0, 100_000),
 }
 LENGTHS = {
     "tls-timeout": ("0.1", "600"),
@@ -100,17 +49,32 @@ LENGTHS = {
     "ping-timeout": ("0.1", "3600"),
     "stale-after": ("0.1", "86400"),
     "feed-stale-after": ("0.1", "86400"),
+    "max-worker-age": ("60", "31536000"),
+    "drain-timeout": ("0.1", "3600"),
+    "drain-delay": ("0", "600"),
 }
 TEXTS = {
     *("interface", "listen", "cert", "key", "certs", "channels", "symbol-regex", "symbol-field"),
     *("redis-ca", "redis-cert", "redis-key", "snapshot-hash", "registry-prefix"),
+    *("redis-file", "registry-file"),
 }
 ADDRESSES = {"redis", "registry"}
-FLAGS = {"plain", "no-page", "no-registry", "demo"}
+FLAGS = {"plain", "no-page", "no-registry", "demo", "cert-watch", "affinity"}
+WORDS = {
+    "subscribe": ["all", "demand"],
+    "log-format": ["text", "json"],
+    "log-level": ["debug", "info", "warn", "error", "critical"],
+}
+OTHERS = {
+    "node": node_name,
+    "trusted-proxies": coercers.network,
+    "admin": coercers.admin,
+    "workers": coercers.workers,
+}
 
 
-def test_every_option_is_a_number_a_length_of_time_a_text_a_flag_an_address_a_word_or_a_name():
-    kinds = [*NUMBERS, *LENGTHS, *TEXTS, *FLAGS, *ADDRESSES, "subscribe", "node"]
+def test_every_option_is_of_one_kind():
+    kinds = [*NUMBERS, *LENGTHS, *TEXTS, *FLAGS, *ADDRESSES, *WORDS, *OTHERS]
     assert sorted(kinds) == sorted(option.name for option in OPTIONS)
 
 
@@ -145,28 +109,60 @@ def test_a_redis_is_read_as_an_address(name):
     assert BY_NAME[name].coerce is redis_address
 
 
-def test_one_listens_to_all_or_on_demand_and_to_nothing_else():
-    coerce = BY_NAME["subscribe"].coerce
-    assert [coerce(word) for word in ("all", "demand")] == ["all", "demand"]
-    for word in ("", "All", "some", "all "):
-        assert refusal(coerce, word) == f"{word!r} is none of: all, demand"
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_read_in_a_way_of_its_own(name):
+    assert BY_NAME[name].coerce is OTHERS[name]
 
 
-@pytest.mark.parametrize("name", ["n", "push-1", "push_1.example", "0", "x" * 64])
-def test_a_name_that_fits_into_a_key_is_taken_as_it_is(name):
-    assert BY_NAME["node"].coerce is node_name
-    assert node_name(name) == name
+@pytest.mark.parametrize("name", WORDS)
+def test_some_options_are_one_of_a_few_words(name):
+    coerce = BY_NAME[name].coerce
+    assert [coerce(word) for word in WORDS[name]] == WORDS[name]
+    assert refusal(coerce, "some") == f"'some' is none of: {', '.join(WORDS[name])}"
 
 
-@pytest.mark.parametrize("name", ["", ".", ".n", "n.", "a b", "a:b", "ü", "x" * 65, "n\n", "a/b"])
-def test_a_name_that_does_not_is_refused_with_what_would(name):
-    assert refusal(node_name, name).startswith(f"{name!r} is no name: it has letters, digits, -")
+def test_files_and_directories_are_known_as_such():
+    assert CONFIG_FILE.path
+    assert {option.name for option in OPTIONS if option.path} == {
+        *("cert", "key", "certs", "redis-ca", "redis-cert", "redis-key"),
+        *("redis-file", "registry-file"),
+    }
+
+
+def test_an_option_is_a_variable_and_a_key_of_its_section_too():
+    assert BY_NAME["max-symbols"].variable == "QUOTEPUSH_MAX_SYMBOLS"
+    assert BY_NAME["max-symbols"].key == "[limits] max-symbols"
+    assert BY_NAME["port"].key == "port"
+    assert len({option.variable for option in (CONFIG_FILE, *OPTIONS)}) == len(OPTIONS) + 1
+
+
+def test_each_secret_has_an_option_that_names_its_file_and_nothing_else_has():
+    secret = [option for option in OPTIONS if option.secret]
+    assert {option.name for option in secret} == ADDRESSES
+    for option in OPTIONS:
+        assert (option.content_of is not None) is option.name.endswith("-file")
+    for option in secret:
+        by_file = BY_NAME[f"{option.name}-file"]
+        assert by_file.content_of == option.name
+        assert by_file.section == option.section
+        assert (by_file.path, by_file.secret, by_file.repeatable) == (True, False, False)
+        assert f"--{option.name}" in by_file.help
+
+
+def test_the_description_has_unit_variable_repetition_and_default():
+    assert BY_NAME["heartbeat"].described == (
+        "time between heartbeats on a connection"
+        " (in milliseconds; or the environment's QUOTEPUSH_HEARTBEAT; default: 5000)"
+    )
+    assert BY_NAME["channels"].described.endswith(
+        "(or the environment's QUOTEPUSH_CHANNELS; may be given more than once; default: quote.*)"
+    )
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
 def test_every_default_is_a_value_that_the_option_takes_and_numbers_have_units(option):
     if option.default is not None:
         option.coerce(option.default)
-    counts = option.name in LENGTHS or (option.name in NUMBERS and option.name != "port")
+    counts = option.name in {*LENGTHS, *NUMBERS, "workers"} - {"port"}
     assert (option.unit is not None) is counts
     assert option.flag is (option.name in FLAGS)

@@ -15,7 +15,7 @@ from twisted.python.usage import UsageError
 import pushservice
 from pushservice.config import Config
 from pushservice.limits import Limits
-from pushservice.options import OPTIONS
+from pushservice.options import CONFIG_FILE, OPTIONS
 from pushservice.redisurl import RedisAddress, RedisTLS
 from pushservice.service import CannotStart, Daemon
 from pushservice.tap import Options, makeService
@@ -24,8 +24,15 @@ TWISTD = str(Path(sys.executable).with_name("twistd"))
 
 
 @pytest.fixture(autouse=True)
-def _no_redis_in_the_environment(monkeypatch):
-    monkeypatch.delenv("QUOTEPUSH_REDIS", raising=False)
+def _nothing_in_the_environment(monkeypatch):
+    for name in os.environ:
+        if name.startswith("QUOTEPUSH_"):
+            monkeypatch.delenv(name)
+
+
+def here(**fields: object) -> Config:
+    """The Config with `fields`, and for the rest the default one of the current directory."""
+    return Config(**{"certs": Path.cwd() / "certs"} | fields)
 
 
 def config_of(*words: str) -> Config:
@@ -46,7 +53,7 @@ def refusal_of(*words: str) -> str:
 
 
 def test_an_empty_command_line_makes_the_default_config():
-    assert config_of() == Config()
+    assert config_of() == here()
 
 
 def test_every_default_of_an_option_is_the_default_of_its_field():
@@ -54,10 +61,11 @@ def test_every_default_of_an_option_is_the_default_of_its_field():
         f"--{option.name}={option.default}" for option in OPTIONS if option.default is not None
     ]
     assert len(typed) >= 20
-    assert config_of(*typed) == Config()
+    assert config_of(*typed) == here()
 
 
 def test_every_option_reaches_the_config():
+    cwd = Path.cwd()
     assert config_of(
         *("--port", "9", "--interface", "::1", "--listen", "tcp:1", "--listen", "unix:/q"),
         *("--cert", "a.crt", "--key", "a.key", "--certs", "c", "--redis", "redis://host"),
@@ -73,15 +81,15 @@ def test_every_option_reaches_the_config():
         *("--subscribe", "all", "--snapshot-hash", "latest", "--stale-after", "31"),
         *("--feed-stale-after", "32.5", "--registry", "redis://third", "--registry-prefix", "q:"),
         *("--node", "n1"),
-    ) == Config(
+    ) == here(
         port=9,
         interface="::1",
         listen=("tcp:1", "unix:/q"),
-        cert=Path("a.crt"),
-        key=Path("a.key"),
-        certs=Path("c"),
+        cert=(cwd / "a.crt",),
+        key=(cwd / "a.key",),
+        certs=cwd / "c",
         redis=(RedisAddress("host"), RedisAddress("other", tls=True)),
-        redis_tls=RedisTLS(Path("ca"), Path("d"), Path("e")),
+        redis_tls=RedisTLS(cwd / "ca", cwd / "d", cwd / "e"),
         snapshot_hash="latest",
         stale_after=31,
         feed_stale_after=32.5,
@@ -114,14 +122,40 @@ def test_every_option_reaches_the_config():
         demo=True,
         demo_rate=15,
     )
-    assert config_of("--plain", "--symbol-field", "s") == Config(plain=True, symbol_field="s")
-    assert config_of("--subscribe", "demand") == Config(subscribe="demand")
-    assert config_of("--no-registry") == Config(registry_prefix=None)
+    assert config_of("--plain", "--symbol-field", "s") == here(plain=True, symbol_field="s")
+    assert config_of("--subscribe", "demand") == here(subscribe="demand")
+    assert config_of("--no-registry") == here(registry_prefix=None)
+    assert config_of("--admin", "off", "--workers", "auto", "--affinity") == here(
+        admin=None, workers="auto", affinity=True
+    )
 
 
 def test_repeatable_options_of_one_command_line_are_not_seen_by_the_next():
     config_of("--channels", "a.*", "--listen", "tcp:1")
-    assert config_of() == Config()
+    assert config_of() == here()
+
+
+def test_of_an_option_that_may_not_be_repeated_the_last_one_counts():
+    assert config_of("--port", "1", "--port", "2").port == 2
+
+
+def test_the_parsed_options_know_where_their_values_came_from_and_read_them_again(
+    tmp_path, monkeypatch
+):
+    file = tmp_path / "q.toml"
+    file.write_text("port = 9\n[limits]\nmax-symbols = 10\n")
+    monkeypatch.chdir(tmp_path)
+    options = options_of("--config", "q.toml", "--max-message", "200")
+    assert options.settings["port"].origin == f"{file}: port"
+    assert (options.config.port, options.config.limits.message) == (9, 200)
+    file.write_text("port = 10\nmax-messages = 300\n")
+    monkeypatch.chdir("/")
+    again = options.sources.load()
+    assert again["port"].value == 10
+    assert again.errors == (
+        f"{file}: max-messages is no option; is max-message meant, in [limits]?",
+    )
+    assert options.config.port == 9
 
 
 # -- what is refused -------------------------------------------------------------------------------
@@ -147,12 +181,24 @@ def test_repeatable_options_of_one_command_line_are_not_seen_by_the_next():
         (["--registry", "redis://h", "--no-registry"], "--registry and --no-registry exclude"),
         (["--redis-cert", "c"], "a certificate for Redis needs its key too"),
         (["--stale-after", "0"], "--stale-after: '0' is no number of seconds from 0.1 to 86400"),
-        (["--nonsense"], "--nonsense"),
+        (["--nonsense"], "option --nonsense not recognized"),
+        (["--prot", "9"], "option --prot not recognized; is --port meant?"),
+        (["--confg", "f"], "option --confg not recognized; is --config meant?"),
+        (["--config", ""], "--config: the value is empty"),
+        (["--config", "/none.toml"], "--config: can't read /none.toml: No such file or directory"),
         (["word"], "Wrong number of arguments."),
     ],
 )
 def test_a_bad_command_line_is_refused_in_words_that_name_the_option(words, said):
     assert said in refusal_of(*words)
+
+
+def test_all_that_is_wrong_is_told_at_once_with_a_line_each(monkeypatch):
+    monkeypatch.setenv("QUOTEPUSH_HEARTBEAT", "fast")
+    said = refusal_of("--port", "0", "--node", "a b", "--cert", "a", "--registry", "x", "--plain")
+    assert [line.split(" ")[0] for line in said.split("\n")] == [
+        *("--port:", "--node:", "--registry:", "QUOTEPUSH_HEARTBEAT", "--cert", "--plain"),
+    ]
 
 
 # -- the environment -------------------------------------------------------------------------------
@@ -204,6 +250,16 @@ def test_a_bad_variable_is_refused_in_words_and_shows_no_password(monkeypatch):
     assert "secret" not in said
 
 
+def test_no_option_shows_a_password_when_it_is_printed(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("redis://:s3same@host")
+    options = options_of("--redis", "redis://:s3same@host", "--registry-file", str(secret))
+    assert options.config.registry == RedisAddress("host", password="s3same")
+    everything = [options, options.settings, *options.settings.settings, options.config]
+    everything += [vars(options), options.sources, options.settings["redis"].shown()]
+    assert "s3same" not in repr(everything)
+
+
 def test_a_bad_variable_is_named(monkeypatch):
     monkeypatch.setenv("QUOTEPUSH_REDIS", "nonsense")
     assert "QUOTEPUSH_REDIS" in refusal_of()
@@ -228,23 +284,23 @@ def help_lines(tmp_path_factory) -> dict[str, str]:
     return {line[0].removeprefix("--").rstrip("="): line[1].strip() for line in lines}
 
 
-@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+@pytest.mark.parametrize("option", [CONFIG_FILE, *OPTIONS], ids=lambda option: option.name)
 def test_the_help_tells_of_every_option_with_its_unit_its_default_and_its_variable(
     help_lines, option
 ):
     line = help_lines[option.name]
-    assert line.startswith(option.help)
+    assert line == option.described
     if option.default is not None:
         assert f"default: {option.default}" in line
     else:
         assert "default:" not in line
     assert (f"in {option.unit}" in line) is (option.unit is not None)
-    assert (f"or the environment's {option.variable}" in line) is (option.variable is not None)
+    assert f"or the environment's {option.variable}" in line
     assert ("may be given more than once" in line) is option.repeatable
 
 
 def test_the_help_tells_of_nothing_else(help_lines):
-    assert set(help_lines) == {option.name for option in OPTIONS} | {"help", "version"}
+    assert set(help_lines) == {option.name for option in OPTIONS} | {"config", "help", "version"}
 
 
 def test_the_version_is_that_of_the_package(capsys):

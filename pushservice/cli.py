@@ -1,0 +1,137 @@
+"""`quotepush`: what an operator asks beside the running daemon, on a command line of its own.
+
+Must not know: how anything works. Its commands import what they need when they run, so that each
+of them starts fast.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import click
+
+from pushservice import __version__
+from pushservice.coercers import AUTO
+from pushservice.config import Config
+from pushservice.configfile import Sources
+from pushservice.layers import SECTIONS
+from pushservice.options import CONFIG_FILE, OPTIONS, Option
+from pushservice.settings import Settings
+
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(context_settings=_CONTEXT)
+@click.version_option(__version__, prog_name="quotepush", message="%(prog)s %(version)s")
+def main() -> None:
+    """Live market quotes from Redis to WebSocket clients: tools beside the daemon.
+
+    The daemon itself is started with twistd: `twistd quotepush --help` tells how.
+    """
+
+
+def _daemon_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command every option of the daemon; what was typed comes as one keyword each."""
+    for option in reversed((CONFIG_FILE, *OPTIONS)):
+        command = _declared(option)(command)
+    return command
+
+
+def _declared(option: Option) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    names = (f"--{option.name}", option.name.replace("-", "_"))
+    if option.flag:
+        return click.option(*names, is_flag=True, help=option.described)
+    # All of them may be typed again, as on twistd's command line; the last one counts.
+    return click.option(*names, multiple=True, metavar=option.placeholder, help=option.described)
+
+
+@main.command(short_help="Say whether the configuration is good.")
+@_daemon_options
+def check(**given: Any) -> None:
+    """Say what every option is set to, who set it, and all that is wrong with it.
+
+    Takes the options of the daemon, and reads the same environment and the same file. Starts
+    nothing. The exit status is 0 when the daemon would take the configuration, and 1 when not.
+    """
+    configs = given.pop(CONFIG_FILE.name)
+    typed = {name.replace("_", "-"): value for name, value in given.items() if value}
+    settings = Sources(typed, configs[-1] if configs else None).load()
+    for line in _table(settings):
+        click.echo(line)
+    for warning in settings.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    errors = list(settings.errors)
+    if not errors:
+        errors += _faults(settings.config)
+        for note in _notes(settings.config):
+            click.echo(note)
+    for error in errors:
+        click.echo(f"error: {error}", err=True)
+    if errors:
+        sys.exit(1)
+    click.echo("the configuration is good")
+
+
+def _table(settings: Settings) -> Iterator[str]:
+    """The lines of the table of all options; what is secret is masked."""
+    rows = [("SECTION", "OPTION", "VALUE", "ORIGIN")] + [
+        (each.option.section or "-", each.option.name, each.shown() or "-", each.origin)
+        for each in sorted(settings.settings, key=lambda each: SECTIONS.index(each.option.section))
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        padded = (text.ljust(width) for text, width in zip(row, widths, strict=False))
+        yield "  ".join((*padded, row[3]))
+    yield ""
+
+
+def _faults(config: Config) -> Iterator[str]:
+    """What would keep the daemon from starting, as far as files and programs tell."""
+    from pushservice.embedded import NoRedisServer, find_redis_server
+    from pushservice.redistls import check_files
+    from pushservice.tls import server_options
+
+    for certificate, key in zip(config.cert, config.key, strict=True):
+        yield from _refusals(server_options, certificate, key)
+    if config.redis_over_tls:
+        yield from _refusals(check_files, config.redis_tls)
+    if not config.redis:
+        try:
+            find_redis_server()
+        except NoRedisServer as error:
+            yield str(error)
+    yield from _unknown_endpoints(config.endpoints())
+
+
+def _refusals(call: Callable[..., object], *arguments: object) -> Iterator[str]:
+    try:
+        call(*arguments)
+    except ValueError as error:
+        yield str(error)
+
+
+def _unknown_endpoints(endpoints: Iterable[str]) -> Iterator[str]:
+    """Those that Twisted does not understand; nothing listens."""
+    from twisted.internet import reactor
+    from twisted.internet.endpoints import serverFromString
+
+    for text in endpoints:
+        if text.startswith("systemd:"):
+            # Its socket is there for the daemon alone.
+            continue
+        try:
+            serverFromString(reactor, text)
+        except (ValueError, TypeError, LookupError, OSError) as error:
+            yield f"can't listen on {text}: {error}"
+
+
+def _notes(config: Config) -> Iterator[str]:
+    """What the daemon would make of this machine."""
+    cores = len(os.sched_getaffinity(0))
+    if config.workers == AUTO:
+        yield f"--workers auto is {cores} here, one for each core"
+    elif isinstance(config.workers, int) and config.workers > cores:
+        yield f"--workers {config.workers} is more than the {cores} cores that are here"
