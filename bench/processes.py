@@ -46,7 +46,10 @@ CONTESTANTS = (
     Contestant(
         "quotepush",
         "quotepush",
-        (str(ROOT / ".venv/bin/twistd"), "-n", "--pidfile=", "quotepush"),
+        (
+            *(str(ROOT / ".venv/bin/twistd"), "-n", "--pidfile=", "quotepush"),
+            *("--workers", "0", "--admin", "off"),
+        ),
         style="json",
         ours=True,
     ),

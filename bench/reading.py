@@ -84,7 +84,8 @@ def main() -> None:
         options += ["--redis", redis.socket_url]
         twistd = Path(sys.executable).with_name("twistd")
         daemon = subprocess.Popen(
-            [twistd, "-n", "--pidfile=", "quotepush", *options], stdout=subprocess.PIPE
+            [twistd, "-n", "--pidfile=", "quotepush", "--workers", "0", "--admin", "off", *options],
+            stdout=subprocess.PIPE,
         )
         try:
             wait_for_line(daemon.stdout, b"connected for the feed")

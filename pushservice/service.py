@@ -1,48 +1,61 @@
-"""The daemon's life: ordered start, an ordered stop that says goodbye, and what is said in the log.
+"""One process's clients and feeds: ordered start, an ordered goodbye, and what is said in the log.
 
-Must not know: option names or command lines. It composes the edges around one hub.
+Must not know: option names or command lines, signals, or other processes beyond its berth among
+them. It composes the edges around one hub.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import resource
 import secrets
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from twisted.application.service import Service
-from twisted.internet import defer, endpoints
-from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet import defer
+from twisted.internet.interfaces import IDelayedCall, IProtocolFactory
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
-from pushservice import __version__, outlet
+from pushservice import __version__, outlet, ports
 from pushservice.admission import GUESTS_BEYOND
 from pushservice.announcements import Announcements
+from pushservice.balance import Balance
+from pushservice.certificates import Certificates, Material, read_material
+from pushservice.clientlog import ClientLog
 from pushservice.closing import CloseCode
 from pushservice.config import Config
-from pushservice.embedded import EmbeddedRedis, NoRedisServer
+from pushservice.development import Development
+from pushservice.farewell import Farewell
 from pushservice.hub import Hub
 from pushservice.kernel import bound_send_buffer
 from pushservice.liveness import Liveness
 from pushservice.metrics import Counters
 from pushservice.outbox import Outbox
+from pushservice.ports import CannotListen, Listening, Ports
+from pushservice.proxies import Trusted
+from pushservice.proxyprotocol import ProxyHeaderFactory
 from pushservice.redistls import check_files
 from pushservice.redisurl import RedisAddress
 from pushservice.sources import Interests, Sources
-from pushservice.tls import NeverNone, TLSFactory, development_pair, server_options
+from pushservice.tally import SEATS_A_POST, Tally
+from pushservice.tls import NeverNone, TLSFactory, development_pair
 from pushservice.web import build_site
 from pushservice.websocket import QuoteFactory
 
 #: File descriptors kept for all that is no connection, such as ports, Redis and the log; and for
 #: what a burst of accepts brings before anybody can count.
 RESERVED_FILES: Final = 64 + GUESTS_BEYOND
-#: Milliseconds over which clients are asked to spread their reconnecting.
+#: Milliseconds over which clients are asked to spread their reconnecting when the daemon ends; and
+#: when its clients are sent away over some time, so that each finds others there.
 RECONNECT_SPREAD_MS: Final = 5000
+MOVE_SPREAD_MS: Final = 250
+#: The part of the time for a goodbye over which it is said; the rest is for the answers.
+_SAID_WITHIN: Final = 2 / 3
 
 
 class CannotStart(SystemExit, Exception):
@@ -51,6 +64,37 @@ class CannotStart(SystemExit, Exception):
     An Exception too, so that twistd cleans up its pidfile, and tells the waiting parent of a
     daemonized start; a SystemExit, so that no traceback hides the line.
     """
+
+
+def materials(config: Config) -> tuple[Material, ...]:
+    """The certificates that `config` names, or the development one, which may be made now.
+
+    None where there is to be no TLS. Raises ValueError naming the file that can't be used.
+    """
+    if config.plain:
+        return ()
+    if config.cert:
+        return tuple(map(read_material, config.cert, config.key))
+    pair = development_pair(config.certs)
+    if pair.made:
+        Daemon.log.info(
+            "made a development certificate, {certificate}, and its key, {key}: browsers will warn"
+            " of it",
+            certificate=str(pair.certificate),
+            key=str(pair.key),
+        )
+    return (read_material(pair.certificate, pair.key),)
+
+
+def check(config: Config) -> Certificates | None:
+    """What a start of `config` would find wrong, without one: raises ValueError with the reason.
+
+    Returns the certificates it would serve with.
+    """
+    if config.redis_over_tls:
+        check_files(config.redis_tls)
+    found = materials(config)
+    return Certificates(found) if found else None
 
 
 def raise_file_limit() -> int:
@@ -64,35 +108,65 @@ def raise_file_limit() -> int:
     return hard
 
 
+def prepare_memory() -> None:
+    """To be called once all is made that lives as long as the process."""
+    # What is there now stays: full collections need not walk the modules, half of all objects at
+    # 5,000 clients and two thirds of the time, again and again.
+    gc.collect()
+    gc.freeze()
+
+
+@dataclass(frozen=True, slots=True)
+class Berth:
+    """A worker's place among the processes of one daemon, given by the one that manages them."""
+
+    #: from 1; shown to people
+    number: int
+    #: where it counts in the tally
+    seat: int
+    tally: Tally
+    materials: Sequence[Material] = ()
+    sockets: Sequence[Listening] = field(default_factory=tuple)
+    #: where the daemon's private Redis listens, if it has one
+    redis_socket: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What tells its entries in the registry from those of others, its predecessor's too."""
+        return f"-{self.number}{'abcd'[self.seat % SEATS_A_POST]}"
+
+
 class Daemon(Service):
-    """Everything that runs in one quotepush process."""
+    """Everything that serves clients in one quotepush process.
+
+    By itself it listens where it is configured to; on a `berth` it takes the sockets from there, as
+    soon as it is told to `serve`.
+    """
 
     log = Logger()
 
-    def __init__(self, reactor: Any, config: Config) -> None:
+    def __init__(self, reactor: Any, config: Config, berth: Berth | None = None) -> None:
         """Raises CannotStart for certificates that can't be used; listens only when started."""
         self.config = config
         self.counters = Counters()
-        self.ports: list[IListeningPort] = []
-        self._secure: list[bool] = []
+        self.ports = Ports()
+        #: called with whether the feed is up, each time that changes
+        self.feed_changed: Callable[[bool], None] = lambda _up: None
         self._reactor = reactor
-        self._tls = None if config.plain else self._tls_options()
-        self._check_redis_tls()
-        file_limit = raise_file_limit()
-        # No more than a quarter for those that are no clients, and the rest for clients.
-        room = max(2, file_limit - RESERVED_FILES)
-        guests = max(1, min(config.limits.handshakes, room // 4))
-        room -= guests
-        connections = min(config.max_connections or room, room)
-        self._limits = replace(config.limits, handshakes=guests, connections=connections)
-        if config.max_connections and config.max_connections > room:
-            self.log.warn(
-                "--max-connections {asked} is more than the file limit {limit} allows:"
-                " using {room}",
-                asked=config.max_connections,
-                limit=file_limit,
-                room=room,
-            )
+        self._berth = berth
+        # Ports of our own, and whether each is over TLS.
+        self._served: list[tuple[Any, bool]] = []
+        self._leaving = self._left = self._hurrying = False
+        self._waiting: list[defer.Deferred[None]] = []
+        self._farewell: Farewell | None = None
+        try:
+            if berth is None:
+                self.certificates = check(config)
+            else:
+                self.certificates = Certificates(berth.materials) if berth.materials else None
+        except ValueError as error:
+            raise CannotStart(f"quotepush: {error}") from None
+        self._limits = self._limits_here()
         try:
             self._outlets = outlet.choose(os.environ.get("QUOTEPUSH_OUTLET") or "auto", reactor)
         except ValueError as error:
@@ -108,19 +182,33 @@ class Daemon(Service):
             interest=interests,
         )
         self.announcements = Announcements(self.hub, self._outlets.end_of_turn)
-        site = build_site(reactor, self.hub.recent_symbols, self._page_served, config.page)
+        self._trusted = Trusted(config.trusted_proxies)
+        self._client_log = ClientLog(reactor, config.client_log_rate)
         self.factory = QuoteFactory(
             reactor,
             self.hub,
             self._limits,
-            site,
+            build_site(reactor, self.hub.recent_symbols, self._page_served, config.page),
             self.counters,
             self._outlets.make,
             self.announcements.greet,
+            ports=self.ports,
+            trusted=self._trusted,
+            client_log=self._client_log,
         )
-        self._embedded = None if config.redis else EmbeddedRedis(reactor)
+        if berth is not None:
+            self.factory.balance = Balance(reactor, berth.tally, berth.seat, self.ports)
+            self.factory.most_together = config.max_connections
+        self._development = Development(reactor, config, self.counters) if berth is None else None
         self._sources = Sources(
-            reactor, config, self.hub, interests, self.announcements, self.counters, config.port
+            reactor,
+            config,
+            self.hub,
+            interests,
+            self.announcements,
+            self.counters,
+            "" if berth is None else berth.name,
+            self._feed_changed,
         )
         self._liveness = Liveness(
             self.hub, reactor, self._limits, self.counters, self._client_given_up
@@ -130,74 +218,65 @@ class Daemon(Service):
         self._staleness = LoopingCall(self._look_for_stale)
         self._staleness.clock = reactor
 
-    def _tls_options(self) -> Any:
+    def _limits_here(self) -> Any:
+        """The limits, with as many connections as this process may have files."""
         config = self.config
-        try:
-            if config.cert is not None and config.key is not None:
-                return server_options(config.cert, config.key)
-            pair = development_pair(config.certs)
-            if pair.made:
-                self.log.info(
-                    "made a development certificate, {certificate}, and its key, {key}:"
-                    " browsers will warn of it",
-                    certificate=str(pair.certificate),
-                    key=str(pair.key),
-                )
-            return server_options(pair.certificate, pair.key)
-        except ValueError as error:
-            raise CannotStart(f"quotepush: {error}") from None
-
-    def _check_redis_tls(self) -> None:
-        if self.config.redis_over_tls:
-            try:
-                check_files(self.config.redis_tls)
-            except ValueError as error:
-                raise CannotStart(f"quotepush: {error}") from None
+        file_limit = raise_file_limit()
+        # No more than a quarter for those that are no clients, and the rest for clients.
+        room = max(2, file_limit - RESERVED_FILES)
+        guests = max(1, min(config.limits.handshakes, room // 4))
+        room -= guests
+        connections = min(config.max_connections or room, room)
+        if config.max_connections and config.max_connections > room and self._berth is None:
+            self.log.warn(
+                "--max-connections {asked} is more than the file limit {limit} allows:"
+                " using {room}",
+                asked=config.max_connections,
+                limit=file_limit,
+                room=room,
+            )
+        return replace(config.limits, handshakes=guests, connections=connections)
 
     # -- start -----------------------------------------------------------------------------------
 
     def privilegedStartService(self) -> None:
         """Listen, while the process may still have the rights to."""
         super().privilegedStartService()  # type: ignore[no-untyped-call]  # the library's, unannotated
-        for text in self.config.endpoints():
-            self._listen(text)
+        if self._berth is None:
+            for text in self.config.endpoints():
+                factory, secure = self._factory_for(text)
+                try:
+                    port = ports.listen(self._reactor, text, factory)
+                except CannotListen as error:
+                    raise CannotStart(f"quotepush: {error}") from None
+                bound_send_buffer(getattr(port, "socket", None), self._limits.send_buffer)
+                self.ports.add(port)
+                self._served.append((port, secure))
 
-    def _listen(self, text: str) -> None:
+    def _factory_for(self, text: str) -> tuple[IProtocolFactory, bool]:
+        """What serves connections of the endpoint `text`, and whether over TLS."""
         factory: IProtocolFactory = self.factory
         # An ssl: endpoint names certificates of its own.
         secure = text.startswith("ssl:")
-        if self._tls is not None and not secure:
-            factory = TLSFactory(self._tls, factory, self._reactor)
+        if self.certificates is not None and not secure:
+            factory = TLSFactory(self.certificates, factory, self._reactor)
             secure = True
-        if not text.startswith(("tcp:", "tcp6:", "unix:", "systemd:")):
-            # Those of Twisted's own that wrap the factory, and plugins, may take no None from it.
-            factory = NeverNone(factory)
-        outcome: list[IListeningPort | Failure] = []
-        try:
-            listening = endpoints.serverFromString(self._reactor, text).listen(factory)
-        except (ValueError, TypeError, OSError) as error:
-            raise CannotStart(f"quotepush: can't listen on {text}: {error}") from None
-        listening.addBoth(outcome.append)
-        if not outcome:
-            raise CannotStart(f"quotepush: {text} does not begin to listen at once; use another")
-        result = outcome[0]
-        if isinstance(result, Failure):
-            raise CannotStart(f"quotepush: can't listen on {text}: {_reason(result)}")
-        bound_send_buffer(getattr(result, "socket", None), self._limits.send_buffer)
-        self.ports.append(result)
-        self.factory.ports.append(result)
-        self._secure.append(secure)
+        if not text.startswith(ports.SHAREABLE):
+            # Those of Twisted's own that wrap the factory, and plugins, may take no None from it;
+            # and what they hand on is not the connection's first byte.
+            return NeverNone(factory), secure
+        if self.config.trusted_proxies:
+            factory = ProxyHeaderFactory(
+                factory, self._trusted, self._reactor, self._limits.tls_timeout
+            )
+        return factory, secure
 
     def startService(self) -> None:
-        """Serve clients, and begin to connect to Redis; neither waits for the other."""
+        """Serve clients, and begin to connect to Redis; neither waits for the other.
+
+        On a berth clients are served once `serve` is called.
+        """
         super().startService()  # type: ignore[no-untyped-call]  # the library's, unannotated
-        for port, secure in zip(self.ports, self._secure, strict=True):
-            url = _url(port, "wss" if secure else "ws")
-            if self.config.page and "+unix:" not in url:
-                page = url.replace("ws", "http", 1)
-                self.log.info("{url} is served; the page is at {page}", url=url, page=page)
-            else:
-                self.log.info("{url} is served", url=url)
         self.log.info(
             "quotepush {version}: at most {connections} clients; {outlets} outlets; epoch {epoch}",
             version=__version__,
@@ -205,6 +284,8 @@ class Daemon(Service):
             outlets=self._outlets.name,
             epoch=self.hub.epoch,
         )
+        for port, secure in self._served:
+            say_served(port, secure, self.config.page)
         self._heartbeats.start(self._limits.heartbeat_ms / 1000 / self.hub.groups, now=False)
         self._liveness.start()
         limits_of_quiet = [
@@ -223,28 +304,50 @@ class Daemon(Service):
             defer.Deferred.fromCoroutine(self._start_feed())
 
     async def _start_feed(self) -> None:
-        config = self.config
-        addresses = config.redis
-        if self._embedded is not None:
-            self._embedded.prepare()
-            addresses = (RedisAddress(path=self._embedded.socket_path),)
-            try:
-                await self._embedded.start()
-            except NoRedisServer as error:
-                # Stopping in the middle of a start is no fault. Else the feed keeps trying, and the
-                # server starts again if it ended by itself.
-                if self.running:
-                    self.log.error("no quotes: {reason}", reason=str(error))
-            if not self.running:
-                return
-            self.log.info(
-                "embedded Redis on {path}; publish with: redis-cli -s {path} publish {example}",
-                path=addresses[0].path,
-                example=_example(config),
-            )
-        self._sources.start(addresses)
+        if self._berth is not None:
+            private = self._berth.redis_socket
+            self._sources.start((RedisAddress(path=private),) if private else self.config.redis)
+        elif self._development is not None:
+            await self._development.start()
+            if self.running:
+                self._sources.start(self._development.addresses())
+
+    def serve(self) -> None:
+        """Accept connections on the sockets of the berth."""
+        assert self._berth is not None, "by itself it listens when it is started"
+        for listening in self._berth.sockets:
+            factory, _ = self._factory_for(listening.text)
+            self.ports.adopt(self._reactor, listening, factory)
+        assert self.factory.balance is not None, "it comes with the berth"
+        self.factory.balance.serve()
 
     # -- while it runs ---------------------------------------------------------------------------
+
+    @property
+    def feed_up(self) -> bool:
+        """Whether quotes come in."""
+        return bool(self.announcements.feed_up)
+
+    def status(self) -> dict[str, Any]:
+        """How it stands, as JSON."""
+        age = self.hub.last_message_t
+        registry = self._sources.registry
+        return {
+            "epoch": self.hub.epoch,
+            "draining": self._leaving,
+            "feed": "up" if self.feed_up else "down",
+            "age": None if age is None else self.hub.now() - age,
+            "clients": self.hub.count_outboxes(),
+            "connections": self.factory.admission.connections,
+            "behind": len(self.hub.common.behind),
+            "symbols": self.hub.count_topics(),
+            "registry_lag": None if registry is None else registry.lag(),
+            "counters": self.counters.snapshot(),
+        }
+
+    def replace_certificates(self, found: Sequence[Material]) -> bool:
+        """New connections get these; whether anything changed. Raises ValueError, and keeps all."""
+        return self.certificates is not None and self.certificates.replace(found)
 
     def _beat(self) -> None:
         # A LoopingCall whose function raises ends for good, and heartbeats must not.
@@ -263,6 +366,9 @@ class Daemon(Service):
         except Exception:  # noqa: BLE001 - said, and tried again at the next look
             self.log.failure("looking for stale symbols failed")
 
+    def _feed_changed(self, up: bool) -> None:
+        self.feed_changed(up)
+
     def _client_failed(self, outbox: Outbox, failure: Exception) -> None:
         self.factory.failed(outbox, failure)
 
@@ -275,54 +381,90 @@ class Daemon(Service):
     # -- stop ------------------------------------------------------------------------------------
 
     def stopService(self) -> defer.Deferred[None]:
-        """Accept no more, quiet the feed, say goodbye to clients, then end Redis; in this order."""
+        """Leave, if that has not begun, and wait until it is done."""
         super().stopService()  # type: ignore[no-untyped-call]  # the library's, unannotated
-        return defer.Deferred.fromCoroutine(self._stop())
+        return self.leave(CloseCode.GOING_AWAY)
 
-    async def _stop(self) -> None:
-        self.factory.draining = True
-        ports, self.ports = self.ports, []
-        await defer.gatherResults([defer.maybeDeferred(port.stopListening) for port in ports])
+    def leave(self, code: CloseCode) -> defer.Deferred[None]:
+        """Accept no more, say goodbye to clients, quiet the feed, then end Redis; in this order.
+
+        With RESTARTING clients are sent away over the time for that, newcomers among them, as
+        others serve on; else all at once, and newcomers are refused. Fires when all is done, which
+        is after the time for draining at latest. May be called again, with a Deferred for each.
+        """
+        done: defer.Deferred[None] = defer.Deferred()
+        self._waiting.append(done)
+        if not self._leaving:
+            self._leaving = True
+            defer.Deferred.fromCoroutine(self._leave(code)).addErrback(
+                lambda failure: self.log.failure("leaving in order failed", failure)
+            ).addCallback(self._has_left)
+        elif self._left:
+            self._has_left(None)
+        return done
+
+    def _has_left(self, _result: object) -> None:
+        self._left = True
+        waiting, self._waiting = self._waiting, []
+        for done in waiting:
+            done.callback(None)
+
+    def hurry(self) -> None:
+        """Whoever is still there while leaving is dropped now; nothing where that is over."""
+        self._hurrying = self._leaving
+        if self._farewell is not None:
+            self._farewell.hurry()
+            self.factory.abort()
+
+    async def _leave(self, code: CloseCode) -> None:
+        moving = code is CloseCode.RESTARTING
+        timeout = self.config.drain_timeout
+        self.factory.draining = not moving
+        if self.factory.balance is not None:
+            self.factory.balance.leave()
+        await self.ports.close()
+        seconds = timeout * _SAID_WITHIN if moving else 0
+        spread = MOVE_SPREAD_MS if moving else RECONNECT_SPREAD_MS
+        farewell = self._farewell = Farewell(
+            self._reactor, self.hub, self.announcements, code, seconds, lambda: _jitter(spread)
+        )
+        deadline: IDelayedCall = self._reactor.callLater(timeout, self.hurry)
+        farewell.start()
+        if self._hurrying:
+            # It was told while the ports closed.
+            self.hurry()
+        await self.factory.drain()
+        if deadline.active():
+            deadline.cancel()
+        farewell.stop()
+        self._farewell = None
+        await self._stop_the_rest()
+
+    async def _stop_the_rest(self) -> None:
+        """All clients are gone."""
         if self._heartbeats.running:
             self._heartbeats.stop()
         self._liveness.stop()
         if self._staleness.running:
             self._staleness.stop()
+        if self._development is not None:
+            await self._development.stop_market()
         await self._sources.stop_feeds()
-        self.announcements.dismiss(CloseCode.GOING_AWAY, self._retry_ms)
-        await self.factory.drain()
+        self._client_log.stop()
         await self._sources.stop_registry()
-        if self._embedded is not None:
-            await self._embedded.stop()
-
-    @staticmethod
-    def _retry_ms() -> int:
-        return random.randrange(RECONNECT_SPREAD_MS)  # noqa: S311 - spreads load, guards nothing
+        if self._development is not None:
+            await self._development.stop()
 
 
-def _reason(failure: Failure) -> str:
-    error = failure.value
-    if isinstance(error, CannotListenError):
-        return f"{error.socketError}" if error.socketError else str(error)
-    return failure.getErrorMessage()
+def _jitter(spread_ms: int) -> int:
+    return random.randrange(spread_ms)  # noqa: S311 - spreads load, guards nothing
 
 
-def _example(config: Config) -> str:
-    """The words after `publish` that bring a quote of AAPL, where the configuration allows one."""
-    symbol = "" if config.symbol_field is None else f'"{config.symbol_field}":"AAPL",'
-    channel = config.demo_channel("AAPL")
-    if channel is None or config.symbol_regex is not None:
-        return "CHANNEL PAYLOAD"
-    return f"{channel} '{{{symbol}\"last\":189.50}}'"
-
-
-def _url(port: IListeningPort, scheme: str) -> str:
-    """Where `port` is reached, for the log."""
-    address: Any = port.getHost()
-    name = getattr(address, "name", None)
-    if name is not None:
-        return f"{scheme}+unix:{name if isinstance(name, str) else name.decode()}"
-    # The name that the development certificate is for, where it leads there.
-    local = ("0.0.0.0", "::", "127.0.0.1", "::1")  # noqa: S104 - shown, not bound
-    host = "localhost" if address.host in local else address.host
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{address.port}/"
+def say_served(port: Any, secure: bool, page: bool) -> None:
+    """Tell the log where clients find what."""
+    url = ports.address_text(port, "wss" if secure else "ws")
+    if page and "+unix:" not in url:
+        where = url.replace("ws", "http", 1)
+        Daemon.log.info("{url} is served; the page is at {page}", url=url, page=where)
+    else:
+        Daemon.log.info("{url} is served", url=url)

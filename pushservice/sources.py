@@ -1,4 +1,4 @@
-"""All that a daemon has to do with Redis, composed: feeds, snapshots, the registry, the market.
+"""All that a daemon has to do with Redis, composed: feeds, snapshots, the registry.
 
 Must not know: option names, ports, or clients beyond the hub. It composes the edges of Redis around
 one hub, as service.py composes those of clients.
@@ -7,18 +7,13 @@ one hub, as service.py composes those of clients.
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-from twisted.logger import Logger
 
 from pushservice.announcements import Announcements
 from pushservice.config import Config
-from pushservice.demo import DemoMarket
 from pushservice.feeds import Feeds
 from pushservice.listening import Demand, Everything, Listening
-from pushservice.listings import SYMBOLS
-from pushservice.market import Market
 from pushservice.metrics import Counters
 from pushservice.redisfeed import RedisFeed
 from pushservice.redisurl import RedisAddress
@@ -56,8 +51,6 @@ class Interests:
 class Sources:
     """Where quotes and values come from, and where interest goes to."""
 
-    log = Logger()
-
     def __init__(
         self,
         reactor: Any,
@@ -66,22 +59,26 @@ class Sources:
         interests: Interests,
         announcements: Announcements,
         counters: Counters,
-        port: int,
+        suffix: str,
+        feed_changed: Callable[[bool], None],
     ) -> None:
-        """`port` is what the daemon listens on, for its name in the registry."""
+        """`suffix` tells this process's entries in the registry from those of others of the daemon.
+
+        `feed_changed` is told, after clients, whether the feed is up.
+        """
         self._reactor = reactor
         self._config = config
         self._hub = hub
         self._interests = interests
         self._announcements = announcements
         self._counters = counters
-        self._node = config.node or f"{socket.gethostname()}-{port}"
+        self._node = (config.node or f"{socket.gethostname()}-{config.port}") + suffix
+        self._told = feed_changed
         self.feeds = Feeds(self._feed_changed)
         self.registry: Registry | None = None
         self._stopping = False
         self._demand: Demand | None = None
         self._snapshots: SnapshotHash | None = None
-        self._demo: DemoMarket | None = None
 
     def start(self, addresses: Sequence[RedisAddress]) -> None:
         """Begin to connect to each of `addresses`; interest is told from now on."""
@@ -125,14 +122,10 @@ class Sources:
             self.registry.start()
         self._catch_up()
         self.feeds.start()
-        if config.demo:
-            self._start_demo(addresses[0])
 
     async def stop_feeds(self) -> None:
         """No more quotes."""
         self._stopping = True
-        if self._demo is not None:
-            await self._demo.stop()
         if self._demand is not None:
             # Clients are about to go, and nobody is to plan what follows from it.
             self._interests.listeners.remove(self._demand)
@@ -172,21 +165,4 @@ class Sources:
         self._announcements.feed_changed(up)
         if up and self._snapshots is not None:
             self._snapshots.refresh(self._hub.watched_topics())
-
-    def _start_demo(self, address: RedisAddress) -> None:
-        config = self._config
-        self._demo = DemoMarket(
-            self._reactor,
-            address,
-            Market(),
-            lambda symbol: config.demo_channel(symbol) or symbol,
-            config.demo_rate,
-            self._counters,
-            config.redis_tls,
-        )
-        self._demo.start()
-        self.log.info(
-            "simulated market: {symbols} symbols, {rate} quotes a second",
-            symbols=len(SYMBOLS),
-            rate=config.demo_rate,
-        )
+        self._told(up)

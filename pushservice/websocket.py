@@ -14,12 +14,14 @@ from typing import Any, Final
 
 from autobahn.twisted.websocket import WebSocketServerFactory
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
+from twisted.internet import task
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
     IHandshakeListener,
     IProtocol,
+    IPushProducer,
     ISSLTransport,
 )
 from twisted.internet.protocol import connectionDone
@@ -31,14 +33,18 @@ from zope.interface import implementer
 from pushservice import wire
 from pushservice.admission import Admission
 from pushservice.allowance import Allowance
+from pushservice.balance import Balance
+from pushservice.clientlog import CLIENT, LOST, SERVER, ClientLog
 from pushservice.closing import CLOSE_REASONS, CloseCode
 from pushservice.hub import Hub
-from pushservice.kernel import bound_send_buffer
+from pushservice.kernel import bound_send_buffer, bytes_sent
 from pushservice.lean import LeanProtocol, configured
 from pushservice.limits import Limits
 from pushservice.metrics import Counters
 from pushservice.outbox import Outbox
 from pushservice.outlet import PortableOutlet
+from pushservice.ports import Ports
+from pushservice.proxies import NOBODY, Trusted
 from pushservice.session import Session
 
 #: Bytes of an HTTP request's head.
@@ -50,13 +56,18 @@ MAX_PAGE_REQUESTS: Final = 64 * 1024
 MAX_KEPT_WHILE_CLOSING: Final = 1024
 #: Seconds between looks at whether there is room again for newcomers.
 CROWDED_PAUSE: Final = 0.1
+#: Seconds that handshakes and pages have when clients are sent elsewhere, and between two looks.
+GUESTS_GRACE: Final = 2.0
+LOOK_EVERY: Final = 0.05
 #: Seconds after which a client that was refused for lack of room may try again.
 RETRY_AFTER: Final = 5
 
 _UPGRADE_HEADER = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE)
+# No space before the colon, which proxies may take for another header and pass on.
+_FORWARDED_FOR = re.compile(rb"\r\nx-forwarded-for:([^\r\n]*)", re.IGNORECASE)
 
 
-@implementer(IHandshakeListener)
+@implementer(IHandshakeListener, IPushProducer)
 class QuoteProtocol(LeanProtocol):
     """One connection: handshake, then a session; or a page."""
 
@@ -73,18 +84,23 @@ class QuoteProtocol(LeanProtocol):
     # What a client that is being closed may still send, and that it is not listened to any more.
     _parting: Allowance | None = None
     _deaf = False
+    # For the line about a client that goes: when it came, where such lines are written; what it was
+    # handed and what was merged; how many bytes were sent.
+    _came_at: float | None = None
+    _handed = (0, 0)
+    _sent: int | None = None
 
     # -- the connection --------------------------------------------------------------------------
 
     def connectionMade(self) -> None:
         factory = self.factory
-        self._address = address_of(self.transport.getPeer())
+        self._address = factory.counted_as(self.transport.getPeer())
         factory.connection_came(self, self._address)
         self._counted = True
         self.conn = factory.next_conn()
         super().connectionMade()
         limits = factory.limits
-        if self._address is None:
+        if address_of(self.transport.getHost()) is None:
             bound_send_buffer(getattr(self.transport, "socket", None), limits.send_buffer)
         secure = ISSLTransport.providedBy(self.transport)
         timeout = limits.tls_timeout if secure else limits.upgrade_timeout
@@ -148,6 +164,7 @@ class QuoteProtocol(LeanProtocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._leave()
+        self._say_gone()
         self._set_deadline(None)
         if self._page is not None:
             self._page.connectionLost(reason)
@@ -187,12 +204,25 @@ class QuoteProtocol(LeanProtocol):
         if not 0 <= end <= MAX_REQUEST_HEAD:
             self.failHandshake(f"the head of the request is over {MAX_REQUEST_HEAD} bytes", 431)
             return
-        if _UPGRADE_HEADER.search(data, 0, end):
+        # Trusted proxies have no address that counts, and say whose they come with.
+        if self._address is None and not self._identified(end):
+            self.factory.counters.connections_refused += 1
+            self.failHandshake("too many connections from your address", 429)
+        elif _UPGRADE_HEADER.search(data, 0, end):
             super().processHandshake()
         elif data.startswith((b"GET ", b"HEAD ")):
             self._serve_page()
         else:
             self.failHandshake("only GET and HEAD are served here", 405)
+
+    def _identified(self, end: int) -> bool:
+        """Find out whom a proxy names in a request's head; False where they may not come in."""
+        factory = self.factory
+        if not factory.trusted.includes(address_of(self.transport.getPeer())):
+            return True
+        values = [value.decode("latin-1") for value in _FORWARDED_FOR.findall(self.data, 0, end)]
+        self._address = factory.trusted.forwarded(values)
+        return factory.admission.known_as(None, self._address)
 
     def _serve_page(self) -> None:
         self._set_deadline(PAGE_TIMEOUT, self.transport.abortConnection)
@@ -205,7 +235,7 @@ class QuoteProtocol(LeanProtocol):
     def onConnect(self, request: ConnectionRequest) -> tuple[str | None, dict[str, str]]:
         """Accept with the first subprotocol offered that is known; none offered is fine too."""
         factory = self.factory
-        if factory.draining or factory.hub.count_outboxes() >= factory.limits.connections:
+        if factory.draining or factory.full():
             factory.counters.connections_refused += 1
             raise ConnectionDeny(503, "restarting" if factory.draining else "full")
         if factory.admission.crowded_out(self._address):
@@ -251,6 +281,12 @@ class QuoteProtocol(LeanProtocol):
         outbox = Outbox(codec, self._outlet, factory.hub.common, self.conn)
         self._outlet.attach(outbox)
         factory.connection_opened(self)
+        if factory.client_log is not None:
+            self._came_at = factory.reactor.seconds()
+            factory.client_log.came(self.conn, self._address, codec.name)
+            # In the outlet's place, for what `stopProducing` does.
+            self.transport.unregisterProducer()
+            self.transport.registerProducer(self, True)
         self.session = Session(factory.hub, outbox, factory.limits, factory.counters)
         self.session.open()
         if codec.converses:
@@ -294,6 +330,7 @@ class QuoteProtocol(LeanProtocol):
     def dropConnection(self, abort: bool = False) -> None:
         """Every disconnect by us passes here; TLS peers that never answer are aborted in time."""
         self._leave()
+        self._count_sent()
         # A peer that closed by the book gets an orderly end, not a reset.
         abort = abort and not self.wasClean
         super().dropConnection(abort)
@@ -303,6 +340,8 @@ class QuoteProtocol(LeanProtocol):
     def _leave(self) -> None:
         if self.session is not None:
             self.session.close()
+            if self._came_at is not None:
+                self._handed = (self.session.outbox.quotes, self.session.outbox.merged)
             self._parting = self.session.allowance
             self.session = None
             self.factory.admission.closing(self)
@@ -310,9 +349,55 @@ class QuoteProtocol(LeanProtocol):
             self._outlet.detach()
             self._outlet = None
 
+    def _say_gone(self) -> None:
+        """The log is told how it was, if it was told of a client."""
+        factory, came_at = self.factory, self._came_at
+        if came_at is None or factory.client_log is None:
+            return
+        self._came_at = None
+        if self.closedByMe:
+            by, code = SERVER, self.localCloseCode
+        elif self.wasClean:
+            by, code = CLIENT, self.remoteCloseCode
+        else:
+            by, code = LOST, None
+        quotes, merged = self._handed
+        factory.client_log.went(
+            self.conn,
+            self._address,
+            self.websocket_protocol_in_use or wire.JSON.name,
+            seconds=factory.reactor.seconds() - came_at,
+            quotes=quotes,
+            merged=merged,
+            sent=self._sent,
+            by=by,
+            code=None if code is None else int(code),
+        )
+
+    def _count_sent(self) -> None:
+        if self._came_at is not None:
+            sent = bytes_sent(getattr(self.transport, "socket", None))
+            self._sent = self._sent if sent is None else sent
+
+    # -- IPushProducer: what the transport calls where clients are logged ------------------------
+
+    def pauseProducing(self) -> None:
+        """The transport is full."""
+        if self._outlet is not None:
+            self._outlet.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """The transport has drained."""
+        if self._outlet is not None:
+            self._outlet.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """The connection is lost, and its socket is open for the last time."""
+        self._count_sent()
+
 
 def address_of(peer: IAddress | None) -> str | None:
-    """The peer's host as text; None where it has none, as on a Unix socket."""
+    """The host of a connection's end as text; None where it has none, as on a Unix socket."""
     return getattr(peer, "host", None)
 
 
@@ -331,8 +416,16 @@ class QuoteFactory(WebSocketServerFactory):
         counters: Counters,
         make_outlet: Callable[[Any, Callable[[CloseCode], None]], PortableOutlet] = PortableOutlet,
         greet: Callable[[Outbox], None] = lambda _outbox: None,
+        *,
+        ports: Ports | None = None,
+        trusted: Trusted = NOBODY,
+        client_log: ClientLog | None = None,
     ) -> None:
-        """`greet` is called for each client after its welcome."""
+        """`greet` is called for each client after its welcome.
+
+        Peers in `trusted` are proxies, whose X-Forwarded-For is believed. `client_log` is told of
+        each client that comes and goes.
+        """
         super().__init__(reactor=reactor, server="")  # type: ignore[no-untyped-call]  # the library's, unannotated
         self.make_outlet = make_outlet
         self.greet = greet
@@ -340,10 +433,15 @@ class QuoteFactory(WebSocketServerFactory):
         self.limits = limits
         self.site = site
         self.counters = counters
+        self.trusted = trusted
+        self.client_log = client_log if client_log is not None and client_log.rate else None
         self.draining = False
         self.admission = Admission(limits, reactor)
-        #: the ports whose accepts wait while there are too many guests
-        self.ports: list[Any] = []
+        #: where connections come from; held while there are too many guests
+        self.ports = Ports() if ports is None else ports
+        #: other processes with which newcomers are shared, and clients of all that may be
+        self.balance: Balance | None = None
+        self.most_together: int | None = None
         self._relief: IDelayedCall | None = None
         self._when_empty: Deferred[None] | None = None
         self._serial = count(1)
@@ -374,9 +472,14 @@ class QuoteFactory(WebSocketServerFactory):
 
     # -- who is there ----------------------------------------------------------------------------
 
+    def counted_as(self, peer: IAddress | None) -> str | None:
+        """The address that limits see in `peer`; None where it has none, and for a proxy."""
+        address = address_of(peer)
+        return None if self.trusted.includes(address) else address
+
     def buildProtocol(self, addr: IAddress | None) -> QuoteProtocol | None:
         """A connection was accepted from `addr`; None where it may not come in at all."""
-        if not self.admission.admits(address_of(addr)):
+        if not self.admission.admits(self.counted_as(addr)):
             self.counters.connections_refused += 1
             return None
         connection = super().buildProtocol(addr)
@@ -387,6 +490,8 @@ class QuoteFactory(WebSocketServerFactory):
         """A TCP connection is there."""
         self.counters.connections_accepted += 1
         self.admission.came(connection, address)
+        if self.balance is not None:
+            self.balance.changed(self.admission.connections)
         if self.admission.crowded and self._relief is None:
             self._relieve()
 
@@ -399,6 +504,8 @@ class QuoteFactory(WebSocketServerFactory):
         """A TCP connection is no more."""
         self.counters.connections_closed += 1
         self.admission.gone(connection, address)
+        if self.balance is not None:
+            self.balance.changed(self.admission.connections)
         if self.admission.connections == 0 and self._when_empty is not None:
             waiting, self._when_empty = self._when_empty, None
             waiting.callback(None)
@@ -416,25 +523,49 @@ class QuoteFactory(WebSocketServerFactory):
         self._relief = None
         if admission.crowded and not self.draining:
             if not paused:
-                for port in self.ports:
-                    port.stopReading()
+                self.ports.hold("crowded")
             self._relief = self.reactor.callLater(CROWDED_PAUSE, self._relieve)
         elif paused and not self.draining:
-            for port in self.ports:
-                port.startReading()
+            self.ports.release("crowded")
+
+    def full(self) -> bool:
+        """Whether there are as many clients as may be, here or together with other processes."""
+        here = self.hub.count_outboxes()
+        if here >= self.limits.connections:
+            return True
+        most, balance = self.most_together, self.balance
+        return most is not None and balance is not None and here + balance.others() >= most
 
     async def drain(self) -> None:
-        """Drop handshakes and pages, and wait until every client that is being closed is gone.
+        """Wait until every connection is gone; pages and what is in its handshake end at once.
 
-        Ends in time by itself: each closing connection has its own deadline.
+        If newcomers are not refused (`draining`), these have GUESTS_GRACE seconds first. Clients
+        are sent away by others, and each closing connection has its own deadline.
         """
         if self._relief is not None:
             self._relief.cancel()
             self._relief = None
-        for guest in self.admission.guests():
-            assert isinstance(guest, QuoteProtocol)
-            if guest.state == guest.STATE_CONNECTING:
-                guest.transport.abortConnection()
+        until = self.reactor.seconds() + GUESTS_GRACE
+        while not self.draining and self._newcomers() and self.reactor.seconds() < until:
+            await task.deferLater(self.reactor, LOOK_EVERY)
+        for guest in self._newcomers():
+            guest.transport.abortConnection()
         if self.admission.connections:
             self._when_empty = Deferred()
             await self._when_empty
+
+    def _newcomers(self) -> list[QuoteProtocol]:
+        """The connections that are no clients yet, or never will be."""
+        return [
+            guest
+            for guest in self.admission.guests()
+            if isinstance(guest, QuoteProtocol) and guest.state == guest.STATE_CONNECTING
+        ]
+
+    def abort(self) -> None:
+        """Drop every connection now."""
+        for outbox in self.hub.outboxes():
+            outbox.outlet.abort()
+        for guest in self.admission.guests():
+            assert isinstance(guest, QuoteProtocol)
+            guest.transport.abortConnection()

@@ -61,9 +61,9 @@ export function parseExact(text) {
 /** One logical connection: reconnects by itself and keeps the subscriptions. */
 export class Quotepush {
   #url; #options; #clock; #socket = null; #state = "closed"; #timer = null; #opened = false;
-  #openedAt = 0; #heardAt = 0; #attempt = 0; #retry = null; #epoch = ""; #feed = null; #fresh = null;
+  #openedAt = 0; #heardAt = 0; #attempt = 0; #retry = null; #epoch = ""; #link = 0; #feed = null; #fresh = null;
   #limit = DEFAULT_MESSAGE_LIMIT; #nextId = 1; #flushing = false; #retryFlush = null;
-  #entries = new Map(); // symbol -> {subs: Set, last: Quote|null, n}
+  #entries = new Map(); // symbol -> {subs: Set, last: Quote|null, n, link: of which connection}
   #told = new Set(); // the symbols this connection asked the server for
   #dirty = new Set(); // the symbols to compare with #told at the next flush
   #pending = new Map(); // request id -> {resolve, reject}
@@ -129,7 +129,7 @@ export class Quotepush {
     const own = new Set(typeof symbols === "string" ? [symbols] : symbols);
     for (const symbol of own) {
       let entry = this.#entries.get(symbol);
-      if (!entry) this.#entries.set(symbol, entry = {subs: new Set(), last: null, n: 0});
+      if (!entry) this.#entries.set(symbol, entry = {subs: new Set(), last: null, n: 0, link: 0});
       entry.subs.add(sub);
       if (entry.last) queueMicrotask(() => this.#replay(sub, entry));
     }
@@ -147,7 +147,8 @@ export class Quotepush {
    * - "welcome", "heartbeat", "bye": the server's event. Listeners of "welcome" run before the
    *   subscriptions go out, so `request("auth", …)` there comes first
    * - "feed" {state}: the daemon's source became "up" or "down" (told on change)
-   * - "gap" {symbol}: updates of this symbol may have been lost before they reached the daemon
+   * - "gap" {symbol, reason: "feed"|"link"}: updates of this symbol may have been lost, before they
+   *   reached the daemon, or while there was no connection; the last known quote follows
    * - "stale" {reason: "link"|"feed"|"quiet"}, "fresh" {}: quotes stopped, or began again, to be
    *   current; "quiet": the feed is up, and nothing has come for longer than the daemon allows
    * - "quiet" {symbols}, "lively" {symbols}: these have had no quote for longer than the daemon
@@ -276,7 +277,7 @@ export class Quotepush {
         this.#setFeed(event.feed);
         return this.#emit("heartbeat", event);
       case "feed": return this.#setFeed(event.state);
-      case "gap": return this.#emit("gap", {symbol: event.s});
+      case "gap": return this.#emit("gap", {symbol: event.s, reason: "feed"});
       case "stale":
       case "fresh": return this.#setQuiet(event.ev === "stale", event);
       case "bye":
@@ -289,7 +290,12 @@ export class Quotepush {
         // A new subscription starts a new count: what came between two of them was not merged.
         for (const symbol of event.symbols ?? []) {
           const entry = this.#entries.get(symbol);
-          if (entry) entry.n = 0;
+          if (!entry) continue;
+          entry.n = 0;
+          // What was published while there was no connection never comes.
+          const missed = entry.last !== null && entry.link !== this.#link;
+          entry.link = this.#link;
+          if (missed) this.#emit("gap", {symbol, reason: "link"});
         }
         for (const [symbol, {code, msg}] of Object.entries(event.errors ?? {})) {
           this.#told.delete(symbol);
@@ -309,6 +315,7 @@ export class Quotepush {
     this.#clock.clearTimeout(this.#timer);
     this.#openedAt = this.#clock.now();
     this.#epoch = event.epoch;
+    this.#link += 1;
     this.#limit = event.limits?.message ?? DEFAULT_MESSAGE_LIMIT;
     for (const entry of this.#entries.values()) entry.n = 0;
     if (event.hb > 0) this.#watch(WATCH_FACTOR * event.hb);

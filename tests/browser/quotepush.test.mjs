@@ -350,6 +350,25 @@ test("the backoff starts anew only after a connection was stable", () => {
     [500, 1000, 2000, 500, 1000]);
 });
 
+test("what may have been missed between two connections is told as a gap, before the snapshot", async () => {
+  const {q, clock, sockets, socket} = setupOpen();
+  const seen = [];
+  q.on("gap", ({symbol, reason}) => seen.push(`${reason}: ${symbol}`));
+  q.subscribe(["A", "B"], ({symbol, n}) => seen.push(`${symbol} ${n}`));
+  await settled();
+  socket.receive({ev: "subscribed", id: 1, symbols: ["A", "B"], total: 2}, quote("A", 7));
+  assert.deepEqual(seen, ["A 7"], "the first connection misses nothing");
+  socket.end(1006);
+  clock.advance(500);
+  sockets[1].welcome({epoch: "e2"});
+  await settled();
+  sockets[1].receive({ev: "subscribed", id: 2, symbols: ["A", "B"], total: 2}, snapshot("A", 2));
+  // Of B nothing was known, so nothing can be missing.
+  assert.deepEqual(seen, ["A 7", "link: A", "A 2"]);
+  sockets[1].receive({ev: "subscribed", id: 3, symbols: ["A"], total: 2}, quote("A", 3));
+  assert.deepEqual(seen, ["A 7", "link: A", "A 2", "A 3"], "once for each connection");
+});
+
 test("the retry of a bye is waited out, with some jitter on top", () => {
   const {q, clock, sockets, socket, states} = setupOpen();
   const byes = collect(q, "bye");

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import shutil
 import subprocess
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from crew import StartCrew, crews
 from system_clients import Client, Undisturbed, client_of
 from system_harness import TWISTD, Daemon, Publish, Publisher, RedisServer, StartDaemon, free_port
 
@@ -48,6 +50,11 @@ def _starter(redis_server: RedisServer, certs: Path, directory: Path) -> Iterato
         command += ["--port", str(port), "--certs", str(certs)]
         if redis != "":
             command += ["--redis", redis or redis_server.socket_url]
+        if "--workers" not in options:
+            # Tests of what one process does look into it; CI runs them with a manager too.
+            command += ["--workers", os.environ.get("QUOTEPUSH_TEST_WORKERS", "0")]
+        if "--admin" not in options:
+            command += ["--admin", "off"]
         command += options
         started = Daemon(
             command,
@@ -92,6 +99,19 @@ def module_daemon(
 ) -> Iterator[StartDaemon]:
     """Like `daemon`, for daemons that all tests of a module share."""
     yield from _starter(redis_server, certs_directory, tmp_path_factory.mktemp("daemon"))
+
+
+@pytest.fixture
+def crew(
+    redis_server: RedisServer, certs_directory: Path, short_directory: Path
+) -> Iterator[StartCrew]:
+    """Starts daemons with workers and an admin port, each with a session of its own.
+
+    crew("--channels", "mine.*", workers=2, logfile=True, tls=True, ...). Returns when all workers
+    serve and are fed, unless `wait` is false. `before` is what executes twistd. A traceback in the
+    log fails the test unless `may_log_tracebacks` is set.
+    """
+    yield from crews(redis_server, certs_directory, short_directory)
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import psutil
+
 TWISTD = str(Path(sys.executable).with_name("twistd"))
 DEADLINE = 20.0
 
@@ -61,8 +63,15 @@ async def poll_async(condition: Callable[[], object], what: str, seconds: float 
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """The environment for a daemon: ours without what would change its options."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("QUOTEPUSH_")}
+    """The environment for a daemon: ours without what would change its options.
+
+    The kind of outlets is kept: CI runs these tests with each.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name == "QUOTEPUSH_OUTLET" or not name.startswith("QUOTEPUSH_")
+    }
     return kept | changes
 
 
@@ -103,7 +112,10 @@ class Daemon(Address):
         certs: Path,
         plain: bool = False,
         env: dict[str, str] | None = None,
+        own_session: bool = False,
+        descriptors: Sequence[int] = (),
     ) -> None:
+        """With `own_session` it leads a session, and a process group, of all it starts."""
         super().__init__(port, certs, plain)
         #: whether a traceback in the output is what the test expects
         self.may_log_tracebacks = False
@@ -117,6 +129,8 @@ class Daemon(Address):
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            start_new_session=own_session,
+            pass_fds=descriptors,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -148,6 +162,12 @@ class Daemon(Address):
                 assert not self._ended, f"the daemon ended without {text!r}: {''.join(self._lines)}"
                 assert left > 0, f"no {text!r} in {seconds} s: {''.join(self._lines)}"
                 self._news.wait(left)
+
+    def serving(self) -> psutil.Process:
+        """The process that serves clients: the first worker, or the daemon itself without any."""
+        own = psutil.Process(self.process.pid)
+        workers = [child for child in own.children() if child.name().startswith("quotepush: w")]
+        return workers[0] if workers else own
 
     def wait_until_fed(self) -> None:
         """Wait until clients are served and every published quote comes in."""

@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, cycle, islice, repeat
 from typing import Final
 
-import psutil
 import pytest
 from system_clients import BareSocket, Puppet, Undisturbed, bare_socket, client_of, frame
 from system_harness import DEADLINE, Daemon, StartDaemon, poll_async
@@ -83,7 +82,7 @@ def served(module_daemon: StartDaemon) -> Daemon:
 def test_who_floods_with_frames_is_closed_as_flooding(
     served: Daemon, undisturbed: Undisturbed, what: str
 ) -> None:
-    process = psutil.Process(served.process.pid)
+    process = served.serving()
 
     async def run() -> None:
         async with undisturbed(served, "flood"):
@@ -110,7 +109,7 @@ def test_what_a_client_sends_after_it_was_closed_for_flooding_costs_the_daemon_n
     daemon: StartDaemon,
 ) -> None:
     served = daemon("--channels", "after.*", "--message-rate", str(RATE), "--close-timeout", "2")
-    process = psutil.Process(served.process.pid)
+    process = served.serving()
 
     def spent() -> float:
         times = process.cpu_times()
@@ -136,7 +135,7 @@ def test_an_address_that_floods_with_connections_is_turned_away_and_others_get_i
     daemon: StartDaemon, undisturbed: Undisturbed
 ) -> None:
     served = daemon("--channels", "knock.*", "--connect-rate", "20", "--max-per-address", "0")
-    process = psutil.Process(served.process.pid)
+    process = served.serving()
 
     def gets_in(_: int) -> bool:
         try:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-import psutil
 import pytest
 from system_clients import Puppet, Undisturbed, frame
 from system_harness import DEADLINE, StartDaemon, poll_async
@@ -31,7 +30,7 @@ def test_a_client_that_goes_silent_is_given_up_and_the_log_names_it(
 ) -> None:
     prefix = f"silent{len(options)}"
     served = daemon("--channels", f"{prefix}.*", *PINGS, *options)
-    process = psutil.Process(served.process.pid)
+    process = served.serving()
 
     async def run() -> None:
         async with undisturbed(served, prefix):

@@ -9,7 +9,6 @@ import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import psutil
 import pytest
 from system_clients import BareSocket, Client, bare_socket, client_of, frame, open_websocket
 from system_harness import Daemon, Publish, RedisServer, StartDaemon, free_port, poll_async
@@ -56,7 +55,7 @@ def test_a_client_that_leaves_takes_its_file_descriptor_with_it(
 ) -> None:
     prefix = f"life-{leave.__name__}"
     served = daemon("--channels", f"{prefix}.*")
-    process = psutil.Process(served.process.pid)
+    process = served.serving()
 
     async def run() -> None:
         async with client_of(served, "A") as watcher:

@@ -9,7 +9,6 @@ import ssl
 import time
 from typing import Any, Final
 
-import psutil
 import pytest
 from system_clients import Client, Puppet, Undisturbed, client_of, open_websocket
 from system_harness import DEADLINE, Daemon, Publisher, StartDaemon, poll_async
@@ -70,7 +69,7 @@ def test_an_address_with_too_many_connections_is_told_so_and_another_address_get
     daemon: StartDaemon, undisturbed: Undisturbed, publisher: Publisher
 ) -> None:
     served = daemon("--channels", "home.*", "--max-per-address", "3")
-    process = psutil.Process(served.process.pid)
+    process = served.serving()
 
     async def run() -> None:
         async with undisturbed(served, "home"), client_of(served), client_of(served) as third:

@@ -16,7 +16,7 @@ import pytest
 from docutils.core import publish_doctree
 from docutils.nodes import literal_block
 from redis_process import RedisServer, free_port
-from system_harness import Daemon, StartDaemon
+from system_harness import Daemon, StartDaemon, poll
 from waiting import wait_for_line
 
 from pushservice.embedded import find_redis_server
@@ -149,9 +149,9 @@ def test_the_daemon_starts_and_ends_as_the_readme_says(
     subprocess.run(command, shell=True, check=True, cwd=tmp_path, env=environment, timeout=30)
     log = tmp_path / "quotepush.log"
     pid = int((tmp_path / "quotepush.pid").read_text())
+    poll(lambda: "is served" in log.read_text(), "that it is served")
     ended = os.pidfd_open(pid)
     subprocess.run("kill $(cat quotepush.pid)", shell=True, check=True, cwd=tmp_path)
     assert select.select([ended], [], [], 20)[0], "the daemon ends in time"
     os.close(ended)
-    assert "is served" in log.read_text()
     assert not (tmp_path / "quotepush.pid").exists()

@@ -60,7 +60,8 @@ class Shared:
 
     async def daemon(self, name: str, *options: str) -> Daemon:
         """One of this name, with its registry in ours."""
-        given = ["--channels", "bad.*", "--node", name, "--registry", self._url]
+        # By itself: a worker's name has its number behind it.
+        given = ["--channels", "bad.*", "--node", name, "--registry", self._url, "--workers", "0"]
         started = await asyncio.to_thread(self._start, *given, *options)
         await asyncio.to_thread(started.wait_for, "connected for the registry")
         self._names[started.port] = name
@@ -216,7 +217,8 @@ def test_its_place_is_the_first_redis_of_the_feed_and_its_keys_begin_as_is_said(
     daemon: StartDaemon, own_redis: OwnRedis
 ) -> None:
     first, second = own_redis(), own_redis()
-    started = daemon("--redis", second.url, "--registry-prefix", "mine.", redis=first.url)
+    options = ["--redis", second.url, "--registry-prefix", "mine.", "--workers", "0"]
+    started = daemon(*options, redis=first.url)
 
     async def watch() -> None:
         with RedisClient(first.path, "mine.") as redis, RedisClient(second.path) as other:

@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
-import psutil
 import pytest
 from feed_clients import Event, Watcher, watching
 from redis_process import RedisServer, start_redis
@@ -221,7 +220,7 @@ class Reader:
 
 def memory_of(served: Daemon) -> tuple[int, float]:
     """Descriptors, and megabytes in use."""
-    process = psutil.Process(served.process.pid)
+    process = served.serving()
     return process.num_fds(), process.memory_info().rss / 1e6
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +20,13 @@ from waiting import until
 
 from pushservice import service as service_room
 from pushservice.admission import GUESTS_BEYOND
+from pushservice.closing import CloseCode
 from pushservice.config import Config
 from pushservice.limits import Limits
+from pushservice.ports import Listening
 from pushservice.redisurl import redis_address
-from pushservice.service import CannotStart, Daemon, raise_file_limit
+from pushservice.service import Berth, CannotStart, Daemon, raise_file_limit
+from pushservice.tally import Tally
 
 REQUEST = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -237,7 +241,7 @@ def test_an_endpoint_that_can_not_be_used_is_named(text):
 def test_a_certificate_that_can_not_be_used_is_named(tmp_path):
     missing = tmp_path / "missing.pem"
     with pytest.raises(CannotStart, match=r"quotepush: can't read the certificate .*missing\.pem"):
-        Daemon(reactor, Config(cert=missing, key=missing))
+        Daemon(reactor, Config(cert=(missing,), key=(missing,)))
 
 
 def test_a_development_certificate_is_made_once_and_said(tmp_path, words):
@@ -483,3 +487,117 @@ def read_to_the_end(client: socket.socket) -> bytes:
         return client.recv(100)
     except ConnectionResetError:
         return b""
+
+
+# -- leaving ---------------------------------------------------------------------------------------
+
+
+@pytest_twisted.ensureDeferred
+async def test_to_leave_twice_is_to_leave_once_and_both_hear_of_its_end():
+    daemon = started(local(redis=(redis_address("unix:///nowhere/redis.sock"),)))
+    first, second = daemon.leave(CloseCode.GOING_AWAY), daemon.stopService()
+    assert daemon.status()["draining"]
+    await first
+    await second
+    await daemon.leave(CloseCode.RESTARTING)
+
+
+@pytest_twisted.ensureDeferred
+async def test_where_others_serve_on_clients_are_told_to_come_back_at_once():
+    daemon = started(local(redis=(redis_address("unix:///nowhere/redis.sock"),)))
+    client = await connect(daemon)
+    left = daemon.leave(CloseCode.RESTARTING)
+    await until(lambda: client.gone, "the client's end")
+    await left
+    [bye] = client.named("bye")
+    assert bye["code"] == client.code == 1012
+    assert 0 <= bye["retry"] <= service_room.MOVE_SPREAD_MS
+    await daemon.stopService()
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("when", ["at the deadline", "told before the ports are closed", "told"])
+async def test_who_does_not_go_is_dropped(when):
+    values = {"drain_timeout": 0.3} if when == "at the deadline" else {}
+    daemon = started(local(redis=(redis_address("unix:///nowhere/redis.sock"),), **values))
+    with socket.create_connection(address_of(daemon)) as deaf:
+        deaf.sendall(REQUEST)
+        await until(lambda: daemon.hub.count_outboxes() == 1, "the handshake")
+        left = daemon.leave(CloseCode.GOING_AWAY)
+        if when == "told before the ports are closed":
+            assert daemon._farewell is None
+            daemon.hurry()
+        elif when == "told":
+            await until(lambda: daemon._farewell is not None, "the goodbye")
+            daemon.hurry()
+        began = reactor.seconds()
+        await left
+        assert reactor.seconds() - began < Limits().close_timeout
+    assert daemon.factory.admission.connections == 0
+    daemon.hurry()
+    await daemon.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_hurry_before_it_leaves_is_nothing():
+    daemon = started(local(redis=(redis_address("unix:///nowhere/redis.sock"),)))
+    client = await connect(daemon)
+    daemon.hurry()
+    client.say({"op": "ping", "id": 1})
+    await until(lambda: client.named("pong"), "an answer")
+    left = daemon.stopService()
+    await until(lambda: client.gone, "the client's end")
+    await left
+    assert client.code == 1001, "it was told goodbye"
+
+
+# -- on a berth ------------------------------------------------------------------------------------
+
+
+@pytest_twisted.ensureDeferred
+async def test_on_a_berth_clients_are_served_once_that_is_told_and_counted_until_it_leaves():
+    tally = Tally()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        listening = Listening("tcp:0", os.dup(server.fileno()), server.family)
+        berth = Berth(1, 2, tally, sockets=[listening], redis_socket="/nowhere/redis.sock")
+        config = Config(plain=True, listen=("tcp:1",), max_connections=1, registry_prefix=None)
+        daemon = Daemon(reactor, config, berth)
+        daemon.privilegedStartService()
+        daemon.startService()
+        with pytest.raises(IndexError):
+            daemon.ports[0]
+        assert tally.serving() == []
+        daemon.serve()
+        assert tally.serving() == [0]
+        client = await connect(daemon)
+        assert tally.serving() == [1]
+        assert daemon.factory.full(), "the most that there may be is for all processes together"
+        left = daemon.leave(CloseCode.RESTARTING)
+        assert tally.serving() == []
+        await until(lambda: client.gone, "the client's end")
+        await left
+        with socket.create_connection(server.getsockname(), timeout=10):
+            accepted, _ = server.accept()
+            accepted.close()
+    tally.close()
+
+
+@pytest.mark.parametrize(("number", "seat", "name"), [(1, 0, "-1a"), (3, 11, "-3d")])
+def test_a_berth_has_a_name_of_its_own_for_each_seat(number, seat, name):
+    tally = Tally()
+    assert Berth(number, seat, tally).name == name
+    tally.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_how_it_stands_is_plain_numbers():
+    daemon = started(local(redis=(redis_address("unix:///nowhere/redis.sock"),)))
+    client = await connect(daemon)
+    client.say({"op": "subscribe", "symbols": ["A", "B"]})
+    await until(lambda: client.named("subscribed"), "the acknowledgement")
+    status = json.loads(json.dumps(daemon.status()))
+    assert (status["clients"], status["connections"], status["symbols"]) == (1, 1, 2)
+    assert (status["feed"], status["age"], status["draining"]) == ("down", None, False)
+    assert status["counters"]["commands"] == 1
+    await stop(daemon, client)
+    assert daemon.status()["draining"]

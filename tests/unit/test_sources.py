@@ -59,6 +59,7 @@ class Composed:
 
     def __init__(self, **values: Any) -> None:
         self.counters = Counters()
+        self.told: list[bool] = []
         self.interests = Interests()
         self.hub = make_hub(reactor, self.counters)
         self.hub._interest = self.interests
@@ -72,7 +73,8 @@ class Composed:
             self.interests,
             self.announcements,
             self.counters,
-            8008,
+            "-1a",
+            self.told.append,
         )
 
     def start(self, *urls: str) -> None:
@@ -190,11 +192,35 @@ async def test_without_a_prefix_there_is_no_registry(own_redis, compose):
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_market_publishes_where_quotes_come_from(own_redis, compose):
+async def test_the_registry_knows_a_process_by_its_node_and_what_tells_it_from_others(
+    own_redis, compose
+):
     server = own_redis()
-    composed = compose(demo=True, demo_rate=1000)
+    composed = compose(registry_prefix="t:", node="n1")
+    composed.client("A")
     composed.start(server.url)
-    await until(lambda: composed.counters.quotes_in > 10, "quotes of the market")
+    await until(lambda: composed.counters.registry_writes, "the first write")
+    assert b"n1-1a" in server.cli("KEYS", "t:*")
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_feeds_state_is_told_after_clients_are_and_no_more_once_it_is_stopped(
+    own_redis, compose
+):
+    server = own_redis()
+    composed = compose()
+    known: list[bool] = []
+    composed.sources._told = lambda up: known.append(composed.announcements.feed_up is up)
+    composed.start(server.url)
+    await until(lambda: known, "the feed")
+    server.stop()
+    await until(lambda: not composed.announcements.feed_up, "its end")
+    assert known == [True] * len(known)
+    assert len(known) >= 2
+    await composed.sources.stop_feeds()
+    count = len(known)
+    composed.sources._feed_changed(True)
+    assert len(known) == count
 
 
 @pytest_twisted.ensureDeferred

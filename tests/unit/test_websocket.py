@@ -7,33 +7,44 @@ import os
 import socket
 import ssl
 import struct
+import sys
 from contextlib import suppress
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
 import pytest_twisted
 from core_doubles import FixedClock, make_hub, publish, unframe
 from twisted.internet import defer, reactor
+from twisted.internet import ssl as twisted_ssl
 from twisted.internet.address import IPv4Address, UNIXAddress
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import StringTransport
+from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from waiting import until
 from zope.interface import implementer
 
-from pushservice.admission import GRACE
+from pushservice.admission import GRACE, GUESTS_BEYOND
+from pushservice.balance import PAUSE, Balance
+from pushservice.clientlog import ClientLog
 from pushservice.closing import CloseCode
 from pushservice.hub import Hub
 from pushservice.lean import LeanProtocol
 from pushservice.limits import Limits
 from pushservice.metrics import Counters
+from pushservice.outlet import choose
+from pushservice.proxies import NOBODY, Trusted
+from pushservice.tally import Tally
 from pushservice.tls import Pair, TLSFactory, development_pair, server_options
 from pushservice.web import build_site
 from pushservice.websocket import (
     CROWDED_PAUSE,
+    GUESTS_GRACE,
+    LOOK_EVERY,
     MAX_PAGE_REQUESTS,
     MAX_REQUEST_HEAD,
     PAGE_TIMEOUT,
@@ -90,6 +101,8 @@ class SecureTransport(RecordingTransport):
 class Port:
     """A listening port: whether it accepts, and how often that changed."""
 
+    connected = True
+
     def __init__(self) -> None:
         self.accepting = True
         self.changes = 0
@@ -108,15 +121,17 @@ class Port:
 class Edge:
     """A factory over a clock, and connections over transports that record."""
 
-    def __init__(self, *, page: bool = True, **limits: float) -> None:
+    def __init__(self, *, page: bool = True, trusted: Trusted = NOBODY, **limits: float) -> None:
         self.clock = FixedClock()
         self.counters = Counters()
         self.hub: Hub = make_hub(self.clock, self.counters)
         self.limits = Limits(**{"connections": 10} | limits)
         site = build_site(self.clock, self.hub.recent_symbols, lambda: None, page)
-        self.factory = QuoteFactory(self.clock, self.hub, self.limits, site, self.counters)
+        self.factory = QuoteFactory(
+            self.clock, self.hub, self.limits, site, self.counters, trusted=trusted
+        )
         self.port = Port()
-        self.factory.ports.append(self.port)
+        self.factory.ports.add(self.port)
 
     def connect(self, host: str = HOME, transport: type = RecordingTransport) -> Connection:
         return Connection(self, host, transport)
@@ -768,6 +783,178 @@ def test_a_crowd_that_leaves_before_the_drain_begins_opens_no_port_either():
     assert edge.clock.getDelayedCalls() == []
 
 
+# -- behind a trusted proxy ------------------------------------------------------------------------
+
+PROXY = "10.0.0.1"
+BEHIND_PROXIES = Trusted([ip_network("10.0.0.0/8"), "unix"])
+
+
+class UnixTransport(RecordingTransport):
+    """Looks like a connection on a Unix socket."""
+
+    def getPeer(self) -> UNIXAddress:
+        return UNIXAddress(None)
+
+    getHost = getPeer
+
+
+def forwarded(*values: str) -> bytes:
+    return b"".join(b"X-Forwarded-For: %b\r\n" % value.encode("latin-1") for value in values)
+
+
+def status(connection: Connection, headers: bytes = b"", request: bytes = REQUEST) -> int:
+    """What a request is answered with."""
+    connection.send(request % headers)
+    return int(connection.transport.value().split(b" ", 2)[1])
+
+
+PAGE_REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n%b\r\n"
+PROXIES = {"TCP": (PROXY, RecordingTransport), "Unix": (PROXY, UnixTransport)}
+through_each = pytest.mark.parametrize("proxy", PROXIES.values(), ids=PROXIES)
+
+
+@through_each
+def test_clients_behind_one_proxy_have_limits_of_their_own(proxy):
+    edge = Edge(per_address=2, trusted=BEHIND_PROXIES)
+    one, other = forwarded("192.0.2.1"), forwarded("192.0.2.2")
+    clients = [edge.connect(*proxy) for _ in range(6)]
+    answers = [
+        status(client, headers)
+        for client, headers in zip(clients, (one, one, one, other, other, other), strict=True)
+    ]
+    assert answers == [101, 101, 429, 101, 101, 429]
+    assert b"more than 2 connections from your address" in clients[2].transport.value()
+    assert b"\r\nRetry-After: 5\r\n" in clients[2].transport.value()
+    assert edge.counters.connections_refused == edge.counters.handshakes_refused == 2
+    for client in clients[:3]:
+        client.lose()
+    assert status(edge.connect(*proxy), one) == 101
+
+
+@through_each
+def test_a_client_behind_a_proxy_and_the_same_one_without_are_counted_together(proxy):
+    edge = Edge(per_address=1, trusted=BEHIND_PROXIES)
+    client = edge.connect(*proxy)
+    assert status(client, forwarded(ELSEWHERE)) == 101
+    assert status(edge.connect(ELSEWHERE)) == 429
+    client.lose()
+    assert edge.factory.admission.connections == 1
+
+
+@through_each
+def test_a_client_can_not_choose_as_whom_it_is_counted(proxy):
+    edge = Edge(per_address=1, trusted=BEHIND_PROXIES)
+    assert status(edge.connect(*proxy), forwarded("192.0.2.1")) == 101
+    for invented in (
+        forwarded("203.0.113.9, 192.0.2.1"),
+        forwarded("203.0.113.9", "192.0.2.1"),
+        forwarded("10.0.0.9, 192.0.2.1, 10.0.0.2"),
+        forwarded("unknown, 192.0.2.1:4711"),
+        forwarded("192.0.2.1") + b"X-Forwarded-For : 203.0.113.9\r\n",
+        forwarded("192.0.2.1") + b"X-Forwarded-For-Too: 203.0.113.9\r\n",
+        forwarded("192.0.2.1") + b"X: \nX-Forwarded-For: 203.0.113.9\r\n",
+        b"x-forwarded-FOR:192.0.2.1\r\n" + b"X: X-Forwarded-For: 203.0.113.9\r\n",
+    ):
+        assert status(edge.connect(*proxy), invented) == 429, invented
+
+
+@pytest.mark.parametrize("trusted", [NOBODY, BEHIND_PROXIES])
+def test_what_a_stranger_says_about_its_address_is_ignored(trusted):
+    edge = Edge(per_address=1, trusted=trusted)
+    assert status(edge.connect(), forwarded(ELSEWHERE)) == 101
+    assert status(edge.connect(), forwarded("192.0.2.2")) == 429
+    assert status(edge.connect(ELSEWHERE)) == 101
+
+
+def test_on_a_unix_socket_that_is_not_trusted_nobody_is_counted():
+    edge = Edge(per_address=1, trusted=Trusted([ip_network("10.0.0.0/8")]))
+    for _ in range(3):
+        connection = edge.connect(transport=UnixTransport)
+        assert status(connection, forwarded(ELSEWHERE)) == 101
+    assert edge.factory.admission._addresses == {}
+
+
+@through_each
+@pytest.mark.parametrize(
+    "headers", [b"", forwarded("unknown"), forwarded("10.0.0.2"), forwarded("192.0.2.1, ")]
+)
+def test_a_proxy_that_names_nobody_has_no_limit_but_room(headers, proxy):
+    edge = Edge(per_address=1, connect_rate=1, connections=50, trusted=BEHIND_PROXIES)
+    assert [status(edge.connect(*proxy), headers) for _ in range(50)] == [101] * 50
+    assert edge.factory.admission._addresses == {}
+    silent = Edge(handshakes=2, trusted=BEHIND_PROXIES)
+    for _ in range(2 + GUESTS_BEYOND):
+        silent.connect(*proxy)
+    assert silent.refuses(PROXY)
+
+
+@through_each
+def test_a_client_behind_a_proxy_that_connects_too_fast_is_told_so(proxy):
+    edge = Edge(connect_rate=1, trusted=BEHIND_PROXIES)
+    for _ in range(10):
+        client = edge.connect(*proxy)
+        assert status(client, forwarded(ELSEWHERE)) == 101
+        client.lose()
+    for request in (REQUEST, PAGE_REQUEST):
+        refused = edge.connect(*proxy)
+        assert status(refused, forwarded(ELSEWHERE), request) == 429
+        assert b"\r\nRetry-After: 5\r\n" in refused.transport.value()
+        assert b"too many connections from your address" in refused.transport.value()
+        assert refused.transport.disconnecting
+        refused.lose()
+    assert edge.counters.connections_refused == edge.counters.handshakes_refused == 2
+    assert status(edge.connect(*proxy), forwarded("192.0.2.2")) == 101
+    assert edge.refuses(ELSEWHERE), "it is the same address without a proxy"
+    edge.clock.advance(1.1)
+    assert status(edge.connect(*proxy), forwarded(ELSEWHERE)) == 101
+    assert edge.factory.admission.connections == 2
+
+
+@through_each
+def test_pages_are_counted_as_their_clients_too(proxy):
+    edge = Edge(per_address=2, trusted=BEHIND_PROXIES)
+    pages = [edge.connect(*proxy) for _ in range(2 + 16)]
+    for page in pages:
+        assert status(page, forwarded(ELSEWHERE), PAGE_REQUEST) == 200
+    assert status(edge.connect(*proxy), forwarded(ELSEWHERE)) == 429
+    assert status(edge.connect(*proxy), forwarded(ELSEWHERE), PAGE_REQUEST) == 429
+    assert status(edge.connect(*proxy), forwarded("192.0.2.2"), PAGE_REQUEST) == 200
+    assert edge.refuses(ELSEWHERE)
+    for page in pages:
+        page.lose()
+    assert not edge.refuses(ELSEWHERE)
+
+
+@through_each
+def test_a_flood_behind_a_proxy_costs_the_client_that_made_it(proxy):
+    edge = Edge(connect_rate=5, trusted=BEHIND_PROXIES, **FIVE_A_SECOND)
+    client = edge.connect(*proxy)
+    assert status(client, forwarded(ELSEWHERE)) == 101
+    client.transport.clear()
+    client.send(masked(9, b"") * 100)
+    assert edge.counters.closed_flooding == 1
+    assert [edge.refuses(ELSEWHERE) for _ in range(45)] == [False] * 44 + [True]
+
+
+@through_each
+def test_a_head_that_comes_in_pieces_is_counted_once(proxy):
+    edge = Edge(connect_rate=1, trusted=BEHIND_PROXIES)
+    connection = edge.connect(*proxy)
+    for byte in REQUEST % forwarded(ELSEWHERE):
+        connection.send(bytes([byte]))
+    assert connection.transport.value().startswith(b"HTTP/1.1 101 ")
+    assert [edge.refuses(ELSEWHERE) for _ in range(10)] == [False] * 9 + [True]
+    connection.lose()
+    assert edge.factory.admission._addresses[ELSEWHERE].connections == 0
+
+
+def test_an_open_client_behind_a_proxy_keeps_no_more_than_another():
+    edge = Edge(trusted=BEHIND_PROXIES)
+    behind, direct = edge.connect(PROXY), edge.connect()
+    assert status(behind, forwarded(ELSEWHERE)) == status(direct) == 101
+    assert vars(behind.protocol).keys() == vars(direct.protocol).keys()
+
+
 # -- messages, rules, closing ----------------------------------------------------------------------
 
 
@@ -927,6 +1114,7 @@ async def test_draining_drops_handshakes_and_waits_for_those_that_say_goodbye():
     edge = Edge()
     handshaking, client = edge.connect(), edge.open()
     client.protocol.close(CloseCode.GOING_AWAY)
+    edge.factory.draining = True
     drained = defer.Deferred.fromCoroutine(edge.factory.drain())
     assert handshaking.transport.disconnecting
     handshaking.lose()
@@ -934,6 +1122,125 @@ async def test_draining_drops_handshakes_and_waits_for_those_that_say_goodbye():
     client.lose()
     await drained
     await edge.factory.drain()
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("newcomer", ["handshake", "page"])
+async def test_where_clients_are_sent_elsewhere_newcomers_have_a_moment_first(newcomer):
+    edge = Edge(upgrade_timeout=60)
+    slow, quick, client = edge.connect(), edge.connect(), edge.open()
+    if newcomer == "page":
+        slow.send(GET)
+    drained = defer.Deferred.fromCoroutine(edge.factory.drain())
+    quick.send(REQUEST % b"")
+    assert quick.transport.value().startswith(b"HTTP/1.1 101 "), "it becomes a client, to be told"
+    edge.clock.pump([LOOK_EVERY] * round(GUESTS_GRACE / LOOK_EVERY - 1))
+    assert slow.transport.aborts == 0
+    edge.clock.pump([LOOK_EVERY] * 2)
+    assert [each.transport.aborts for each in (slow, quick, client)] == [1, 0, 0]
+    for connection in (slow, quick, client):
+        assert not drained.called
+        connection.lose()
+    await drained
+    assert edge.clock.getDelayedCalls() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_newcomers_that_are_served_in_time_are_waited_for_no_longer():
+    edge = Edge()
+    newcomer = edge.connect()
+    drained = defer.Deferred.fromCoroutine(edge.factory.drain())
+    newcomer.send(REQUEST % b"")
+    edge.clock.advance(LOOK_EVERY)
+    assert not drained.called
+    newcomer.lose()
+    await drained
+    assert edge.clock.getDelayedCalls() == []
+
+
+def test_an_abort_drops_clients_those_that_are_being_closed_and_guests():
+    edge = Edge()
+    client, closing, guest, page = edge.open(), edge.open(), edge.connect(), edge.connect()
+    closing.protocol.close(CloseCode.GOING_AWAY)
+    page.send(GET)
+    edge.factory.abort()
+    assert [each.transport.aborts for each in (client, closing, guest, page)] == [1] * 4
+    for each in (client, closing, guest, page):
+        each.lose()
+    assert edge.clock.getDelayedCalls() == []
+
+
+# -- together with other processes -----------------------------------------------------------------
+
+
+class Together:
+    """An edge, and another process that serves beside it."""
+
+    def __init__(self, others: int, most: int | None = None) -> None:
+        self.edge = Edge(handshakes=10)
+        self.tally = Tally()
+        self.edge.factory.balance = Balance(self.edge.clock, self.tally, 0, self.edge.factory.ports)
+        self.edge.factory.most_together = most
+        self.edge.factory.balance.serve()
+        self.tally.write(1, others)
+
+    def close(self) -> None:
+        self.edge.factory.balance.leave()
+        self.tally.close()
+
+
+def test_the_tally_knows_each_connection_that_comes_and_goes():
+    together = Together(0)
+    first, second = together.edge.connect(), together.edge.open()
+    assert together.tally.serving() == [2, 0]
+    first.lose()
+    second.lose()
+    assert together.tally.serving() == [0, 0]
+    together.close()
+
+
+def test_a_process_with_more_than_its_share_looks_away_for_a_moment():
+    together = Together(0)
+    edge = together.edge
+    accepting = []
+    while not accepting or accepting[-1]:
+        edge.connect()
+        accepting.append(edge.port.accepting)
+        assert len(accepting) < 100, "it never looks away"
+    assert edge.counters.aborted_handshakes == 0
+    edge.clock.advance(PAUSE)
+    assert edge.port.accepting
+    together.close()
+
+
+def test_a_port_that_is_held_for_a_crowd_is_not_opened_by_the_balance():
+    together = Together(0)
+    edge = together.edge
+    for _ in range(10):
+        edge.connect()
+    edge.clock.advance(PAUSE)
+    assert not edge.port.accepting, "the crowd is still there"
+    together.close()
+    assert not edge.port.accepting
+
+
+@pytest.mark.parametrize(("others", "status_line"), [(2, b"101"), (3, b"503")])
+def test_clients_of_all_processes_count_for_the_most_that_there_may_be(others, status_line):
+    together = Together(others, most=4)
+    together.edge.open()
+    connection = together.edge.connect()
+    connection.send(REQUEST % b"")
+    assert connection.transport.value().startswith(b"HTTP/1.1 %b " % status_line)
+    together.close()
+
+
+def test_alone_only_its_own_limit_holds():
+    edge = Edge(connections=2)
+    edge.factory.most_together = 1
+    edge.open()
+    assert not edge.factory.full()
+    edge.open()
+    assert edge.factory.full()
 
 
 class Received(Protocol):
@@ -959,4 +1266,209 @@ async def test_nagles_algorithm_is_off_on_an_accepted_socket():
     assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
     client.transport.loseConnection()
     await until(lambda: edge.factory.admission.connections == 0, "the end of the connection")
+    await port.stopListening()
+
+
+# -- lines about clients ---------------------------------------------------------------------------
+
+
+def logging(edge: Edge, rate: int = 100) -> Edge:
+    """`edge`, which writes lines about the clients that come and go."""
+    edge.factory.client_log = ClientLog(edge.clock, rate)
+    return edge
+
+
+def told(events: list[LogEvent]) -> list[LogEvent]:
+    """What the log was told of clients since the last call."""
+    lines = [event for event in events if "clientlog" in event["log_namespace"]]
+    events.clear()
+    return lines
+
+
+def test_a_client_that_comes_and_goes_is_told_of():
+    with capturedLogs() as events:
+        edge = logging(Edge())
+        connection = edge.open(b"Sec-WebSocket-Protocol: quotepush.v1.json\r\n")
+        conn = connection.protocol.conn
+        [came] = told(events)
+        assert formatEvent(came) == f"{conn} came from {HOME} (quotepush.v1.json)"
+        connection.say({"op": "subscribe", "symbols": ["A"]})
+        publish(edge.hub, ("A", b"1"), ("A", b"2"))
+        connection.transport.producer.pauseProducing()
+        publish(edge.hub, ("A", b"3"), ("A", b"4"))
+        connection.transport.producer.resumeProducing()
+        edge.clock.pass_time(2.5)
+        connection.send(masked(8, struct.pack("!H", 1001)))
+        assert told(events) == []
+        connection.lose()
+        connection.lose()
+        [went] = told(events)
+    assert formatEvent(went) == (
+        f"{conn} went after 2.5 s: 3 quotes, 1 merged, closed by client with 1001"
+    )
+    assert went["address"] == HOME
+    assert went["subprotocol"] == "quotepush.v1.json"
+    assert "bytes" not in went, "this transport has no socket"
+
+
+def close_by_daemon(connection: Connection) -> None:
+    [outbox] = connection.edge.hub.outboxes()
+    outbox.outlet.close(CloseCode.RESTARTING)
+
+
+def close_by_both(connection: Connection) -> None:
+    close_by_daemon(connection)
+    connection.send(masked(8, struct.pack("!H", 1000)))
+
+
+@pytest.mark.parametrize(
+    ("end", "by", "code"),
+    [
+        (lambda c: c.send(masked(8, struct.pack("!H", 1000))), "client", 1000),
+        (lambda c: c.send(masked(8, b"")), "client", None),
+        (close_by_daemon, "server", CloseCode.RESTARTING),
+        (close_by_both, "server", CloseCode.RESTARTING),
+        (lambda c: c.send(masked(2, b"x")), "server", CloseCode.UNSUPPORTED_DATA),
+        (lambda c: c.send(masked(8, struct.pack("!H", 999))), "server", 1002),
+        (lambda c: c.lose(ConnectionLost()), "lost", None),
+        (lambda c: c.lose(), "lost", None),
+    ],
+)
+def test_who_closed_first_is_told_and_with_which_code(end, by, code):
+    with capturedLogs() as events:
+        edge = logging(Edge())
+        connection = edge.open()
+        told(events)
+        end(connection)
+        connection.lose()
+        [went] = told(events)
+    assert (went["by"], went["code"]) == (by, code)
+    assert type(went["code"]) in (int, type(None))
+
+
+def test_what_never_became_a_client_is_not_told_of():
+    with capturedLogs() as events:
+        edge = logging(Edge(connections=1))
+        edge.connect().lose()
+        page = edge.connect()
+        page.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        page.lose()
+        edge.open()
+        told(events)
+        refused = edge.connect()
+        refused.send(REQUEST % b"")
+        refused.lose()
+        assert told(events) == []
+
+
+def test_where_nothing_is_to_be_told_nothing_is_kept_for_it():
+    edge = Edge()
+    silent = QuoteFactory(
+        edge.clock,
+        edge.hub,
+        edge.limits,
+        edge.factory.site,
+        edge.counters,
+        client_log=ClientLog(edge.clock, 0),
+    )
+    assert silent.client_log is None
+    with capturedLogs() as events:
+        connection = edge.open()
+        assert "_came_at" not in vars(connection.protocol)
+        connection.lose()
+        assert told(events) == []
+
+
+def test_a_client_that_is_told_of_takes_little_more_memory():
+    plain, told_of = (vars(edge.open().protocol) for edge in (Edge(), logging(Edge())))
+    assert set(told_of) - set(plain) == {"_came_at"}
+    assert sys.getsizeof(told_of) == sys.getsizeof(plain)
+
+
+class Counting(Protocol):
+    """A client over a real socket that counts what it is sent."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.lost = False
+
+    def dataReceived(self, data: bytes) -> None:
+        self.size += len(data)
+
+    def connectionLost(self, reason: Failure) -> None:
+        self.lost = True
+
+
+@pytest.mark.parametrize("end", ["by a close", "by the daemon", "by hanging up", "by an abort"])
+@pytest.mark.parametrize("mode", ["portable", "auto"])
+@pytest_twisted.ensureDeferred
+async def test_the_bytes_that_were_sent_are_known_however_it_ends(mode, end):
+    edge = logging(Edge())
+    edge.factory.reactor = reactor
+    edge.factory.make_outlet = choose(mode, reactor).make
+    port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(edge.factory)
+    endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
+    with capturedLogs() as events:
+        client = await endpoint.connect(Factory.forProtocol(Counting))
+        client.transport.write(REQUEST % b"")
+        await until(lambda: edge.hub.count_outboxes() == 1, "the handshake")
+        [outbox] = edge.hub.outboxes()
+        outbox.send(outbox.codec.frames([b'"%b"' % (b"x" * 50_000)]))
+        await until(lambda: client.size > 50_000, "what was sent")
+        size = client.size
+        if end == "by a close":
+            client.transport.write(masked(8, struct.pack("!H", 1000)))
+        elif end == "by the daemon":
+            outbox.outlet.close(CloseCode.RESTARTING)
+            await until(lambda: client.size > size, "the close frame")
+            size = client.size
+            client.transport.write(masked(8, struct.pack("!H", 1012)))
+        elif end == "by hanging up":
+            client.transport.loseConnection()
+        else:
+            outbox.outlet.abort()
+        await until(lambda: edge.factory.admission.connections == 0, "the end")
+        await until(lambda: client.lost, "the end at the client")
+        went = told(events)[-1]
+    assert went["bytes"] == size
+    await port.stopListening()
+
+
+@pytest.mark.parametrize("mode", ["portable", "auto"])
+@pytest.mark.parametrize("secure", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_is_told_of_falls_behind_and_catches_up_as_any(mode, secure, tmp_path):
+    edge = logging(Edge())
+    edge.factory.reactor = reactor
+    edge.factory.make_outlet = choose(mode, reactor).make
+    listening: Any = edge.factory
+    files = development_pair(tmp_path)
+    if secure:
+        listening = TLSFactory(server_options(files.certificate, files.key), listening, reactor)
+    port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(listening)
+    endpoint: Any = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
+    if secure:
+        root = twisted_ssl.Certificate.loadPEM(files.certificate.read_bytes())
+        trusting = twisted_ssl.optionsForClientTLS("localhost", trustRoot=root)
+        endpoint = wrapClientTLS(trusting, endpoint)
+    with capturedLogs() as events:
+        client = await endpoint.connect(Factory.forProtocol(Counting))
+        client.transport.write(REQUEST % b"")
+        await until(lambda: edge.hub.count_outboxes() == 1, "the handshake")
+        [outbox] = edge.hub.outboxes()
+        client.transport.pauseProducing()
+        sent = 0
+        while not outbox.behind:
+            outbox.send(b"\x00" * 500_000)
+            sent += 500_000
+        client.transport.resumeProducing()
+        await until(lambda: not outbox.behind, "it to catch up")
+        await until(lambda: client.size > sent, "all that was sent")
+        client.transport.abortConnection()
+        await until(lambda: edge.factory.admission.connections == 0, "the end")
+        await until(lambda: client.lost, "the end at the client")
+        went = told(events)[-1]
+    # What TLS adds is sent too.
+    added = went["bytes"] - client.size
+    assert 100 < added < client.size // 20 if secure else added == 0
     await port.stopListening()

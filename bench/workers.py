@@ -1,0 +1,218 @@
+"""Measures whether two workers deliver twice what one does, and what their manager takes meanwhile.
+
+    .venv-bench/bin/python bench/workers.py            # about 40 seconds
+    .venv-bench/bin/python bench/workers.py --tls --rounds 5
+
+Where cores are free, throughput by the clock would say it. On two cores the load generator and
+Redis take a good part of one, so this is measured instead: what a delivery costs, in CPU time, the
+worker that has the first core to itself; once with no other worker, and once with a second one on
+the other core, beside the load generator and Redis. What two workers do to each other shows in that
+cost: a lock, a shared structure, caches, and that each parses all quotes for half of the clients.
+With a core each, two workers deliver 2 / cost.
+
+A cost would not show workers that wait for each other. So the throughput by the clock is shown too,
+next to what it would be if nobody ever waited. Both daemons live all the time and are measured in
+turns; of all rounds the least cost counts, as others use the machine too.
+
+Every delivery is checked by the load generator (load.c). Ends by itself; exit status 1 when two
+workers make up for less than 1.7, or the manager takes more than 1% of a core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from load import Load, build
+from processes import ROOT, DidNotStart, Redis, free_port, stop
+from run import BUILD, find_redis, make_pair
+from shape import WARM_UP, Shape, ask
+from shapes import SHAPES
+
+MEASURED = ("broadcast", "watchlist")
+ENOUGH = 1.7
+MANAGER_MOST = 0.01
+#: Deliveries on their way at a time; see shape.py.
+IN_FLIGHT = 16_000
+_START_SECONDS = 30
+
+
+@dataclass
+class Crew:
+    """A running daemon: its manager, and its workers."""
+
+    port: int
+    admin: int
+    manager: psutil.Process
+    workers: list[psutil.Process]
+
+    def cpu(self) -> tuple[float, list[float]]:
+        """Seconds of CPU that the manager has used so far, and each worker."""
+        return _cpu(self.manager), [_cpu(worker) for worker in self.workers]
+
+    def clients(self) -> list[int]:
+        """How many clients each worker has, a second ago at most."""
+        return [each["clients"] for each in _workers(self.admin)]
+
+
+def _cpu(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+@contextlib.contextmanager
+def running(
+    count: int, directory: Path, redis: Path, pair: tuple[Path, Path] | None
+) -> Iterator[Crew]:
+    """A daemon with so many workers, which all serve and are fed."""
+    port, admin = free_port(), free_port()
+    command = [str(ROOT / ".venv/bin/twistd"), "-n", "--pidfile=", "quotepush"]
+    command += ["--interface", "127.0.0.1", "--port", str(port), "--admin", f"127.0.0.1:{admin}"]
+    command += ["--redis", f"unix://{redis}", "--workers", str(count), "--max-symbols", "5000"]
+    command += ["--cert", str(pair[0]), "--key", str(pair[1])] if pair else ["--plain"]
+    command += ["--max-per-address", "0", "--connect-rate", "0", "--no-page"]
+    command += ["--affinity"]
+    log = directory / f"quotepush{count}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        deadline = time.monotonic() + _START_SECONDS
+        while len(workers := _workers(admin)) < count:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise DidNotStart(f"the daemon did not start:\n{log.read_text()[-2000:]}")
+            time.sleep(0.05)
+        processes = [psutil.Process(each["pid"]) for each in workers]
+        yield Crew(port, admin, psutil.Process(process.pid), processes)
+    finally:
+        # With clients connected it would take its time to say goodbye.
+        stop(process)
+
+
+def _workers(admin: int) -> list[dict[str, Any]]:
+    """What the workers that are fed last said of themselves, by number."""
+    with contextlib.suppress(OSError):
+        with urllib.request.urlopen(f"http://127.0.0.1:{admin}/status", timeout=5) as answer:
+            found = json.load(answer)["workers"]
+        fed = [each for each in found if each.get("feed") == "up"]
+        return sorted(fed, key=lambda each: each["number"])
+    return []
+
+
+def measure(crew: Crew, load: Load, shape: Shape, seconds: float) -> dict[str, Any]:
+    """One window in the closed loop."""
+    shape.connect(load, shape.clients)
+    depth = max(2, round(IN_FLIGHT / shape.audience))
+    ask(load, "closed", WARM_UP, depth, 0)
+    manager, workers = crew.cpu()
+    began = time.monotonic()
+    answer = ask(load, "closed", seconds, depth, 0)
+    lasted = time.monotonic() - began
+    manager_after, workers_after = crew.cpu()
+    clients = crew.clients()
+    load.ask("disconnect")
+    used = [after - before for before, after in zip(workers, workers_after, strict=True)]
+    return {
+        # Each client gets as many quotes as any other.
+        "cost": used[0] / (answer["delivered"] * clients[0] / sum(clients)) * 1e6,
+        "cost_of_all": sum(used) / answer["delivered"] * 1e6,
+        "load_cost": answer["load_cpu"] / answer["delivered"] * 1e6,
+        "wall": answer["delivered"] / answer["seconds"] / 1e6,
+        "clients": clients,
+        "manager_seconds": manager_after - manager,
+        "seconds": lasted,
+        "per_frame": answer["delivered"] / max(answer["frames"], 1),
+    }
+
+
+def options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="bench/workers.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=1.5, help="of each measured window")
+    parser.add_argument("--tls", action="store_true")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Measure one worker and two in turns, and report."""
+    given = options()
+    if len(os.sched_getaffinity(0)) < 2:
+        print("the benchmark needs two cores", file=sys.stderr)
+        return 2
+    shapes = [shape for shape in SHAPES if shape.name in MEASURED]
+    found: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    with (
+        tempfile.TemporaryDirectory(prefix="quotepush-bench-") as name,
+        contextlib.ExitStack() as stack,
+    ):
+        directory = Path(name)
+        program = build(BUILD)
+        pair = make_pair(directory) if given.tls else None
+        crews: dict[int, tuple[Crew, Load]] = {}
+        for count in (1, 2):
+            own = directory / str(count)
+            own.mkdir()
+            redis = Redis(find_redis(), own)
+            stack.callback(redis.close)
+            crew = stack.enter_context(running(count, own, redis.path, pair))
+            load = Load(program, crew.port, redis.path, "json", tls=given.tls)
+            stack.callback(load.close)
+            crews[count] = crew, load
+        for _ in range(given.rounds):
+            for shape in shapes:
+                for count, (crew, load) in crews.items():
+                    figures = measure(crew, load, shape, given.seconds)
+                    found.setdefault((shape.name, count), []).append(figures)
+    return report([shape.name for shape in shapes], found)
+
+
+def report(shapes: list[str], found: dict[tuple[str, int], list[dict[str, Any]]]) -> int:
+    """Print what was found; the exit status."""
+
+    def best(shape: str, count: int) -> dict[str, Any]:
+        return min(found[shape, count], key=lambda window: window["cost"])
+
+    good = True
+    print("microseconds of CPU per delivery, million deliveries a second")
+    for shape in shapes:
+        one, two = best(shape, 1)["cost"], best(shape, 2)["cost"]
+        ratio = 2 * one / two
+        good = good and ratio >= ENOUGH
+        print(
+            f"{shape}: {one:.3f} us alone, {two:.3f} us beside another worker: with a core each,"
+            f" two deliver {2 / two:.2f} million, {ratio:.2f} times the {1 / one:.2f} of one"
+        )
+        for count in (1, 2):
+            window = best(shape, count)
+            cost, load = window["cost_of_all"], window["load_cost"]
+            # One worker has a core, and the load the other; two share both cores with the load.
+            bound = 1 / max(cost, load) if count == 1 else 2 / (cost + load)
+            costs = " ".join(f"{each['cost']:.3f}" for each in found[shape, count])
+            print(
+                f"    {count}: by the clock {window['wall']:.2f}, and {bound:.2f} if nobody waited:"
+                f" {cost:.3f} us of workers and {load:.3f} of the load; {window['per_frame']:.0f}"
+                f" quotes a frame; clients {window['clients']}; all rounds: {costs}"
+            )
+    each = [window for windows in found.values() for window in windows]
+    took = sum(window["manager_seconds"] for window in each)
+    manager = took / sum(window["seconds"] for window in each)
+    print(f"the manager: {took:.2f} s of CPU while quotes flowed, {manager:.2%} of a core")
+    return 0 if good and manager <= MANAGER_MOST else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

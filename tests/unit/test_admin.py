@@ -1,0 +1,140 @@
+"""What operators ask over HTTP: the answers, on a port and on a Unix socket."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import defer, reactor
+from twisted.internet.threads import deferToThread
+
+from pushservice.admin import open_admin
+from pushservice.ports import CannotListen
+
+
+class State:
+    """What is answered from."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def faults(self) -> list[str]:
+        return self.found
+
+    def status(self) -> dict[str, Any]:
+        return {"pid": 1, "workers": []}
+
+
+def ask(where: Any, request: str) -> tuple[int, dict[str, str], bytes]:
+    """One request and its whole answer."""
+    with socket.socket(socket.AF_UNIX if isinstance(where, str) else socket.AF_INET) as client:
+        client.settimeout(10)
+        client.connect(where)
+        client.sendall(f"{request} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+        data = b"".join(iter(lambda: client.recv(65536), b""))
+    head, _, body = data.partition(b"\r\n\r\n")
+    first, *fields = head.decode().split("\r\n")
+    headers = {name.lower(): value for name, value in (each.split(": ", 1) for each in fields)}
+    return int(first.split()[1]), headers, body
+
+
+class Admin:
+    """An admin port and how it is asked."""
+
+    def __init__(self, where: Any) -> None:
+        self.state = State()
+        self.port = open_admin(reactor, where, self.state.faults, self.state.status)
+        host: Any = self.port.getHost()
+        self.where = where if isinstance(where, str) else ("127.0.0.1", host.port)
+
+    async def ask(self, request: str) -> tuple[int, dict[str, str], Any]:
+        status, headers, body = await deferToThread(ask, self.where, request)
+        return status, headers, json.loads(body) if body else None
+
+    async def close(self) -> None:
+        await defer.maybeDeferred(self.port.stopListening)
+
+
+@pytest.fixture(params=["tcp", "unix"])
+def admin(request, tmp_path):
+    made = Admin(("127.0.0.1", 0) if request.param == "tcp" else str(tmp_path / "odd:name"))
+    yield made
+    pytest_twisted.blockon(defer.ensureDeferred(made.close()))
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_lives_whatever_is_wrong(admin):
+    admin.state.found = ["the feed is down"]
+    status, headers, words = await admin.ask("GET /live")
+    assert (status, words) == (200, {"live": True})
+    assert headers["content-type"] == "application/json"
+    assert headers["cache-control"] == "no-store"
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_is_ready_where_nothing_is_wrong_and_says_what_is(admin):
+    assert (await admin.ask("GET /ready"))[::2] == (200, {"ready": True, "faults": []})
+    admin.state.found = ["draining"]
+    assert (await admin.ask("GET /ready"))[::2] == (503, {"ready": False, "faults": ["draining"]})
+    admin.state.found = []
+    assert (await admin.ask("GET /ready?x=1"))[0] == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_status_has_the_faults_too(admin):
+    admin.state.found = ["no worker serves"]
+    status, _, words = await admin.ask("GET /status")
+    assert (status, words) == (200, {"faults": ["no worker serves"], "pid": 1, "workers": []})
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_asks_for_the_head_gets_no_body(admin):
+    admin.state.found = ["draining"]
+    status, headers, words = await admin.ask("HEAD /ready")
+    assert (status, words) == (503, None)
+    assert headers["content-type"] == "application/json"
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("path", ["/", "/metrics2", "/../live"])
+async def test_what_is_not_there_is_answered_with_what_is(admin, path):
+    status, _, words = await admin.ask(f"GET {path}")
+    assert status == 404
+    for name in ("/live", "/ready", "/status"):
+        assert name in words["error"]
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("method", ["POST", "DELETE", "PUT"])
+async def test_nothing_can_be_changed_here(admin, method):
+    status, headers, body = await deferToThread(ask, admin.where, f"{method} /live")
+    assert status == 405
+    assert "GET" in headers["allow"]
+    assert b"Traceback" not in body
+
+
+def test_a_busy_port_is_named_with_what_to_do():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = taken.getsockname()
+        with pytest.raises(CannotListen) as caught:
+            open_admin(reactor, where, list, dict)
+    text = str(caught.value)
+    assert text.startswith("--admin: can't listen on tcp:")
+    assert str(where[1]) in text
+    assert text.endswith("Address already in use; name another place, or off")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_fault_in_the_answer_is_an_error_there_and_ends_nothing(logged_failures):
+    def broken() -> dict[str, Any]:
+        raise ZeroDivisionError
+
+    port = open_admin(reactor, ("127.0.0.1", 0), list, broken)
+    where = ("127.0.0.1", port.getHost().port)
+    assert (await deferToThread(ask, where, "GET /status"))[0] == 500
+    assert (await deferToThread(ask, where, "GET /live"))[0] == 200
+    await defer.maybeDeferred(port.stopListening)
+    assert logged_failures.flush(ZeroDivisionError)
