@@ -70,6 +70,10 @@ class Plan:
 _Sources = tuple[dict[str, Any], Development]
 
 
+class NotFed(Exception):
+    """A worker gets no quotes."""
+
+
 class _Post:
     """One worker's post, which processes fill one after the other."""
 
@@ -236,9 +240,14 @@ class Manager(Service):
             )
             worker.kill(last_words=True)
 
-    async def _bring_up(self, worker: WorkerProcess) -> None:
-        """Have `worker` serve, with the values that others know. Raises WorkerEnded and others."""
+    async def _bring_up(self, worker: WorkerProcess, replaced: WorkerProcess | None = None) -> None:
+        """Have `worker` serve, with the values that others know. Raises WorkerEnded and others.
+
+        One that gets no quotes where the one to be `replaced` does raises NotFed.
+        """
         await self._hand_over_values(worker)
+        if replaced is not None and replaced.fed and not worker.fed and worker.state != "ended":
+            raise NotFed("it gets no quotes, and the old one does")
         if worker.state == "draining":
             raise WorkerEnded(f"worker {worker.number} is told to end")
         serving = worker.expect("serving")
@@ -247,13 +256,15 @@ class Manager(Service):
         self.log.info("worker {number} serves, pid {pid}", number=worker.number, pid=worker.pid)
 
     async def _hand_over_values(self, heir: WorkerProcess) -> None:
-        if self._plan.config.subscribe == "demand" or not self._elder(heir):
-            # On demand a value that nobody watches would not be kept up to date.
+        if not self._elder(heir):
             return
         if not heir.fed:
             # First its feed, then the values: what comes in between is not missed.
             with suppress(defer.TimeoutError):
                 await heir.expect("fed").addTimeout(FED_WITHIN, self._reactor)
+        if self._plan.config.subscribe == "demand":
+            # On demand a value that nobody watches would not be kept up to date.
+            return
         await self._handing_over.acquire()
         try:
             elder = self._elder(heir)
@@ -340,12 +351,12 @@ class Manager(Service):
             self._not_spawned(post)
             return False
         try:
-            await self._bring_up(new)
+            await self._bring_up(new, post.current)
         except Exception as error:  # noqa: BLE001 - whatever it is, the old one is better
             if self._ends():
                 # It ends with the others.
                 return False
-            if isinstance(error, WorkerEnded):
+            if isinstance(error, WorkerEnded | NotFed):
                 self.log.error("the new worker does not get up: {reason}", reason=str(error))
             else:
                 self.log.failure("the new worker {number} does not get up", number=post.number)

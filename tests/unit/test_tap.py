@@ -16,9 +16,12 @@ import pushservice
 from pushservice.config import Config
 from pushservice.limits import Limits
 from pushservice.options import CONFIG_FILE, OPTIONS
+from pushservice.process import Process
 from pushservice.redisurl import RedisAddress, RedisTLS
-from pushservice.service import CannotStart, Daemon
+from pushservice.service import CannotStart
+from pushservice.solo import Solo
 from pushservice.tap import Options, makeService
+from pushservice.workers import Manager
 
 TWISTD = str(Path(sys.executable).with_name("twistd"))
 
@@ -341,13 +344,33 @@ def options_of(*words: str) -> Options:
     return options
 
 
-def test_the_service_is_a_daemon_with_the_config_of_the_command_line():
-    options = options_of("--plain", "--redis", "redis://host", "--port", "9")
-    daemon = makeService(options)
-    assert isinstance(daemon, Daemon)
-    assert IService.providedBy(daemon)
-    assert daemon.config is options.config
-    assert not daemon.running
+def crew_of(*words: str) -> object:
+    """Who is to serve clients, by the process that a command line makes."""
+    options = options_of(*words)
+    process = makeService(options)
+    assert isinstance(process, Process)
+    return process._crew
+
+
+def test_with_workers_a_manager_is_made_and_without_any_the_process_serves_itself():
+    redis = ("--plain", "--redis", "redis://host")
+    assert isinstance(crew_of(*redis), Manager)
+    assert isinstance(crew_of(*redis, "--workers", "2"), Manager)
+    assert isinstance(crew_of(*redis, "--workers", "0"), Solo)
+
+
+def test_the_service_has_the_configuration_of_the_command_line():
+    options = options_of("--plain", "--redis", "redis://host", "--max-symbols", "7")
+    process = makeService(options)
+    assert IService.providedBy(process)
+    assert process._load().config == options.config
+    assert process._load().config.limits.symbols == 7
+
+
+def test_what_may_not_be_meant_is_said_at_the_start(monkeypatch):
+    monkeypatch.setenv("QUOTEPUSH_PROT", "9000")
+    process = makeService(options_of("--plain", "--redis", "redis://host"))
+    assert any("QUOTEPUSH_PROT" in warning for warning in process._warnings)
 
 
 def test_without_any_redis_server_the_embedded_one_is_refused_in_one_line(monkeypatch):
@@ -355,8 +378,8 @@ def test_without_any_redis_server_the_embedded_one_is_refused_in_one_line(monkey
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(CannotStart, match=r"^quotepush: --redis embedded needs a redis-server"):
         makeService(options_of("--plain"))
-    assert isinstance(makeService(options_of("--plain", "--redis", "redis://host")), Daemon)
+    assert isinstance(crew_of("--plain", "--redis", "redis://host"), Manager)
 
 
 def test_with_a_redis_server_the_embedded_one_is_taken():
-    assert makeService(options_of("--plain")).config.redis == ()
+    assert isinstance(crew_of("--plain"), Manager)

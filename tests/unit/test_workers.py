@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from dataclasses import replace
 from typing import Any
@@ -470,6 +471,28 @@ async def test_a_new_worker_that_gets_no_feed_serves_without_after_a_while(make)
 
 
 @in_turns
+@pytest.mark.parametrize("values", [{}, {"subscribe": "demand"}], ids=["all", "demand"])
+async def test_no_worker_that_gets_quotes_is_replaced_by_one_that_gets_none(make, values):
+    managed = await make(**values).start()
+    rolled = managed.roll(**values)
+    await managed.go(FED_WITHIN + 0.1)
+    assert rolled.result is False
+    [old, new] = managed.processes
+    assert "drain" not in old.asked
+    assert new.signals == [signal.SIGABRT]
+    assert managed.manager.serves
+
+
+@in_turns
+async def test_where_no_worker_gets_quotes_they_are_replaced_all_the_same(make):
+    managed = await make().start(fed=False)
+    rolled = managed.roll()
+    await managed.go()
+    assert rolled.result is True
+    assert "drain" in managed.processes[0].asked
+
+
+@in_turns
 @pytest.mark.parametrize("reason", ["demand", "starved"])
 async def test_without_values_that_are_kept_up_to_date_none_are_handed_over(make, reason):
     values = {"subscribe": "demand"} if reason == "demand" else {}
@@ -687,8 +710,8 @@ async def test_a_private_redis_that_is_not_wanted_any_more_ends_when_all_have_le
 async def test_a_send_buffer_that_has_changed_holds_for_sockets_that_were_open(make):
     managed = await make(limits=Limits(send_buffer=65_536)).start()
     [port] = managed.manager._ports.values()
-    rolled = managed.roll(limits=Limits(send_buffer=20_000))
     managed.feeding()
+    rolled = managed.roll(limits=Limits(send_buffer=20_000))
     await managed.go(FED_WITHIN + 1)
     assert rolled.result is True
     assert port.socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 40_000
