@@ -16,14 +16,21 @@ from pushservice.hub import watchers_of
 if TYPE_CHECKING:
     from pushservice.hub import Hub
     from pushservice.outbox import Outbox
+    from pushservice.topic import Topic
 
 
 class Announcements:
     """Tells the clients of one hub."""
 
-    def __init__(self, hub: Hub, end_of_turn: Callable[[wire.Share], None]) -> None:
-        """`end_of_turn` is called when a round of outboxes has posted what it is told."""
+    def __init__(
+        self, hub: Hub, end_of_turn: Callable[[wire.Share], None], late_ms: float = 0
+    ) -> None:
+        """`end_of_turn` is called when a round of outboxes has posted what it is told.
+
+        `late_ms`: by how much the hub's quotes are late.
+        """
         self._hub = hub
+        self._late_ms = late_ms
         self._end_of_turn = end_of_turn
         #: whether the feed's link is up; None before anything is known of it
         self.feed_up: bool | None = None
@@ -76,15 +83,30 @@ class Announcements:
         if up:
             self.gap()
 
+    def feed_was(self, up: bool, t: int) -> None:
+        """A late hub has come to where the feed was lost, or was back at `t`, in milliseconds.
+
+        Of how it is now its clients are told together with all others.
+        """
+        self.feed_up = up
+        if up:
+            self._up_since = t
+            self.gap()
+
     def gap(self) -> None:
-        """Tell every client that updates of each of its symbols may be missing."""
+        """Tell every client of the hub that updates of each of its symbols may be missing."""
         pieces = {topic: wire.gap(topic.symbol_text) for topic in self._hub.watched_topics()}
         share = wire.Share()
         self._each(
-            list(self._hub.outboxes()),
+            [outbox for outbox in self._hub.outboxes() if self._hub.serves(outbox)],
             lambda outbox: outbox.tell_gaps(pieces, share),
         )
         self._end_of_turn(share)
+
+    def gap_of(self, topic: Topic) -> None:
+        """Tell who watches `topic` that updates of it may be missing."""
+        event = wire.gap(topic.symbol_text)
+        self._each(list(topic.watchers()), lambda outbox: outbox.send(outbox.codec.frames([event])))
 
     def greet(self, outbox: Outbox) -> None:
         """Tell a client that has just come what is not as it should be."""
@@ -109,7 +131,7 @@ class Announcements:
             self._tell_quiet_feed(feed_ms, self._up_since)
 
     def _tell_stale(self, symbol_ms: float) -> None:
-        before = self._hub.now() - symbol_ms
+        before = self._hub.now() - self._late_ms - symbol_ms
         if self._up_since is None or self._up_since >= before:
             # After an outage symbols have the whole time again.
             return

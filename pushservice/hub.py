@@ -37,6 +37,7 @@ class Hub:
         beats: int = 20,
         limits: Limits | None = None,
         interest: Interest | None = None,
+        parent: Hub | None = None,
     ) -> None:
         """`failed` is told whose outbox raised, once all others are served.
 
@@ -44,8 +45,11 @@ class Hub:
         what it sends.
         `beats` is into how many groups connections are dealt for heartbeats and pings.
         `interest` is told who watches what, and what was quoted.
+        `parent` is the hub to whose clients this one's belong, see `tier`.
         """
         limits = limits or Limits()
+        self._limits = limits
+        self._parent = parent
         self.epoch = epoch
         self._failed = failed
         self._interest = interest
@@ -65,13 +69,38 @@ class Hub:
         self.values_can_be_learnt = False
         # Clients that wait for a first value, by symbol.
         self._awaiting: dict[Topic, dict[Outbox, None]] = {}
-        self._groups: list[dict[Outbox, None]] = [{} for _ in range(beats)]
+        self._groups: list[dict[Outbox, None]] = (
+            [{} for _ in range(beats)] if parent is None else parent._groups
+        )
         self._group_of_next = 0
         self._pacing = Pacing(clock, self._serve_paced)
         #: what the outboxes of this hub share
-        self.common = Common(counters, limits.raw_budget, self._too_slow)
+        self.common: Common = (
+            Common(counters, limits.raw_budget, self._too_slow) if parent is None else parent.common
+        )
+
+    def tier(self, interest: Interest | None) -> Hub:
+        """A hub with symbols, numbers and last values of its own, whose clients count here.
+
+        All that is per client, and not per symbol, is this one's: heartbeats and pings, budgets,
+        who is behind. It learns no values, since those are of now and it may be late.
+        """
+        return Hub(
+            self._clock,
+            self.epoch,
+            self._counters,
+            self._failed,
+            self._end_of_turn,
+            limits=self._limits,
+            interest=interest,
+            parent=self,
+        )
 
     # -- the path of a quote -------------------------------------------------------------------
+
+    def receive_at(self, t: int) -> None:
+        """What is published next in this turn was received at `t`, in milliseconds."""
+        self._turn_t = self.last_message_t = t
 
     def publish(self, symbol: str, payload: bytes) -> None:  # noqa: C901, PLR0912 - a call more would cost every quote
         """Number one quote and offer it to its audience; `flush` sends it."""
@@ -189,6 +218,10 @@ class Hub:
 
     def enter(self, outbox: Outbox) -> None:
         """A client has connected: it gets heartbeats from now on."""
+        if self._parent is not None:
+            # So that all are dealt evenly.
+            self._parent.enter(outbox)
+            return
         outbox.group = self._group_of_next
         self._groups[outbox.group][outbox] = None
         self._group_of_next = (self._group_of_next + 1) % len(self._groups)
@@ -201,6 +234,11 @@ class Hub:
         for topic in list(outbox.topics):
             self.unsubscribe(outbox, topic)
         outbox.shut()
+
+    def serves(self, outbox: Outbox) -> bool:
+        """Whether `outbox` watches anything here; of several tiers it watches one alone."""
+        topic = next(iter(outbox.topics), None)
+        return topic is not None and self._by_symbol.get(topic.symbol) is topic
 
     def topic(self, symbol: str) -> Topic | None:
         """The topic of `symbol` if it is known: watched, or quoted and not forgotten since."""
@@ -293,7 +331,7 @@ class Hub:
         who wait for one, or to `everybody` who watches it.
         """
         topic = self._by_symbol.get(symbol)
-        if topic is None:
+        if topic is None or self._parent is not None:
             return
         waiting = self._awaiting.pop(topic, {})
         if topic.n != n or not topic.watched:
@@ -322,6 +360,8 @@ class Hub:
         It has no number of its own, as nothing was counted here (see `learn`), counts as older than
         all values that are known, and makes none of them go: the newest are to be given first.
         """
+        if self._parent is not None:
+            return False
         topic = self._by_symbol.get(symbol)
         if topic is None:
             if self._topics.full:
@@ -344,6 +384,11 @@ class Hub:
     def watched_topics(self) -> list[Topic]:
         """Every symbol that somebody watches."""
         return [topic for topic in self._by_symbol.values() if topic.watched]
+
+    def count_merged(self, outbox: Outbox, updates: int) -> None:
+        """So many updates were merged for a client that came from another hub."""
+        outbox.merged += updates
+        self._counters.merged += updates
 
     def report(self, failures: list[tuple[Outbox, Exception]]) -> None:
         """Count and pass on whose outboxes raised, once all others are served."""
@@ -382,6 +427,10 @@ class Hub:
     def count_topics(self) -> int:
         """How many symbols are known: quoted at least once, or watched."""
         return len(self._by_symbol)
+
+    def room(self) -> int:
+        """How many symbols may become known before any is forgotten for lack of room."""
+        return max(0, self._limits.total_symbols - len(self._by_symbol))
 
     def recent_symbols(self, limit: int) -> list[str]:
         """Up to `limit` symbols that were quoted, the most recently quoted first."""

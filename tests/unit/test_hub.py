@@ -518,6 +518,86 @@ def test_a_value_that_is_not_kept_up_to_date_is_forgotten_and_its_number_is_not(
     assert hub.topic("A").n == 3
 
 
+# -- tiers -----------------------------------------------------------------------------------------
+
+
+def test_a_tier_has_symbols_numbers_and_values_of_its_own_and_clients_that_count_in_its_parent():
+    hub = make_hub()
+    tier = hub.tier(None)
+    now, late = watching(hub, "A"), watching(tier, "A")
+    publish(hub, ("A", b"1"), ("A", b"2"))
+    publish(tier, ("A", b"1"))
+    assert quotes_of(now) == [("A", 1, 1), ("A", 2, 2)]
+    assert quotes_of(late) == [("A", 1, 1)]
+    assert tier.epoch == hub.epoch
+    assert list(tier.outboxes()) == list(hub.outboxes())
+    assert hub.count_outboxes() == 2
+    late.outbox.blocked()
+    assert list(hub.common.behind) == [late.outbox]
+    late.session.close()
+    assert list(hub.outboxes()) == [now.outbox]
+    assert not hub.common.behind
+
+
+def test_clients_of_a_hub_and_its_tiers_are_dealt_to_groups_together():
+    hub = make_hub()
+    tiers = [hub, hub.tier(None), hub.tier(None)]
+    for number in range(hub.groups * 3):
+        Client(tiers[number % 3])
+    assert {len(hub.group(at)) for at in range(hub.groups)} == {3}
+
+
+def test_a_failure_on_a_tier_is_reported_to_whom_its_parent_reports():
+    failed: list[Outbox] = []
+    hub = Hub(FixedClock(), "k", Counters(), lambda outbox, _: failed.append(outbox))
+    tier = hub.tier(None)
+    client = watching(tier, "A")
+    client.outlet.broken = True
+    publish(tier, ("A", b"1"))
+    assert failed == [client.outbox]
+
+
+def test_a_tier_takes_no_values_that_the_feed_did_not_bring():
+    hub = make_hub()
+    hub.values_can_be_learnt = True
+    tier = hub.tier(None)
+    client = watching(tier, "A")
+    tier.learn("A", b"5", 0, True)
+    assert not tier.inherit("A", 1, b"5")
+    assert client.events() == []
+    assert tier.topic("A").payload is None
+
+
+def test_the_receive_time_can_be_given_anew_within_a_turn():
+    hub = make_hub()
+    client = watching(hub, "A")
+    for t in (5, 5, 7):
+        hub.receive_at(t)
+        hub.publish("A", b"1")
+    hub.flush()
+    publish(hub, ("A", b"1"))
+    assert [event["t"] for event in client.events()] == [5, 5, 7, 1_763_799_999_123]
+
+
+def test_a_hub_serves_those_that_watch_something_there():
+    hub = make_hub()
+    tier = hub.tier(None)
+    now, late, idle = watching(hub, "A"), watching(tier, "A"), watching(hub)
+    clients = (now, late, idle)
+    assert [hub.serves(client.outbox) for client in clients] == [True, False, False]
+    assert [tier.serves(client.outbox) for client in clients] == [False, True, False]
+
+
+def test_there_is_room_for_symbols_until_as_many_are_known_as_may_be():
+    hub = make_hub(limits=Limits(total_symbols=2))
+    assert hub.room() == 2
+    publish(hub, ("A", b"1"))
+    assert hub.room() == 1
+    watching(hub, "B")
+    publish(hub, ("C", b"1"))
+    assert hub.room() == 0
+
+
 # -- values from another hub -----------------------------------------------------------------------
 
 
