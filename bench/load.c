@@ -501,12 +501,23 @@ static void open_client(struct client *client) {
 }
 
 static void send_upgrade(struct client *client) {
-    static const char request[] =
-        "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    static char request[8192 + 512];
+    static int size;
+    if (!size) {
+        const char *token = getenv("LOAD_TOKEN");
+        size = snprintf(
+            request, sizeof request,
+            "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n%s%s\r\n",
+            token ? "Authorization: Bearer " : "", token ? token : "");
+        if (token)
+            size += snprintf(request + size, sizeof request - (size_t)size, "\r\n");
+        if (size >= (int)sizeof request)
+            die("LOAD_TOKEN is too long");
+    }
     client->state = UPGRADING;
     watch(client, EPOLLIN, EPOLL_CTL_MOD);
-    if (!client_write(client, request, sizeof request - 1))
+    if (!client_write(client, request, (size_t)size))
         drop(client);
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import select
 import subprocess
 from pathlib import Path
@@ -36,11 +37,26 @@ def build(directory: Path) -> Path:
 class Load:
     """The running load generator: one request, one answer."""
 
-    def __init__(self, program: Path, port: int, redis: Path, style: str, *, tls: bool) -> None:
+    def __init__(
+        self,
+        program: Path,
+        port: int,
+        redis: Path,
+        style: str,
+        *,
+        tls: bool,
+        token: str | None = None,
+    ) -> None:
+        """Every client shows `token` in its handshake, if there is one."""
         command = [program, str(port), redis, style, "tls" if tls else "plain"]
+        shown = {} if token is None else {"LOAD_TOKEN": token}
         with pinned(LOAD_CORE):
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, **shown},
             )
 
     def ask(self, *words: object) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pushservice.options import CONFIG_FILE, OPTIONS, Option
 TITLES: Final = {
     "": "Ports, pages and the simulated market",
     "tls": "Certificates",
+    "auth": "Who may connect",
     "feed": "Where quotes come from",
     "registry": "Who watches what",
     "limits": "Limits",

@@ -17,7 +17,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
-from twisted.internet.ssl import CertificateOptions, TLSVersion
+from twisted.internet.ssl import (
+    AcceptableCiphers,
+    Certificate,
+    CertificateOptions,
+    TLSVersion,
+    trustRootFromCertificates,
+)
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOProtocol
@@ -31,6 +37,10 @@ _LISTED: Final = 3
 #: Marks sessions as ours, the same in all contexts: OpenSSL compares it with the mark of the first
 #: context in one handshake, and of the chosen one after a HelloRetryRequest (RFC 8446, 4.1.4).
 _SESSIONS: Final = b"quotepush"
+#: For TLS 1.2: keys that are made for each connection, and ciphers that authenticate what they
+#: encrypt (RFC 9325, 4.2). Those of TLS 1.3 are all such.
+_CIPHERS: Final = AcceptableCiphers.fromOpenSSLCipherString("ECDHE+AESGCM:ECDHE+CHACHA20")
+_PEM: Final = serialization.Encoding.PEM
 
 
 # -- what is in the files --------------------------------------------------------------------------
@@ -43,6 +53,9 @@ class Material(NamedTuple):
     key: Path
     certificate_pem: bytes
     key_pem: bytes
+    #: whose certificates clients must show; empty where they need none
+    authorities: Path = Path()
+    authorities_pem: bytes = b""
 
     def __repr__(self) -> str:
         # A key must not get into a log or a traceback.
@@ -56,6 +69,8 @@ class Material(NamedTuple):
             # What stands around the PEM may be in any encoding; this one loses no byte.
             "certificate_pem": self.certificate_pem.decode("latin-1"),
             "key_pem": self.key_pem.decode("latin-1"),
+            "authorities": str(self.authorities),
+            "authorities_pem": self.authorities_pem.decode("latin-1"),
         }
 
     @classmethod
@@ -70,15 +85,20 @@ class Material(NamedTuple):
                 Path(texts["key"]),
                 texts["certificate_pem"].encode("latin-1"),
                 texts["key_pem"].encode("latin-1"),
+                Path(texts["authorities"]),
+                texts["authorities_pem"].encode("latin-1"),
             )
         except UnicodeEncodeError:
             # Its own text would show what could not be encoded.
             raise ValueError(f"the texts for {texts['certificate']} are no bytes") from None
 
 
-def read_material(certificate: Path, key: Path) -> Material:
+def read_material(certificate: Path, key: Path, authorities: Path | None = None) -> Material:
     """What these files hold now, unchecked; raises ValueError naming the file and why."""
-    return Material(certificate, key, _read(certificate, "certificate"), _read(key, "key"))
+    pair = Material(certificate, key, _read(certificate, "certificate"), _read(key, "key"))
+    if authorities is None:
+        return pair
+    return pair._replace(authorities=authorities, authorities_pem=_read(authorities, "certificate"))
 
 
 def _read(path: Path, what: str) -> bytes:
@@ -148,6 +168,7 @@ def options_for(
     own = chain[0]
     if _public_bytes(private.public_key()) != _public_bytes(own.public_key()):
         raise ValueError(f"the key {key} does not belong to the first certificate in {certificate}")
+    trust = _trust(material)
     try:
         options = CertificateOptions(
             privateKey=private,  # type: ignore[arg-type]  # declared as pyOpenSSL's deprecated types
@@ -158,8 +179,12 @@ def options_for(
             # reconnect at once cost less; there is no cache here, which would cost memory.
             enableSessionTickets=True,
             contextForServerName=choose,
+            acceptableCiphers=_CIPHERS,
+            trustRoot=trust,
         )
         context = options.getContext()
+        # A client that asks for another handshake on an open connection gets none (TLS 1.2).
+        context.set_options(SSL.OP_NO_RENEGOTIATION)
         context.set_session_id(_SESSIONS)
         # Twisted's own callback answers a client whose protocols it does not know with an empty
         # one, which OpenSSL takes for an internal error; no answer at all is right (RFC 7301, 3.2).
@@ -167,6 +192,17 @@ def options_for(
     except (SSL.Error, TypeError, ValueError) as error:
         raise ValueError(f"{certificate} with {key} can't serve TLS: {error}") from None
     return options
+
+
+def _trust(material: Material) -> Any:
+    """Whom clients' certificates must come from; None where they need none."""
+    if not material.authorities_pem:
+        return None
+    # Every certificate of the file is one to trust.
+    found = _certificates_in(material.authorities_pem, material.authorities)
+    return trustRootFromCertificates(
+        [Certificate.loadPEM(each.public_bytes(_PEM)) for each in found]
+    )
 
 
 def _select_protocol(_connection: SSL.Connection, offered: list[bytes]) -> Any:

@@ -20,6 +20,7 @@ from pushservice.configfile import Sources
 from pushservice.layers import SECTIONS
 from pushservice.options import CONFIG_FILE, OPTIONS, Option
 from pushservice.settings import Settings
+from pushservice.token_cli import token
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -31,6 +32,9 @@ def main() -> None:
 
     The daemon itself is started with twistd: `twistd quotepush --help` tells how.
     """
+
+
+main.add_command(token)
 
 
 def _daemon_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -90,6 +94,7 @@ def _table(settings: Settings) -> Iterator[str]:
 
 def _faults(config: Config) -> Iterator[str]:
     """What would keep the daemon from starting, as far as files and programs tell."""
+    from pushservice.certificates import read_certificates
     from pushservice.embedded import NoRedisServer, find_redis_server
     from pushservice.redistls import check_files
     from pushservice.tls import server_options
@@ -98,12 +103,24 @@ def _faults(config: Config) -> Iterator[str]:
         yield from _refusals(server_options, certificate, key)
     if config.redis_over_tls:
         yield from _refusals(check_files, config.redis_tls)
+    if config.auth == "token":
+        yield from _refusals(_look_at_token_keys, config)
+    if config.client_ca is not None:
+        yield from _refusals(read_certificates, config.client_ca)
     if not config.redis:
         try:
             find_redis_server()
         except NoRedisServer as error:
             yield str(error)
     yield from _unknown_endpoints(config.endpoints())
+
+
+def _look_at_token_keys(config: Config) -> None:
+    from twisted.internet.task import Clock
+
+    from pushservice.access import token_authenticator
+
+    token_authenticator(Clock(), config)
 
 
 def _refusals(call: Callable[..., object], *arguments: object) -> Iterator[str]:

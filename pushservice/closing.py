@@ -9,7 +9,7 @@ from enum import IntEnum
 
 
 class ErrorCode(IntEnum):
-    """Codes of ``error`` events; the connection stays open after each of them."""
+    """Codes of ``error`` events; what follows but for the connection's end is in the protocol."""
 
     MALFORMED = 400
     NOT_AUTHENTICATED = 401
@@ -20,6 +20,7 @@ class ErrorCode(IntEnum):
     NOT_ENTITLED = 409
     BAD_SYMBOL = 411
     TOO_MANY_MESSAGES = 429
+    INTERNAL = 500
 
 
 class CloseCode(IntEnum):

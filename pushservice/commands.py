@@ -5,8 +5,8 @@ Must not know: what a command does, or how it is answered.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -18,7 +18,7 @@ MAX_INTERVAL_MS: Final = 60_000
 #: A client's own id for a command, as the JSON text it sent, so that it goes back byte for byte.
 CommandId: TypeAlias = bytes
 
-_OPS: Final = "subscribe, unsubscribe, list, ping"
+_OPS: Final = "subscribe, unsubscribe, list, ping, auth"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,15 @@ class Ping:
     id: CommandId | None
 
 
-Command: TypeAlias = Subscribe | Unsubscribe | ListSymbols | Ping
+@dataclass(frozen=True, slots=True)
+class Authenticate:
+    """Says who it is, or shows a new token in place of one that is about to end."""
+
+    id: CommandId | None
+    token: str = field(repr=False)
+
+
+Command: TypeAlias = Subscribe | Unsubscribe | ListSymbols | Ping | Authenticate
 
 
 class BadCommand(ValueError):
@@ -75,6 +83,7 @@ class _Message(msgspec.Struct):
     mode: Any = msgspec.UNSET
     interval: Any = msgspec.UNSET
     snapshot: Any = msgspec.UNSET
+    token: Any = msgspec.UNSET
 
 
 _decode_message = msgspec.json.Decoder(_Message).decode
@@ -118,28 +127,43 @@ def _checked_id(message: _Message) -> CommandId | None:
 
 
 def _command(message: _Message, id: CommandId | None) -> Command:
-    op = message.op
-    if op == "subscribe":
-        raw, interval_ms = _delivery(message)
-        if message.symbols is msgspec.UNSET:
-            raise BadCommand('subscribe needs symbols, such as "symbols":["AAPL"]')
-        snapshot = True if message.snapshot is msgspec.UNSET else message.snapshot
-        if not isinstance(snapshot, bool):
-            raise BadCommand("snapshot is true or false")
-        return Subscribe(id, _symbol_list(message.symbols), snapshot, raw, interval_ms)
-    if op == "unsubscribe":
-        if message.symbols is msgspec.UNSET:
-            return Unsubscribe(id, None)
-        return Unsubscribe(id, _symbol_list(message.symbols))
-    if op == "list":
-        return ListSymbols(id)
-    if op == "ping":
-        return Ping(id)
-    if op is msgspec.UNSET:
+    read = _READERS.get(message.op) if isinstance(message.op, str) else None
+    if read is not None:
+        return read(message, id)
+    if message.op is msgspec.UNSET:
         raise BadCommand(f"op is missing; it is one of {_OPS}")
-    if op == "auth":
-        raise BadCommand("auth is not available yet")
-    raise BadCommand(f"unknown op {shortened(op)}; known are {_OPS}")
+    raise BadCommand(f"unknown op {shortened(message.op)}; known are {_OPS}")
+
+
+def _subscribe(message: _Message, id: CommandId | None) -> Subscribe:
+    raw, interval_ms = _delivery(message)
+    if message.symbols is msgspec.UNSET:
+        raise BadCommand('subscribe needs symbols, such as "symbols":["AAPL"]')
+    snapshot = True if message.snapshot is msgspec.UNSET else message.snapshot
+    if not isinstance(snapshot, bool):
+        raise BadCommand("snapshot is true or false")
+    return Subscribe(id, _symbol_list(message.symbols), snapshot, raw, interval_ms)
+
+
+def _unsubscribe(message: _Message, id: CommandId | None) -> Unsubscribe:
+    if message.symbols is msgspec.UNSET:
+        return Unsubscribe(id, None)
+    return Unsubscribe(id, _symbol_list(message.symbols))
+
+
+def _authenticate(message: _Message, id: CommandId | None) -> Authenticate:
+    if not isinstance(message.token, str) or not message.token:
+        raise BadCommand('auth needs a token, such as "token":"eyJ…"')
+    return Authenticate(id, message.token)
+
+
+_READERS: Final[dict[str, Callable[[_Message, CommandId | None], Command]]] = {
+    "subscribe": _subscribe,
+    "unsubscribe": _unsubscribe,
+    "list": lambda _message, own: ListSymbols(own),
+    "ping": lambda _message, own: Ping(own),
+    "auth": _authenticate,
+}
 
 
 def _symbol_list(symbols: object) -> list[object]:

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from pushservice.channels import SymbolReader, single_star
 from pushservice.coercers import Admin, Network
 from pushservice.limits import Limits
+from pushservice.origins import Origin
 from pushservice.redisurl import RedisAddress, RedisTLS
 
 #: the fields of Limits that options set, with their options; the daemon itself sets `connections`
@@ -101,6 +102,20 @@ class Config:
     log_max_size: int = 10 * 1024 * 1024
     log_keep: int = 10
     client_log_rate: int = 20
+    auth: str | None = None
+    token_key: Path | None = None
+    token_jwks: Path | None = None
+    token_algorithms: tuple[str, ...] = ()
+    token_audience: str | None = None
+    token_issuer: str | None = None
+    token_leeway: float = 10
+    token_in_url: bool = False
+    auth_timeout: float = 10
+    delays: tuple[float, ...] = ()
+    delay_buffer: int = 64 * 1024 * 1024
+    origins: tuple[Origin | str, ...] = ()
+    require_origin: bool = False
+    client_ca: Path | None = None
 
     def __post_init__(self) -> None:
         found = list(self._contradictions())
@@ -133,6 +148,36 @@ class Config:
             yield from self._against_demand()
         if self.demo:
             yield from self._against_demo(None if refusals else self.symbol_reader())
+        yield from self._against_auth()
+
+    def _against_auth(self) -> Iterator[Contradiction]:
+        if self.auth == "token" and self.token_key is None and self.token_jwks is None:
+            yield Contradiction(
+                ("auth", "token-key", "token-jwks"),
+                "--auth token needs --token-key or --token-jwks",
+            )
+        for_tokens = {
+            "token-key": self.token_key,
+            "token-jwks": self.token_jwks,
+            "token-algorithms": self.token_algorithms,
+            "token-audience": self.token_audience,
+            "token-issuer": self.token_issuer,
+        }
+        given = [name for name, value in for_tokens.items() if value]
+        if given and self.auth != "token":
+            yield Contradiction(
+                ("auth", *given), f"--{given[0]} is for tokens: say --auth token too"
+            )
+        if self.delays and self.auth not in ("token", "redis"):
+            yield Contradiction(
+                ("auth", "delays"),
+                "--delays are for who has a token that asks for one: say --auth token or redis too",
+            )
+        if self.client_ca is not None and self.plain:
+            yield Contradiction(
+                ("client-ca", "plain"),
+                "--client-ca asks for certificates, which --plain has none of",
+            )
 
     def _against_reading(self) -> Iterator[Contradiction]:
         ways = ("symbol-regex", "symbol-field")
@@ -268,6 +313,20 @@ class Config:
             "log_max_size": options.get("log-max-size"),
             "log_keep": options.get("log-keep"),
             "client_log_rate": options.get("client-log-rate"),
+            "auth": options.get("auth"),
+            "token_key": path("token-key"),
+            "token_jwks": path("token-jwks"),
+            "token_algorithms": tuple(options.get("token-algorithms") or ()),
+            "token_audience": options.get("token-audience"),
+            "token_issuer": options.get("token-issuer"),
+            "token_leeway": options.get("token-leeway"),
+            "token_in_url": bool(options.get("token-in-url")),
+            "auth_timeout": options.get("auth-timeout"),
+            "delays": tuple(options.get("delays") or ()),
+            "delay_buffer": options.get("delay-buffer"),
+            "origins": tuple(options.get("origins") or ()),
+            "require_origin": bool(options.get("require-origin")),
+            "client_ca": path("client-ca"),
         }
         given = {name: value for name, value in values.items() if value is not None}
         if "admin" in options:

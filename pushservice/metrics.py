@@ -40,6 +40,10 @@ class Counters:
     snapshots_learnt: int = 0
     feed_connects: int = 0
     feed_losses: int = 0
+    origins_refused: int = 0
+    auth_failures: int = 0
+    auth_too_late: int = 0
+    shut_out: int = 0
     client_failures: int = 0
     demo_published: int = 0
     demo_failed: int = 0

@@ -37,6 +37,14 @@ RAW: Final = _Raw()
 #: update, never merged; Paced for one update an interval.
 Kind: TypeAlias = Paced | _Raw | None
 
+
+def how_watched(kind: Kind) -> tuple[bool, int]:
+    """Whether that is raw, and the interval in milliseconds that it has."""
+    if isinstance(kind, Paced):
+        return False, kind.group.pace.interval_ms
+    return kind is RAW, 0
+
+
 #: What a turn brought for raw subscriptions: the symbol, the codec, the update as its piece.
 RawLog: TypeAlias = Sequence[tuple["Topic", wire.Codec, bytes]]
 

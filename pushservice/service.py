@@ -18,10 +18,11 @@ from typing import Any, Final
 from twisted.application.service import Service
 from twisted.internet import defer
 from twisted.internet.interfaces import IDelayedCall, IProtocolFactory
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import Clock, LoopingCall
 from twisted.logger import Logger
 
 from pushservice import __version__, outlet, ports
+from pushservice.access import Access, token_authenticator
 from pushservice.admission import GUESTS_BEYOND
 from pushservice.announcements import Announcements
 from pushservice.balance import Balance
@@ -29,6 +30,7 @@ from pushservice.certificates import Certificates, Material, read_material
 from pushservice.clientlog import ClientLog
 from pushservice.closing import CloseCode
 from pushservice.config import Config
+from pushservice.delayed import Tiers, Together
 from pushservice.development import Development
 from pushservice.farewell import Farewell
 from pushservice.hub import Hub
@@ -43,6 +45,7 @@ from pushservice.redistls import check_files
 from pushservice.redisurl import RedisAddress
 from pushservice.sources import Interests, Sources
 from pushservice.tally import SEATS_A_POST, Tally
+from pushservice.tape import Tape
 from pushservice.tls import NeverNone, TLSFactory, development_pair
 from pushservice.web import build_site
 from pushservice.websocket import QuoteFactory
@@ -74,7 +77,10 @@ def materials(config: Config) -> tuple[Material, ...]:
     if config.plain:
         return ()
     if config.cert:
-        return tuple(map(read_material, config.cert, config.key))
+        return tuple(
+            read_material(certificate, key, config.client_ca)
+            for certificate, key in zip(config.cert, config.key, strict=True)
+        )
     pair = development_pair(config.certs)
     if pair.made:
         Daemon.log.info(
@@ -83,7 +89,7 @@ def materials(config: Config) -> tuple[Material, ...]:
             certificate=str(pair.certificate),
             key=str(pair.key),
         )
-    return (read_material(pair.certificate, pair.key),)
+    return (read_material(pair.certificate, pair.key, config.client_ca),)
 
 
 def check(config: Config) -> Certificates | None:
@@ -93,6 +99,8 @@ def check(config: Config) -> Certificates | None:
     """
     if config.redis_over_tls:
         check_files(config.redis_tls)
+    if config.auth == "token":
+        token_authenticator(Clock(), config)
     found = materials(config)
     return Certificates(found) if found else None
 
@@ -172,6 +180,7 @@ class Daemon(Service):
         except ValueError as error:
             raise CannotStart(f"quotepush: QUOTEPUSH_OUTLET in the environment: {error}") from None
         interests = Interests()
+        together = Together(interests)
         self.hub = Hub(
             reactor,
             secrets.token_hex(4),
@@ -179,8 +188,18 @@ class Daemon(Service):
             self._client_failed,
             self._outlets.end_of_turn,
             limits=self._limits,
-            interest=interests,
+            interest=together if config.delays else interests,
         )
+        self._tiers = None
+        if config.delays:
+            self._tiers = Tiers(
+                reactor,
+                self.hub,
+                Tape(config.delay_buffer),
+                config.delays,
+                together,
+                self._outlets.end_of_turn,
+            )
         self.announcements = Announcements(self.hub, self._outlets.end_of_turn)
         self._trusted = Trusted(config.trusted_proxies)
         self._client_log = ClientLog(reactor, config.client_log_rate)
@@ -188,7 +207,7 @@ class Daemon(Service):
             reactor,
             self.hub,
             self._limits,
-            build_site(reactor, self.hub.recent_symbols, self._page_served, config.page),
+            build_site(reactor, self._shown_symbols, self._page_served, config.page),
             self.counters,
             self._outlets.make,
             self.announcements.greet,
@@ -196,6 +215,11 @@ class Daemon(Service):
             trusted=self._trusted,
             client_log=self._client_log,
         )
+        try:
+            self._access = Access(reactor, config, self._hub_for)
+        except ValueError as error:
+            raise CannotStart(f"quotepush: {error}") from None
+        self._access.guard(self.factory)
         if berth is not None:
             self.factory.balance = Balance(reactor, berth.tally, berth.seat, self.ports)
             self.factory.most_together = config.max_connections
@@ -209,6 +233,7 @@ class Daemon(Service):
             self.counters,
             "" if berth is None else berth.name,
             self._feed_changed,
+            self._tiers,
         )
         self._liveness = Liveness(
             self.hub, reactor, self._limits, self.counters, self._client_given_up
@@ -306,11 +331,15 @@ class Daemon(Service):
     async def _start_feed(self) -> None:
         if self._berth is not None:
             private = self._berth.redis_socket
-            self._sources.start((RedisAddress(path=private),) if private else self.config.redis)
+            self._begin_with((RedisAddress(path=private),) if private else self.config.redis)
         elif self._development is not None:
             await self._development.start()
             if self.running:
-                self._sources.start(self._development.addresses())
+                self._begin_with(self._development.addresses())
+
+    def _begin_with(self, addresses: Sequence[RedisAddress]) -> None:
+        self._sources.start(addresses)
+        self._access.start(addresses[0])
 
     def serve(self) -> None:
         """Accept connections on the sockets of the berth."""
@@ -341,6 +370,7 @@ class Daemon(Service):
             "connections": self.factory.admission.connections,
             "behind": len(self.hub.common.behind),
             "symbols": self.hub.count_topics(),
+            "delays": [] if self._tiers is None else self._tiers.delays,
             "registry_lag": None if registry is None else registry.lag(),
             "counters": self.counters.snapshot(),
         }
@@ -363,8 +393,16 @@ class Daemon(Service):
                 None if config.stale_after is None else config.stale_after * 1000,
                 None if config.feed_stale_after is None else config.feed_stale_after * 1000,
             )
+            if self._tiers is not None and config.stale_after is not None:
+                self._tiers.look_for_stale(config.stale_after * 1000)
         except Exception:  # noqa: BLE001 - said, and tried again at the next look
             self.log.failure("looking for stale symbols failed")
+
+    def _hub_for(self, delay_s: float) -> Hub | None:
+        """The hub whose quotes are late by that much at least; None where there is none."""
+        if self._tiers is not None:
+            return self._tiers.tier_for(delay_s)
+        return None if delay_s else self.hub
 
     def _feed_changed(self, up: bool) -> None:
         self.feed_changed(up)
@@ -374,6 +412,10 @@ class Daemon(Service):
 
     def _client_given_up(self, outbox: Outbox, why: str) -> None:
         self.log.info("{conn} is given up: {why}", conn=outbox.conn, why=why)
+
+    def _shown_symbols(self, limit: int) -> list[str]:
+        """What the page may tell anybody: which symbols there are is for who may see them."""
+        return [] if self._access.doorkeeper is not None else self.hub.recent_symbols(limit)
 
     def _page_served(self) -> None:
         self.counters.page_requests += 1
@@ -449,7 +491,10 @@ class Daemon(Service):
             self._staleness.stop()
         if self._development is not None:
             await self._development.stop_market()
+        await self._access.stop()
         await self._sources.stop_feeds()
+        if self._tiers is not None:
+            self._tiers.stop()
         self._client_log.stop()
         await self._sources.stop_registry()
         if self._development is not None:

@@ -22,6 +22,7 @@ from pushservice.snapshots import SnapshotHash
 from pushservice.topic import Topic
 
 if TYPE_CHECKING:
+    from pushservice.delayed import Tiers
     from pushservice.hub import Hub
     from pushservice.interfaces import Interest
 
@@ -61,10 +62,12 @@ class Sources:
         counters: Counters,
         suffix: str,
         feed_changed: Callable[[bool], None],
+        tiers: Tiers | None = None,
     ) -> None:
         """`suffix` tells this process's entries in the registry from those of others of the daemon.
 
-        `feed_changed` is told, after clients, whether the feed is up.
+        `feed_changed` is told, after clients, whether the feed is up. `tiers` bring late what the
+        feed brings.
         """
         self._reactor = reactor
         self._config = config
@@ -74,6 +77,7 @@ class Sources:
         self._counters = counters
         self._node = (config.node or f"{socket.gethostname()}-{config.port}") + suffix
         self._told = feed_changed
+        self._tiers = tiers
         self.feeds = Feeds(self._feed_changed)
         self.registry: Registry | None = None
         self._stopping = False
@@ -90,7 +94,7 @@ class Sources:
                     self._reactor,
                     address,
                     listening,
-                    self._hub,
+                    self._tiers or self._hub,
                     self._counters,
                     self.feeds.source_changed,
                     config.redis_tls,
@@ -146,23 +150,33 @@ class Sources:
         config = self._config
         if config.subscribe == "demand":
             self._demand = Demand(
-                self._reactor, config.channels, self.feeds.connections, self._hub.forget_value
+                self._reactor, config.channels, self.feeds.connections, self._forget_value
             )
             self._interests.listeners.append(self._demand)
             return self._demand
         return Everything(config.channels, config.symbol_reader())
 
+    def _forget_value(self, symbol: str) -> None:
+        """The feed does not listen to `symbol` any more."""
+        self._hub.forget_value(symbol)
+        if self._tiers is not None:
+            self._tiers.forget_value(symbol)
+
     def _catch_up(self) -> None:
         """Clients may have come before Redis was there."""
-        for topic in self._hub.watched_topics():
-            for at, outbox in enumerate(topic.watchers()):
-                self._interests.watched(outbox.conn, topic.symbol, at == 0)
+        hubs = [self._hub] if self._tiers is None else [self._hub, *self._tiers.hubs]
+        for hub in hubs:
+            for topic in hub.watched_topics():
+                for at, outbox in enumerate(topic.watchers()):
+                    self._interests.watched(outbox.conn, topic.symbol, at == 0)
 
     def _feed_changed(self, up: bool) -> None:
         if self._stopping:
             # Clients are told goodbye instead.
             return
         self._announcements.feed_changed(up)
+        if self._tiers is not None:
+            self._tiers.feed_changed(up)
         if up and self._snapshots is not None:
             self._snapshots.refresh(self._hub.watched_topics())
         self._told(up)

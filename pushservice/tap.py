@@ -96,6 +96,7 @@ def makeService(options: Options) -> IService:
     """The daemon that `options` describe; called by twistd before it daemonizes."""
     from twisted.internet import reactor
 
+    from pushservice.access import exposure
     from pushservice.embedded import NoRedisServer, find_redis_server
     from pushservice.process import Process
     from pushservice.service import CannotStart, prepare_memory
@@ -110,7 +111,8 @@ def makeService(options: Options) -> IService:
             raise CannotStart(f"quotepush: {error}") from None
 
     def plan_of(settings: Settings) -> Plan:
-        return Plan(settings.config, settings.texts(), settings.warnings)
+        warnings = (*settings.warnings, *exposure(settings.config))
+        return Plan(settings.config, settings.texts(), warnings)
 
     plan = plan_of(options.settings)
     crew = Manager(reactor, plan) if config.workers else Solo(reactor, plan)

@@ -33,14 +33,18 @@ from zope.interface import implementer
 from pushservice import wire
 from pushservice.admission import Admission
 from pushservice.allowance import Allowance
+from pushservice.auth import Identity, Refused, is_name
 from pushservice.balance import Balance
 from pushservice.clientlog import CLIENT, LOST, SERVER, ClientLog
 from pushservice.closing import CLOSE_REASONS, CloseCode
+from pushservice.credentials import BadCredentials, offer, without_tokens
+from pushservice.doorkeeper import Doorkeeper
 from pushservice.hub import Hub
 from pushservice.kernel import bound_send_buffer, bytes_sent
 from pushservice.lean import LeanProtocol, configured
 from pushservice.limits import Limits
 from pushservice.metrics import Counters
+from pushservice.origins import Origins
 from pushservice.outbox import Outbox
 from pushservice.outlet import PortableOutlet
 from pushservice.ports import Ports
@@ -84,10 +88,14 @@ class QuoteProtocol(LeanProtocol):
     # What a client that is being closed may still send, and that it is not listened to any more.
     _parting: Allowance | None = None
     _deaf = False
+    # A token is being looked at; and who it is, once that is known by the handshake.
+    _verifying = False
+    _identity: Identity | None = None
     # For the line about a client that goes: when it came, where such lines are written; what it was
     # handed and what was merged; how many bytes were sent.
     _came_at: float | None = None
     _handed = (0, 0)
+    _user: str | None = None
     _sent: int | None = None
 
     # -- the connection --------------------------------------------------------------------------
@@ -130,8 +138,20 @@ class QuoteProtocol(LeanProtocol):
             if self._parting is not None and len(self.data) > MAX_KEPT_WHILE_CLOSING:
                 self._listen_no_more()
         except Exception:  # noqa: BLE001 - one client's fault closes that client alone
-            self.factory.log.failure("connection {conn} failed", conn=self.conn)
             self.factory.counters.client_failures += 1
+            incident = self.factory.incident()
+            self.factory.log.failure(
+                "connection {conn} failed: incident {incident}", conn=self.conn, incident=incident
+            )
+            self._fail(incident)
+
+    def _fail(self, incident: str) -> None:
+        """Tell the client of a fault of ours, if it can be told yet, and close it."""
+        try:
+            if self.session is not None:
+                self.session.failed(incident)
+            self.close(CloseCode.INTERNAL_ERROR)
+        except Exception:  # noqa: BLE001 - what failed may be just what tells it
             self._leave()
             self.transport.abortConnection()
 
@@ -194,6 +214,8 @@ class QuoteProtocol(LeanProtocol):
 
     def processHandshake(self) -> None:
         """Sort out what the client speaks as soon as its request's head is there."""
+        if self._verifying:
+            return
         data = self.data
         if data and not data[:1].isalpha():
             self.failHandshake("this port speaks HTTP and ws:// without TLS")
@@ -232,26 +254,86 @@ class QuoteProtocol(LeanProtocol):
         page.makeConnection(self.transport)
         self.dataReceived(data)
 
-    def onConnect(self, request: ConnectionRequest) -> tuple[str | None, dict[str, str]]:
-        """Accept with the first subprotocol offered that is known; none offered is fine too."""
+    def onConnect(self, request: ConnectionRequest) -> Any:
+        """Accept with the first subprotocol offered that is known; none offered is fine too.
+
+        Returns that and no headers, or a Deferred of it; raises ConnectionDeny.
+        """
         factory = self.factory
-        if factory.draining or factory.full():
-            factory.counters.connections_refused += 1
-            raise ConnectionDeny(503, "restarting" if factory.draining else "full")
+        self._need_room()
         if factory.admission.crowded_out(self._address):
             factory.counters.connections_refused += 1
             raise ConnectionDeny(
                 429, f"more than {factory.limits.per_address} connections from your address"
             )
-        offered: Sequence[str] = request.protocols
-        if not offered:
-            return None, {}
-        for name in offered:
-            if name in wire.CODECS:
-                return name, {}
-        raise ConnectionDeny(
-            400, f"none of the subprotocols is known; known are {', '.join(wire.CODECS)}"
-        )
+        headers = request.headers
+        fault = factory.origins.fault(headers.get("origin"), headers.get("host"))
+        if fault is not None:
+            factory.counters.origins_refused += 1
+            raise ConnectionDeny(403, fault)
+        doorkeeper = factory.doorkeeper
+        if doorkeeper is None:
+            # What a proxy, or somebody else, made of the headers is no concern here.
+            return _choose(without_tokens(request.protocols)), {}
+        try:
+            offered = offer(headers, request.protocols, request.params, factory.token_in_url)
+        except BadCredentials as error:
+            raise ConnectionDeny(401, str(error)) from None
+        chosen = _choose(offered.subprotocols)
+        if offered.token is not None:
+            return self._verify(doorkeeper, offered.token, chosen)
+        if factory.by_certificate:
+            shown = identity_of(self.transport.getPeerCertificate())
+            self._accept(doorkeeper.accepted(shown) if isinstance(shown, Identity) else shown)
+        return chosen, {}
+
+    def _verify(self, doorkeeper: Doorkeeper, token: str, chosen: str | None) -> Any:
+        """What `onConnect` answers once it is known who sent `token`."""
+        verdict: Deferred[tuple[str | None, dict[str, str]]] = Deferred()
+        at_once: list[Identity | Refused] = []
+        waiting = False
+
+        def done(outcome: Identity | Refused) -> None:
+            if not waiting:
+                at_once.append(outcome)
+                return
+            if not self._counted:
+                # It did not wait, and Autobahn would open what is closed.
+                return
+            self._verifying = False
+            self.transport.resumeProducing()
+            try:
+                self._accept(outcome)
+                # Others may have come in meanwhile.
+                self._need_room()
+            except ConnectionDeny as denial:
+                verdict.errback(denial)
+            else:
+                verdict.callback((chosen, {}))
+
+        doorkeeper.verify(token, done)
+        if at_once:
+            self._accept(at_once[0])
+            return chosen, {}
+        # What comes along would be taken for a part of the request.
+        waiting = self._verifying = True
+        self.transport.pauseProducing()
+        return verdict
+
+    def _need_room(self) -> None:
+        """Raises ConnectionDeny where there is no room for one more client."""
+        factory = self.factory
+        if factory.draining or factory.full():
+            factory.counters.connections_refused += 1
+            raise ConnectionDeny(503, "restarting" if factory.draining else "full")
+
+    def _accept(self, outcome: Identity | Refused) -> None:
+        """Keep who it is. Raises ConnectionDeny for who is refused."""
+        if isinstance(outcome, Identity):
+            self._identity = outcome
+            return
+        self.factory.counters.auth_failures += 1
+        raise ConnectionDeny(503 if outcome.temporary else 401, f"the token is refused: {outcome}")
 
     def failHandshake(
         self,
@@ -266,6 +348,8 @@ class QuoteProtocol(LeanProtocol):
             headers.append(("Retry-After", str(RETRY_AFTER)))
         elif code == HTTPStatus.METHOD_NOT_ALLOWED:
             headers.append(("Allow", "GET, HEAD"))
+        elif code == HTTPStatus.UNAUTHORIZED:
+            headers.append(("WWW-Authenticate", "Bearer"))
         self.wasNotCleanReason = reason
         self.sendHttpErrorResponse(code, reason, headers)
         self.dropConnection(abort=False)
@@ -274,6 +358,7 @@ class QuoteProtocol(LeanProtocol):
 
     def onOpen(self) -> None:
         self._set_deadline(None)
+        identity = self._identity
         self.settle()
         factory = self.factory
         codec = wire.CODECS.get(self.websocket_protocol_in_use or "", wire.JSON)
@@ -283,11 +368,13 @@ class QuoteProtocol(LeanProtocol):
         factory.connection_opened(self)
         if factory.client_log is not None:
             self._came_at = factory.reactor.seconds()
-            factory.client_log.came(self.conn, self._address, codec.name)
+            factory.client_log.came(self.conn, self._address, codec.name, user_of(identity))
             # In the outlet's place, for what `stopProducing` does.
             self.transport.unregisterProducer()
             self.transport.registerProducer(self, True)
-        self.session = Session(factory.hub, outbox, factory.limits, factory.counters)
+        self.session = Session(
+            factory.hub, outbox, factory.limits, factory.counters, factory.doorkeeper, identity
+        )
         self.session.open()
         if codec.converses:
             factory.greet(outbox)
@@ -342,6 +429,7 @@ class QuoteProtocol(LeanProtocol):
             self.session.close()
             if self._came_at is not None:
                 self._handed = (self.session.outbox.quotes, self.session.outbox.merged)
+                self._user = user_of(self.session.identity)
             self._parting = self.session.allowance
             self.session = None
             self.factory.admission.closing(self)
@@ -372,6 +460,7 @@ class QuoteProtocol(LeanProtocol):
             sent=self._sent,
             by=by,
             code=None if code is None else int(code),
+            user=self._user,
         )
 
     def _count_sent(self) -> None:
@@ -399,6 +488,33 @@ class QuoteProtocol(LeanProtocol):
 def address_of(peer: IAddress | None) -> str | None:
     """The host of a connection's end as text; None where it has none, as on a Unix socket."""
     return getattr(peer, "host", None)
+
+
+def user_of(identity: Identity | None) -> str | None:
+    """Whom logs show for a client."""
+    return None if identity is None else identity.user
+
+
+def identity_of(certificate: Any) -> Identity | Refused:
+    """Who shows this certificate, a pyOpenSSL X509: its subject, as RFC 4514 writes it."""
+    if certificate is None:
+        return Refused("no certificate was shown")
+    subject = certificate.to_cryptography().subject.rfc4514_string()
+    if is_name(subject):
+        return Identity(user=subject)
+    return Refused("the certificate's subject is no text of 1 to 128 printable characters")
+
+
+def _choose(offered: Sequence[str]) -> str | None:
+    """The first subprotocol that is known; None where none is offered. Raises ConnectionDeny."""
+    if not offered:
+        return None
+    for name in offered:
+        if name in wire.CODECS:
+            return name
+    raise ConnectionDeny(
+        400, f"none of the subprotocols is known; known are {', '.join(wire.CODECS)}"
+    )
 
 
 class QuoteFactory(WebSocketServerFactory):
@@ -434,6 +550,12 @@ class QuoteFactory(WebSocketServerFactory):
         self.site = site
         self.counters = counters
         self.trusted = trusted
+        #: who may connect: from which pages, and who of whom; None where nobody is asked
+        self.origins = Origins()
+        self.doorkeeper: Doorkeeper | None = None
+        self.token_in_url = False
+        #: whether a client's certificate says who it is
+        self.by_certificate = False
         self.client_log = client_log if client_log is not None and client_log.rate else None
         self.draining = False
         self.admission = Admission(limits, reactor)
@@ -445,10 +567,13 @@ class QuoteFactory(WebSocketServerFactory):
         self._relief: IDelayedCall | None = None
         self._when_empty: Deferred[None] | None = None
         self._serial = count(1)
+        self._incidents = count(1)
         self.setProtocolOptions(  # type: ignore[no-untyped-call]  # the library's, unannotated
             webStatus=False,
             # A violation is answered by a close frame with its code, not by a bare disconnect.
             failByDrop=False,
+            # Pages without an origin are a matter of `origins`, like all others.
+            allowNullOrigin=True,
             # The time-outs are ours, exact and to the end of the TCP connection.
             openHandshakeTimeout=0,
             closeHandshakeTimeout=0,
@@ -463,12 +588,23 @@ class QuoteFactory(WebSocketServerFactory):
 
     def failed(self, outbox: Outbox, failure: Exception) -> None:
         """A client's outbox raised: log it and close that client."""
+        incident = self.incident()
         self.log.failure(
-            "delivery to {conn} failed; closing it",
+            "delivery to {conn} failed; closing it: incident {incident}",
             Failure(failure, type(failure), failure.__traceback__),
             conn=outbox.conn,
+            incident=incident,
         )
-        outbox.outlet.close(CloseCode.INTERNAL_ERROR)
+        try:
+            outbox.send_last(outbox.codec.frames([wire.incident(outbox.codec, incident)]))
+        except Exception:  # noqa: BLE001 - what failed may be just what tells it
+            outbox.outlet.abort()
+        else:
+            outbox.outlet.close(CloseCode.INTERNAL_ERROR)
+
+    def incident(self) -> str:
+        """An id for a fault of ours, for the log and for the client that it hit."""
+        return f"{self.hub.epoch}.{next(self._incidents)}"
 
     # -- who is there ----------------------------------------------------------------------------
 

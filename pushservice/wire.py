@@ -50,18 +50,29 @@ def symbol_fault(symbol: object) -> str | None:
 # -- events: server to client ------------------------------------------------------------------
 
 
-def welcome(conn: str, epoch: str, heartbeat_ms: int, max_symbols: int, max_message: int) -> bytes:
-    """The first event on a connection; limits are counts of symbols and bytes of a message."""
-    return _encode(
-        {
-            "ev": "welcome",
-            "v": 1,
-            "conn": conn,
-            "epoch": epoch,
-            "hb": heartbeat_ms,
-            "limits": {"symbols": max_symbols, "message": max_message},
-        }
-    )
+def welcome(
+    conn: str,
+    epoch: str,
+    heartbeat_ms: int,
+    max_symbols: int,
+    max_message: int,
+    auth: str | None = None,
+) -> bytes:
+    """The first event on a connection; limits are counts of symbols and bytes of a message.
+
+    `auth` says whether to authenticate; None where nobody has to.
+    """
+    event: dict[str, object] = {
+        "ev": "welcome",
+        "v": 1,
+        "conn": conn,
+        "epoch": epoch,
+        "hb": heartbeat_ms,
+        "limits": {"symbols": max_symbols, "message": max_message},
+    }
+    if auth is not None:
+        event["auth"] = auth
+    return _encode(event)
 
 
 def subscribed(
@@ -102,9 +113,39 @@ def pong(id: CommandId | None) -> bytes:
     return _encode(_answer("pong", id))
 
 
-def error(id: CommandId | None, code: ErrorCode, message: str) -> bytes:
-    """Says what was wrong with a command and what would be right."""
-    return _encode(_answer("error", id) | {"code": code, "msg": message})
+def authenticated(
+    id: CommandId | None, user: str | None, expires: int | None, delay: float
+) -> bytes:
+    """Answers Authenticate; `expires` in milliseconds since the epoch, `delay` in seconds."""
+    event = _answer("authenticated", id)
+    if user is not None:
+        event["user"] = user
+    if expires is not None:
+        event["expires"] = expires
+    if delay:
+        event["delay"] = int(delay) if delay == int(delay) else delay
+    return _encode(event)
+
+
+def expiring(left_ms: int) -> bytes:
+    """Says that the client's token ends in so many milliseconds."""
+    return _encode({"ev": "expiring", "in": left_ms})
+
+
+def error(id: CommandId | None, code: ErrorCode, message: str, retry: int | None = None) -> bytes:
+    """Says what was wrong with a command and what would be right.
+
+    `retry` is milliseconds after which the very same command may be carried out.
+    """
+    event = _answer("error", id) | {"code": code, "msg": message}
+    if retry is not None:
+        event["retry"] = retry
+    return _encode(event)
+
+
+def incident(codec: Codec, incident: str) -> bytes:
+    """Says, as a piece for `codec`, that something failed here, and by which id to ask about it."""
+    return codec.failure(error(None, ErrorCode.INTERNAL, f"internal error: incident {incident}"))
 
 
 def heartbeat(t: int, feed_up: bool, age: int | None, merged: int) -> bytes:

@@ -12,6 +12,8 @@
 
 const PROTOCOL = "quotepush.v1.json";
 const RETRYABLE = new Set([1001, 1006, 1012, 4008, 4029]);
+const LOCKED_OUT = new Set([4001, 4004]); // another token may help
+const REFUSALS = 3; // connections in a row that end with 4001 before it is given up
 const DEFAULT_MESSAGE_LIMIT = 16384; // bytes, until the welcome says otherwise
 const WATCH_FACTOR = 3; // heartbeats missed before the link counts as dead
 const encoder = new TextEncoder();
@@ -28,12 +30,16 @@ const byteLength = (text) => encoder.encode(text).length;
  * @property {string} epoch names the daemon process that counted `n`
  */
 
-/** The daemon's answer to a request was an error; `code` is the protocol's error code. */
+/**
+ * The daemon's answer to a request was an error; `code` is the protocol's error code, and `retry`, if
+ * there is one, the milliseconds after which the same request may be answered otherwise.
+ */
 export class QuotepushError extends Error {
-  constructor(code, message) {
+  constructor(code, message, retry) {
     super(message);
     this.name = "QuotepushError";
     this.code = code;
+    if (retry >= 0) this.retry = Number(retry);
   }
 }
 
@@ -61,8 +67,16 @@ export function parseExact(text) {
 /** One logical connection: reconnects by itself and keeps the subscriptions. */
 export class Quotepush {
   #url; #options; #clock; #socket = null; #state = "closed"; #timer = null; #opened = false;
-  #openedAt = 0; #heardAt = 0; #attempt = 0; #retry = null; #epoch = ""; #link = 0; #feed = null; #fresh = null;
+  #openedAt = 0; #heardAt = 0; #attempt = 0; #retry = null; #conn = ""; #epoch = ""; #link = 0;
+  #feed = null; #fresh = null;
   #limit = DEFAULT_MESSAGE_LIMIT; #nextId = 1; #flushing = false; #retryFlush = null;
+  #why = "connect"; // what a token is needed for
+  #asking = null; // marks the pending call of the token function
+  #askTimer = null; #askAttempt = 0; // its next call
+  #offer = ""; // a token that came while there was no connection to show it on
+  #renewing = false; // the state is "waiting" for nothing but a token
+  #refusals = 0; #blame = ""; // 4001s in a row; what the server found wrong with the last token
+  #held = []; // requests made while authenticating
   #entries = new Map(); // symbol -> {subs: Set, last: Quote|null, n, link: of which connection}
   #told = new Set(); // the symbols this connection asked the server for
   #dirty = new Set(); // the symbols to compare with #told at the next flush
@@ -76,6 +90,14 @@ export class Quotepush {
    * @param {"auto"|"raw"} [options.mode] sent with every subscribe
    * @param {number} [options.interval] sent with every subscribe: least ms between updates of a symbol
    * @param {boolean} [options.snapshot] sent with every subscribe
+   * @param {string|function(string): (string|Promise<string>)} [options.token] shown where the server
+   *   asks for one, and never part of the URL or of an event. A string serves until it is refused
+   *   or ends; then the state is "closed". A function is called for each token that is needed: for
+   *   "connect"; for "expiring", in the first half of what is left of the last one; or, since the
+   *   last one is not taken (any more), for "refused". If it throws, rejects or gives no string,
+   *   that is reported, and it is called again with backoff.
+   *   (Where a constructor can set headers, as that of `ws` in Node, a subclass of it passed as
+   *   `WebSocket` may send `Authorization: Bearer …` instead, which then goes for every connection.)
    * @param {function(string): *} [options.parse] default `JSON.parse`; see `parseExact`
    * @param {function} [options.WebSocket] constructor to use instead of the global one
    * @param {{setTimeout, clearTimeout, now}} [options.timers] clock to use instead of the global one
@@ -102,11 +124,15 @@ export class Quotepush {
     this.open();
   }
 
-  /** "connecting", "open" (welcomed), "waiting" (to reconnect) or "closed". */
+  /**
+   * "connecting", "authenticating" (welcomed by a server that asks for a token), "open" (served),
+   * "waiting" (to reconnect) or "closed".
+   */
   get state() { return this.#state; }
 
   /** Connects now if the state is "waiting" or "closed"; else does nothing. */
   open() {
+    if (this.#state === "closed") this.#refusals = 0;
     if (this.#state === "waiting" || this.#state === "closed") this.#connect();
   }
 
@@ -114,7 +140,7 @@ export class Quotepush {
   close() {
     if (this.#state === "closed") return;
     this.#detach("closed by the client");
-    this.#setState("closed", {code: 1000, reason: "closed by the client"});
+    this.#end(1000, "closed by the client");
   }
 
   /**
@@ -143,9 +169,14 @@ export class Quotepush {
 
   /**
    * Listens to an event; each listener gets one object:
-   * - "state" {state, ...}: "waiting" has delay (ms), attempt, code, reason; "closed" has code, reason
-   * - "welcome", "heartbeat", "bye": the server's event. Listeners of "welcome" run before the
-   *   subscriptions go out, so `request("auth", …)` there comes first
+   * - "state" {state, ...}: "waiting" has delay (ms), attempt, code, reason; "closed" has code,
+   *   reason. After 4001 and 4004 it goes on "waiting" until there is a token, however long that is
+   * - "welcome", "heartbeat", "bye": the server's event
+   * - "authenticated" {user, expires, delay}: a token was taken. It ends at `expires`, ms since 1970,
+   *   and brings quotes that are `delay` seconds late; each is undefined where there is none
+   * - "expiring" {in}: the token ends in so many ms; a token function is called soon
+   * - "denied" {symbol, code, msg}: the token does not allow this symbol, or no longer; told as
+   *   "error" too. Its callbacks stay, and it is tried again after the next "authenticated"
    * - "feed" {state}: the daemon's source became "up" or "down" (told on change)
    * - "gap" {symbol, reason: "feed"|"link"}: updates of this symbol may have been lost, before they
    *   reached the daemon, or while there was no connection; the last known quote follows
@@ -154,7 +185,7 @@ export class Quotepush {
    * - "quiet" {symbols}, "lively" {symbols}: these have had no quote for longer than the daemon
    *   allows, or have one again
    * - "error" {code, msg, symbol?, id?}: an error event, or one symbol's refusal; code 0: bad message
-   * - "raw" {direction: "in"|"out", text}: every message as text
+   * - "raw" {direction: "in"|"out", text}: every message as text, with "…" for tokens
    * @returns {function()} stops listening
    */
   on(event, fn) {
@@ -177,28 +208,37 @@ export class Quotepush {
 
   /**
    * Sends any op; resolves with the event that answers it. Rejects with a `QuotepushError` when that
-   * is an error event, or when the connection is not open or ends first.
+   * is an error event, or when the connection is not open or ends first. Where the server asks for a
+   * token, all but "auth" and "ping" wait until one is taken.
    * @param {string} op
    * @param {object} [fields]
    */
   request(op, fields = {}) {
     return new Promise((resolve, reject) => {
-      if (this.#state !== "open") throw new QuotepushError(0, "not connected");
-      const id = this.#nextId++;
-      this.#pending.set(id, {reject, resolve: (event) => {
-        if (op === "auth") this.#mark(this.#entries.keys()); // what was refused before may pass now
-        resolve(event);
-      }});
-      this.#send(JSON.stringify({...fields, op, id}));
+      if (!this.#welcomed) throw new QuotepushError(0, "not connected");
+      this.#call(op, fields, resolve, reject);
     });
+  }
+
+  get #welcomed() { return this.#state === "open" || this.#state === "authenticating"; }
+
+  #call(op, fields, resolve, reject) {
+    const id = this.#nextId++;
+    const text = JSON.stringify({...fields, op, id});
+    this.#pending.set(id, {resolve, reject});
+    if (op === "auth") this.#send(text, JSON.stringify({...fields, token: "…", op, id}));
+    else if (op === "ping" || this.#state === "open") this.#send(text);
+    else this.#held.push(text);
   }
 
   #connect() {
     this.#clock.clearTimeout(this.#timer);
     const socket = this.#socket = new this.#options.WebSocket(this.#url, [PROTOCOL]);
-    this.#opened = false;
+    this.#opened = this.#renewing = false;
     this.#openedAt = Infinity;
     this.#retry = null;
+    this.#blame = "";
+    if (this.#why === "expiring") this.#why = "connect";
     this.#timer = this.#clock.setTimeout(() => this.#lost(1006, "no welcome in time"),
       this.#options.connectTimeout);
     socket.onopen = () => { this.#opened = true; };
@@ -214,7 +254,10 @@ export class Quotepush {
     this.#clock.clearTimeout(this.#timer);
     this.#clock.clearTimeout(this.#retryFlush);
     this.#socket = this.#retryFlush = null;
-    if (this.#clock.now() - this.#openedAt >= this.#options.stableAfter) this.#attempt = 0;
+    if (this.#clock.now() - this.#openedAt >= this.#options.stableAfter) {
+      this.#attempt = this.#refusals = 0;
+    }
+    this.#held = [];
     this.#told.clear();
     this.#feed = null;
     if (socket) {
@@ -232,14 +275,35 @@ export class Quotepush {
     const socket = this.#socket;
     this.#detach(reason || `code ${code}`);
     if (this.#socket || this.#state === "closed" || !socket) return; // a listener acted already
-    if (!RETRYABLE.has(code)) return this.#setState("closed", {code, reason});
-    const {backoff, backoffMax, random} = this.#options;
+    if (LOCKED_OUT.has(code)) reason = this.#blame || reason;
+    if (code === 4001) {
+      this.#why = "refused";
+      this.#refusals += 1;
+    }
+    const renew = LOCKED_OUT.has(code) && typeof this.#options.token === "function"
+      && this.#refusals < REFUSALS;
+    if (!renew && !RETRYABLE.has(code)) return this.#end(code, reason);
+    const {backoff, random} = this.#options;
     // Full jitter spreads the clients of a restarted daemon; after a bye it comes on top of its `retry`.
     const delay = this.#retry !== null ? this.#retry + random() * backoff
-      : random() * Math.min(backoffMax, backoff * 2 ** this.#attempt);
+      : this.#backoff(this.#attempt);
     this.#attempt += 1;
-    this.#timer = this.#clock.setTimeout(() => this.#connect(), delay);
+    this.#timer = this.#clock.setTimeout(() => {
+      if (!renew || this.#offer) return this.#connect();
+      this.#renewing = true; // the server would not wait for the token as long
+      this.#seek();
+    }, delay);
     this.#setState("waiting", {delay, attempt: this.#attempt, code, reason});
+  }
+
+  #backoff(attempt) {
+    const {backoff, backoffMax, random} = this.#options;
+    return random() * Math.min(backoffMax, backoff * 2 ** attempt);
+  }
+
+  #end(code, reason) {
+    this.#forgetTokens();
+    this.#setState("closed", {code, reason});
   }
 
   /** Checks on a timer instead of re-arming one with every message: cheap at thousands a second. */
@@ -248,7 +312,7 @@ export class Quotepush {
       const left = limit - (this.#clock.now() - this.#heardAt);
       if (left > 0) return this.#watch(limit, left);
       this.#detach("no heartbeat");
-      if (!this.#socket && this.#state === "open") this.#connect();
+      if (!this.#socket && this.#welcomed) this.#connect();
     }, wait);
   }
 
@@ -284,8 +348,22 @@ export class Quotepush {
         if (event.retry >= 0) this.#retry = Number(event.retry);
         return this.#emit("bye", event);
       case "error":
-        this.#settle(event.id)?.reject(new QuotepushError(event.code, event.msg));
-        return this.#emit("error", {code: event.code, msg: event.msg, id: event.id});
+        if (event.code === 401 || event.code === 402 || event.code === 404) this.#blame = event.msg;
+        this.#emit("error", {code: event.code, msg: event.msg, id: event.id});
+        this.#settle(event.id)?.reject(new QuotepushError(event.code, event.msg, event.retry));
+        return;
+      case "authenticated":
+        this.#authenticated(event);
+        break;
+      case "expiring":
+        this.#emit("expiring", {in: event.in});
+        if (typeof this.#options.token !== "function") return;
+        this.#why = "expiring";
+        // At some time: clients whose tokens end together would all ask for new ones at once.
+        return this.#seek(this.#options.random() * event.in / 2);
+      case "unsubscribed":
+        if (event.id === undefined) this.#refused(event); // not our wish: the token allows less now
+        break;
       case "subscribed":
         // A new subscription starts a new count: what came between two of them was not merged.
         for (const symbol of event.symbols ?? []) {
@@ -297,12 +375,19 @@ export class Quotepush {
           entry.link = this.#link;
           if (missed) this.#emit("gap", {symbol, reason: "link"});
         }
-        for (const [symbol, {code, msg}] of Object.entries(event.errors ?? {})) {
-          this.#told.delete(symbol);
-          this.#emit("error", {symbol, code, msg, id: event.id});
-        }
+        this.#refused(event);
     }
     if (event.id !== undefined) this.#settle(event.id)?.resolve(event);
+  }
+
+  #refused({id, errors}) {
+    for (const [symbol, {code, msg}] of Object.entries(errors ?? {})) {
+      this.#told.delete(symbol);
+      const entry = this.#entries.get(symbol);
+      if (entry) entry.last = null; // nothing keeps it current
+      this.#emit("error", {symbol, code, msg, id});
+      if (code === 409) this.#emit("denied", {symbol, code, msg});
+    }
   }
 
   #settle(id) {
@@ -313,15 +398,106 @@ export class Quotepush {
 
   #welcome(event) {
     this.#clock.clearTimeout(this.#timer);
-    this.#openedAt = this.#clock.now();
+    this.#conn = event.conn;
     this.#epoch = event.epoch;
     this.#link += 1;
     this.#limit = event.limits?.message ?? DEFAULT_MESSAGE_LIMIT;
     for (const entry of this.#entries.values()) entry.n = 0;
     if (event.hb > 0) this.#watch(WATCH_FACTOR * event.hb);
-    this.#setState("open", {conn: event.conn, epoch: event.epoch});
+    if (event.auth !== "required") {
+      this.#serve();
+      return this.#emit("welcome", event);
+    }
+    const socket = this.#socket;
+    this.#setState("authenticating", {});
     this.#emit("welcome", event);
+    if (this.#socket !== socket) return; // a listener closed the connection
+    const {token} = this.#options;
+    if (!token) return this.#giveUp("the server asks for a token: pass one as options.token");
+    const offer = typeof token === "string" ? token : this.#offer;
+    this.#offer = "";
+    if (offer) this.#show(offer);
+    else this.#seek();
+  }
+
+  /** The server takes everything from now on. */
+  #serve() {
+    this.#openedAt = this.#clock.now();
+    this.#forgetTokens();
+    this.#setState("open", {conn: this.#conn, epoch: this.#epoch});
+    for (const text of this.#held.splice(0)) this.#send(text);
     this.#mark(this.#entries.keys());
+  }
+
+  #authenticated({user, expires, delay}) {
+    this.#why = "connect";
+    if (this.#state === "authenticating") {
+      this.#serve();
+    } else {
+      this.#forgetTokens();
+      this.#mark(this.#entries.keys()); // what was refused before may pass now
+    }
+    const number = (value) => value === undefined ? undefined : Number(value);
+    this.#emit("authenticated", {user, expires: number(expires), delay: number(delay)});
+  }
+
+  /** Calls the token function after `wait` ms, unless its answer is awaited already. */
+  #seek(wait = 0) {
+    if (this.#asking) return;
+    this.#clock.clearTimeout(this.#askTimer);
+    if (wait > 0) this.#askTimer = this.#clock.setTimeout(() => this.#ask(), wait);
+    else this.#ask();
+  }
+
+  async #ask() {
+    const asking = this.#asking = {};
+    let token = null;
+    try {
+      token = await this.#options.token(this.#why);
+      if (typeof token !== "string" || !token) throw new TypeError("options.token gave no token");
+    } catch (error) {
+      token = null;
+      this.#options.report(error);
+    }
+    if (this.#asking !== asking) return; // it is not needed any more
+    this.#asking = null;
+    if (token === null) return this.#seek(this.#backoff(this.#askAttempt++));
+    if (this.#welcomed) return this.#show(token);
+    this.#offer = token;
+    if (this.#renewing) this.#connect();
+  }
+
+  #show(token) {
+    this.#call("auth", {token}, () => {}, ({code, message, retry}) => {
+      if (code === 0) return; // the connection ended
+      if (retry !== undefined) { // nobody could look at it just now
+        this.#clock.clearTimeout(this.#askTimer);
+        this.#askTimer = this.#clock.setTimeout(() => { if (this.#welcomed) this.#show(token); }, retry);
+        return;
+      }
+      if (typeof this.#options.token === "string") return this.#giveUp(message);
+      if (code === 403 && this.#state === "open") { // another user's: not on this connection
+        this.#detach("another user's token");
+        if (this.#socket || this.#state !== "open") return; // a listener acted already
+        this.#offer = token;
+        return this.#connect();
+      }
+      this.#why = "refused";
+      this.#seek(this.#backoff(this.#askAttempt++));
+    });
+  }
+
+  /** Closes for want of a token, with the code that the server would close with. */
+  #giveUp(reason) {
+    this.#detach(reason);
+    if (!this.#socket && this.#state !== "closed") this.#end(4001, reason);
+  }
+
+  #forgetTokens() {
+    this.#clock.clearTimeout(this.#askTimer);
+    this.#asking = null;
+    this.#askAttempt = 0;
+    this.#offer = "";
   }
 
   #quote(event, snapshot) {
@@ -337,7 +513,7 @@ export class Quotepush {
   }
 
   #replay(sub, entry) {
-    if (sub.seen.has(entry.last.symbol)) return; // a newer one came first
+    if (!entry.last || sub.seen.has(entry.last.symbol)) return; // a newer one came first
     this.#deliver(sub, Object.freeze({...entry.last, snapshot: true, merged: 0}));
   }
 
@@ -433,8 +609,8 @@ export class Quotepush {
     this.#send(JSON.stringify({op, id, symbols, ...fields}));
   }
 
-  #send(text) {
-    if (this.#listeners.get("raw")?.size) this.#emit("raw", {direction: "out", text});
+  #send(text, shown = text) {
+    if (this.#listeners.get("raw")?.size) this.#emit("raw", {direction: "out", text: shown});
     this.#socket?.send(text);
   }
 

@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from redis_process import free_port
+from token_makers import key_file
 from waiting import wait_for_line
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -27,6 +29,7 @@ ARGUMENTS = [
     "--disable-features=LocalNetworkAccessChecks",
 ]
 TIMEOUT_MS = 20_000
+expect.set_options(timeout=TIMEOUT_MS)
 
 
 @dataclass(frozen=True)
@@ -36,13 +39,12 @@ class DemoDaemon:
     url: str
 
 
-@pytest.fixture(scope="session")
-def demo_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoDaemon]:
-    """The daemon as a newcomer starts it, on a loopback port."""
-    directory = tmp_path_factory.mktemp("demo")
+@contextmanager
+def running(directory: Path, *more: str) -> Iterator[DemoDaemon]:
+    """The demonstration on a loopback port, with more options; its log may hold no traceback."""
     port = free_port()
     twistd = Path(sys.executable).with_name("twistd")
-    options = ["--interface", "127.0.0.1", "--port", str(port), "--demo"]
+    options = ["--interface", "127.0.0.1", "--port", str(port), "--demo", *more]
     log = directory / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -57,6 +59,31 @@ def demo_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoDaemon
     process.terminate()
     rest, _ = process.communicate(timeout=20)
     assert b"Traceback" not in log.read_bytes() + rest
+
+
+@pytest.fixture(scope="session")
+def demo_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoDaemon]:
+    """The daemon as a newcomer starts it."""
+    with running(tmp_path_factory.mktemp("demo")) as daemon:
+        yield daemon
+
+
+@pytest.fixture(scope="module")
+def hospitable_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoDaemon]:
+    """One that pages of http://localhost may connect to."""
+    options = ["--origins", "http://localhost", "--admin", "off"]
+    with running(tmp_path_factory.mktemp("hospitable"), *options) as daemon:
+        yield daemon
+
+
+@pytest.fixture(scope="module")
+def guarded_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoDaemon]:
+    """One that asks for tokens, signed with the secret of `token_makers`."""
+    directory = tmp_path_factory.mktemp("guarded")
+    key = key_file(directory, "HS256")
+    options = ["--auth", "token", "--token-key", str(key), "--admin", "off"]
+    with running(directory, *options) as daemon:
+        yield daemon
 
 
 @pytest.fixture(scope="module")

@@ -51,6 +51,13 @@ function setup(options = {}) {
       this.receive({ev: "welcome", v: 1, conn: "c1", epoch: "e1", hb: 5000,
         limits: {symbols: 500, message: 16384}, ...fields});
     }
+    /** Answers the latest auth. */
+    answer(event) { this.receive({id: this.ops("auth").at(-1).id, ...event}); }
+    accept(fields = {}) { this.answer({ev: "authenticated", ...fields}); }
+    refuse(code = 402, msg = "the token is refused: it is bad") {
+      this.answer({ev: "error", code, msg});
+    }
+    get tokens() { return this.ops("auth").map(({token}) => token); }
     ops(op) { return this.sent.map((text) => JSON.parse(text)).filter((sent) => sent.op === op); }
     symbols(op) { return this.ops(op).flatMap((sent) => sent.symbols); }
   }
@@ -61,6 +68,24 @@ function setup(options = {}) {
   world.q.on("state", (state) => world.states.push(state));
   Object.defineProperty(world, "socket", {get: () => world.sockets.at(-1)});
   return world;
+}
+
+/** Fields of a welcome that asks for a token. */
+const REQUIRED = {auth: "required"};
+
+/** A client that was welcomed and asked for its token. */
+async function setupAsked(options) {
+  const world = setup(options);
+  world.socket.welcome(REQUIRED);
+  await settled();
+  return world;
+}
+
+/** A token function that is answered by the test: `calls` are [why, resolve, reject]. */
+function oracle() {
+  const calls = [];
+  const token = (why) => new Promise((resolve, reject) => calls.push([why, resolve, reject]));
+  return {calls, token};
 }
 
 /** A client already welcomed. */
@@ -369,6 +394,22 @@ test("what may have been missed between two connections is told as a gap, before
   assert.deepEqual(seen, ["A 7", "link: A", "A 2", "A 3"], "once for each connection");
 });
 
+test("a token that nobody could look at is shown again, also where it is a string", async () => {
+  const {q, clock, socket, states} = setup({token: "t0"});
+  socket.welcome({auth: "required"});
+  await settled();
+  const {id} = socket.ops("auth")[0];
+  socket.receive({ev: "error", id, code: 402, msg: "Redis does not answer", retry: 2000});
+  await settled();
+  assert.equal(q.state, "authenticating");
+  clock.advance(1999);
+  assert.equal(socket.ops("auth").length, 1);
+  clock.advance(1);
+  assert.equal(socket.ops("auth").length, 2);
+  socket.receive({ev: "authenticated", id: socket.ops("auth")[1].id});
+  assert.equal(states.at(-1).state, "open");
+});
+
 test("the retry of a bye is waited out, with some jitter on top", () => {
   const {q, clock, sockets, socket, states} = setupOpen();
   const byes = collect(q, "bye");
@@ -510,18 +551,601 @@ test("a subscribe refused for too many messages is sent again", async () => {
   assert.deepEqual(socket.symbols("subscribe"), ["A", "A"]);
 });
 
-test("authentication on the welcome goes first, and its success repeats what was refused", async () => {
-  const {q, socket} = setup();
-  q.on("welcome", () => q.request("auth", {token: "secret"}));
+test("a token goes out on the welcome that asks for one, and what was waiting once it is taken", async () => {
+  const {q, socket, states} = setup({token: "secret"});
+  const authenticated = collect(q, "authenticated");
   q.subscribe("A", () => {});
-  socket.welcome();
+  assert.deepEqual(socket.protocols, ["quotepush.v1.json"]);
+  assert.equal(socket.url, "wss://quotes.test/");
+  socket.welcome(REQUIRED);
+  assert.equal(q.state, "authenticating");
+  const list = q.list();
   await settled();
-  const [auth, subscribe] = socket.sent.map((text) => JSON.parse(text));
-  assert.deepEqual([auth.op, auth.token, subscribe.op], ["auth", "secret", "subscribe"]);
-  socket.receive({ev: "error", id: subscribe.id, code: 401, msg: "not authenticated"});
-  socket.receive({ev: "auth", id: auth.id});
+  assert.deepEqual(socket.sent.map((text) => JSON.parse(text)), [{token: "secret", op: "auth", id: 1}]);
+  socket.accept({user: "alice", expires: 1795342115681, delay: 900});
+  assert.deepEqual(authenticated, [{user: "alice", expires: 1795342115681, delay: 900}]);
+  assert.deepEqual(states.slice(-2).map(({state}) => state), ["authenticating", "open"]);
   await settled();
-  assert.deepEqual(socket.symbols("subscribe"), ["A", "A"]);
+  const [{id}] = socket.ops("list");
+  socket.receive({ev: "list", id, symbols: ["A"]});
+  assert.deepEqual(await list, ["A"]);
+  assert.deepEqual(socket.symbols("subscribe"), ["A"]);
+});
+
+test("what the answer to a token leaves out is undefined", async () => {
+  const {q, socket} = await setupAsked({token: "secret"});
+  const authenticated = collect(q, "authenticated");
+  socket.accept();
+  assert.deepEqual(authenticated, [{user: undefined, expires: undefined, delay: undefined}]);
+});
+
+test("numbers about the token are plain numbers whatever parses them", async () => {
+  const parse = (text) => JSON.parse(text, (key, value) =>
+    key === "delay" || key === "expires" ? new ExactNumber(value, `${value}.0`) : value);
+  const {q, socket} = await setupAsked({token: "secret", parse});
+  const authenticated = collect(q, "authenticated");
+  socket.accept({expires: 7, delay: 900});
+  assert.deepEqual(authenticated, [{user: undefined, expires: 7, delay: 900}]);
+});
+
+for (const auth of [undefined, "done"]) {
+  test(`a token stays here where the welcome says ${auth ?? "nothing"} about it`, async () => {
+    const asked = [];
+    const {q, socket} = setup({token: (why) => asked.push(why)});
+    const authenticated = collect(q, "authenticated");
+    q.subscribe("A", () => {});
+    socket.welcome({auth});
+    assert.equal(q.state, "open");
+    await settled();
+    assert.deepEqual(socket.symbols("subscribe"), ["A"]);
+    assert.deepEqual([socket.tokens, asked], [[], []]);
+    if (auth === "done") socket.receive({ev: "authenticated", user: "alice"});
+    assert.deepEqual(authenticated.map(({user}) => user), auth ? ["alice"] : []);
+  });
+}
+
+test("without a token a server that asks for one is left, and the reason says what to pass", () => {
+  const {clock, socket, sockets, states} = setup();
+  socket.welcome(REQUIRED);
+  assert.ok(socket.closed);
+  const {state, code, reason} = states.at(-1);
+  assert.deepEqual([state, code], ["closed", 4001]);
+  assert.match(reason, /options\.token/);
+  clock.advance(120_000);
+  assert.deepEqual([sockets.length, clock.size], [1, 0]);
+});
+
+test("a ping is answered while the token is looked at", async () => {
+  const {q, clock, socket} = await setupAsked({token: "secret"});
+  const ping = q.ping();
+  clock.advance(30);
+  socket.receive({ev: "pong", id: socket.ops("ping")[0].id});
+  assert.equal(await ping, 30);
+});
+
+test("requests that wait for a token fail when the connection ends first, and are not sent later", async () => {
+  const {q, clock, socket, sockets} = await setupAsked({token: "secret"});
+  const list = q.list();
+  socket.end(1006);
+  await assert.rejects(list, /connection lost/);
+  clock.advance(500);
+  sockets[1].welcome(REQUIRED);
+  sockets[1].accept();
+  assert.deepEqual(sockets[1].ops("list"), []);
+});
+
+test("a string that is refused closes with the server's words", async () => {
+  const {q, clock, socket, sockets, states} = await setupAsked({token: "secret"});
+  const errors = collect(q, "error");
+  socket.refuse(402, "the token is refused: it expired 5 s ago");
+  assert.ok(socket.closed);
+  assert.deepEqual(states.at(-1),
+    {state: "closed", code: 4001, reason: "the token is refused: it expired 5 s ago"});
+  assert.deepEqual(errors.map(({code}) => code), [402]);
+  clock.advance(120_000);
+  assert.deepEqual([sockets.length, clock.size], [1, 0]);
+});
+
+test("a string is shown again after a reconnect, and is nothing new when it ends", async () => {
+  const {q, clock, sockets, socket, states} = await setupAsked({token: "secret"});
+  const expiring = collect(q, "expiring");
+  socket.accept();
+  socket.end(1006);
+  clock.advance(500);
+  sockets[1].welcome(REQUIRED);
+  await settled();
+  sockets[1].accept();
+  sockets[1].receive({ev: "expiring", in: 60_000});
+  await settled();
+  clock.advance(100);
+  assert.deepEqual(expiring, [{in: 60_000}]);
+  assert.deepEqual(sockets.map(({tokens}) => tokens), [["secret"], ["secret"]]);
+  sockets[1].receive({ev: "error", code: 401, msg: "the token has expired"});
+  sockets[1].end(4001, "authentication failed");
+  assert.deepEqual(states.at(-1), {state: "closed", code: 4001, reason: "the token has expired"});
+});
+
+test("a string that came too late closes with 4004", async () => {
+  const {socket, states} = await setupAsked({token: "secret"});
+  socket.receive({ev: "error", code: 404, msg: "the time to authenticate is over"});
+  socket.end(4004, "authentication too late");
+  assert.deepEqual(states.at(-1),
+    {state: "closed", code: 4004, reason: "the time to authenticate is over"});
+});
+
+test("a function is asked once a connection, and may take its time", async () => {
+  const {calls, token} = oracle();
+  const {q, clock, sockets, socket} = await setupAsked({token});
+  q.subscribe("A", () => {});
+  await settled();
+  assert.deepEqual([calls.map(([why]) => why), socket.sent], [["connect"], []]);
+  calls[0][1]("one");
+  await settled();
+  assert.deepEqual(socket.tokens, ["one"]);
+  socket.accept();
+  socket.end(1006);
+  clock.advance(500);
+  assert.equal(calls.length, 1);
+  sockets[1].welcome(REQUIRED);
+  await settled();
+  calls[1][1]("two");
+  await settled();
+  assert.equal(calls[1][0], "connect");
+  assert.deepEqual(sockets[1].tokens, ["two"]);
+  sockets[1].accept();
+  await settled();
+  assert.deepEqual(sockets[1].symbols("subscribe"), ["A"]);
+});
+
+test("a function may answer without a promise", async () => {
+  const {socket} = await setupAsked({token: () => "plain"});
+  assert.deepEqual(socket.tokens, ["plain"]);
+});
+
+test("a token that is still awaited when the link breaks serves the next connection", async () => {
+  const {calls, token} = oracle();
+  const {clock, sockets, socket} = await setupAsked({token});
+  socket.end(1006);
+  calls[0][1]("late");
+  await settled();
+  assert.equal(sockets.length, 1);
+  clock.advance(500);
+  sockets[1].welcome(REQUIRED);
+  await settled();
+  assert.deepEqual([calls.length, sockets[1].tokens], [1, ["late"]]);
+});
+
+test("a function that is slower than the server waits is not asked twice: its token connects", async () => {
+  const {calls, token} = oracle();
+  const {q, clock, sockets, socket, states} = await setupAsked({token});
+  socket.receive({ev: "error", code: 404, msg: "the time to authenticate is over"});
+  socket.end(4004, "authentication too late");
+  assert.deepEqual(states.at(-1), {state: "waiting", delay: 250, attempt: 1, code: 4004,
+    reason: "the time to authenticate is over"});
+  clock.advance(600_000);
+  await settled();
+  assert.deepEqual([q.state, sockets.length, calls.length], ["waiting", 1, 1]);
+  calls[0][1]("at last");
+  await settled();
+  sockets[1].welcome(REQUIRED);
+  await settled();
+  assert.deepEqual([sockets[1].tokens, calls.length], [["at last"], 1]);
+});
+
+test("a token that comes right after 4004 is shown on the next connection", async () => {
+  const {calls, token} = oracle();
+  const {clock, sockets, socket} = await setupAsked({token});
+  socket.end(4004);
+  calls[0][1]("late");
+  await settled();
+  assert.equal(sockets.length, 1);
+  clock.advance(250);
+  sockets[1].welcome(REQUIRED);
+  await settled();
+  assert.deepEqual([sockets[1].tokens, calls.length], [["late"], 1]);
+});
+
+test("a token that was kept for the next connection is shown on that one alone", async () => {
+  const {calls, token} = oracle();
+  const {clock, sockets} = await setupAsked({token});
+  sockets[0].end(1006);
+  calls[0][1]("kept");
+  await settled();
+  clock.advance(500);
+  sockets[1].welcome(REQUIRED);
+  sockets[1].refuse();
+  sockets[1].end(1006);
+  clock.advance(500);
+  sockets[2].welcome(REQUIRED);
+  await settled();
+  assert.deepEqual([sockets[1].tokens, sockets[2].tokens, calls.at(-1)[0]], [["kept"], [], "refused"]);
+});
+
+test("who is opened by hand while a token is awaited connects once", async () => {
+  const {calls, token} = oracle();
+  const {q, clock, sockets} = await setupAsked({token});
+  sockets[0].end(4004);
+  clock.advance(250);
+  q.open();
+  calls[0][1]("late");
+  await settled();
+  assert.equal(sockets.length, 2);
+  sockets[1].welcome(REQUIRED);
+  assert.deepEqual(sockets[1].tokens, ["late"]);
+});
+
+test("a token that was taken ends the reasons and the backoff of the ones before", async () => {
+  const asked = [];
+  const world = await setupAsked({token: (why) => `token ${asked.push(why)}`});
+  const {clock, sockets, states} = world;
+  world.random = 1;
+  sockets[0].refuse();
+  clock.advance(500);
+  await settled();
+  sockets[0].accept();
+  sockets[0].end(1006);
+  clock.advance(500);
+  sockets[1].welcome(REQUIRED);
+  await settled();
+  sockets[1].refuse();
+  clock.advance(500);
+  await settled();
+  assert.deepEqual(asked, ["connect", "refused", "connect", "refused"]);
+  sockets[1].end(1006);
+  clock.advance(1000);
+  sockets[2].welcome(REQUIRED);
+  sockets[2].end(4004, "authentication too late");
+  assert.equal(states.at(-1).reason, "authentication too late");
+});
+
+test("closing on a welcome that asks for a token asks nobody", async () => {
+  const asked = [];
+  const {q, socket, states} = setup({token: (why) => asked.push(why)});
+  q.on("welcome", () => q.close());
+  socket.welcome(REQUIRED);
+  await settled();
+  assert.deepEqual([asked, states.at(-1).code], [[], 1000]);
+});
+
+test("a function that fails is reported and asked again with backoff, until there is a token", async () => {
+  const {calls, token} = oracle();
+  const world = await setupAsked({token});
+  const {clock, socket, sockets, reports} = world;
+  world.random = 1;
+  const outcomes = [([, , reject]) => reject(new Error("no network")), ([, resolve]) => resolve(""),
+    ([, resolve]) => resolve(undefined)];
+  for (const [at, outcome] of outcomes.entries()) {
+    outcome(calls[at]);
+    await settled();
+    clock.advance(500 * 2 ** at - 1);
+    assert.equal(calls.length, at + 1);
+    clock.advance(1);
+    assert.equal(calls.length, at + 2);
+  }
+  assert.deepEqual(reports.map(({message}) => message),
+    ["no network", "options.token gave no token", "options.token gave no token"]);
+  socket.end(4004);
+  calls[3][2](new Error("still none"));
+  await settled();
+  clock.advance(4000);
+  calls[4][1]("found");
+  await settled();
+  assert.equal(sockets.length, 2);
+});
+
+test("a function that throws is reported like one that rejects", async () => {
+  const {reports, socket} = await setupAsked({token: () => { throw new Error("thrown"); }});
+  assert.deepEqual(reports.map(({message}) => message), ["thrown"]);
+  assert.ok(!socket.closed);
+});
+
+test("an expiring token is replaced in place, at some time in the first half of what is left", async () => {
+  const {calls, token} = oracle();
+  const world = await setupAsked({token});
+  const {q, clock, socket, sockets} = world;
+  calls[0][1]("one");
+  q.subscribe("A", () => {});
+  await settled();
+  socket.accept();
+  await settled();
+  const beat = () => socket.receive({ev: "heartbeat", feed: "up"});
+  world.random = 0.9;
+  socket.receive({ev: "expiring", in: 20_000});
+  clock.advance(8_999);
+  assert.equal(calls.length, 1);
+  clock.advance(1);
+  beat();
+  assert.deepEqual(calls.map(([why]) => why), ["connect", "expiring"]);
+  calls[1][1]("two");
+  await settled();
+  assert.deepEqual(socket.tokens, ["one", "two"]);
+  socket.accept({user: "alice"});
+  await settled();
+  assert.deepEqual([sockets.length, q.state, socket.symbols("subscribe")], [1, "open", ["A"]]);
+});
+
+test("a function that fails for an expiring token is asked again, and after the end still", async () => {
+  const {calls, token} = oracle();
+  const {clock, socket, sockets, reports} = await setupAsked({token});
+  calls[0][1]("one");
+  await settled();
+  socket.accept();
+  socket.receive({ev: "expiring", in: 4_000});
+  clock.advance(1_000);
+  for (const at of [1, 2]) {
+    calls[at][2](new Error("no network"));
+    await settled();
+    clock.advance(500);
+  }
+  assert.deepEqual([calls.map(([why]) => why), reports.length],
+    [["connect", "expiring", "expiring", "expiring"], 2]);
+  socket.receive({ev: "error", code: 401, msg: "the token has expired"});
+  socket.end(4001);
+  calls[3][2](new Error("no network"));
+  await settled();
+  clock.advance(2_000);
+  assert.equal(calls[4][0], "refused");
+  calls[4][1]("two");
+  await settled();
+  sockets[1].welcome(REQUIRED);
+  assert.deepEqual(sockets[1].tokens, ["two"]);
+});
+
+test("a refresh that is still planned when the link breaks does not hold up the next connection", async () => {
+  const asked = [];
+  const {clock, socket, sockets} = await setupAsked({token: (why) => `token ${asked.push(why)}`});
+  socket.accept();
+  socket.receive({ev: "expiring", in: 60_000});
+  socket.end(1006);
+  clock.advance(500);
+  sockets[1].welcome(REQUIRED);
+  await settled();
+  sockets[1].accept();
+  clock.advance(14_000);
+  await settled();
+  assert.deepEqual([asked, sockets[1].tokens], [["connect", "connect"], ["token 2"]]);
+});
+
+test("a refused token is followed by another on the same connection", async () => {
+  const {calls, token} = oracle();
+  const {clock, socket, sockets} = await setupAsked({token});
+  calls[0][1]("old");
+  await settled();
+  socket.refuse();
+  await settled();
+  assert.equal(calls.length, 1);
+  clock.advance(250);
+  assert.equal(calls[1][0], "refused");
+  calls[1][1]("new");
+  await settled();
+  assert.deepEqual([socket.tokens, sockets.length], [["old", "new"], 1]);
+});
+
+test("after 4001 a function is asked before the next connection is made", async () => {
+  const {calls, token} = oracle();
+  const {clock, socket, sockets, states} = await setupAsked({token});
+  calls[0][1]("one");
+  await settled();
+  socket.accept();
+  socket.receive({ev: "error", code: 401, msg: "the token was revoked"});
+  socket.end(4001, "authentication failed");
+  assert.deepEqual(states.at(-1),
+    {state: "waiting", delay: 250, attempt: 1, code: 4001, reason: "the token was revoked"});
+  clock.advance(250);
+  assert.deepEqual([calls.at(-1)[0], sockets.length], ["refused", 1]);
+  calls[1][1]("two");
+  await settled();
+  sockets[1].welcome(REQUIRED);
+  assert.deepEqual(sockets[1].tokens, ["two"]);
+});
+
+test("who is refused three connections in a row gives up, until opened again", async () => {
+  const asked = [];
+  const {q, clock, sockets, states} = setup({token: (why) => { asked.push(why); return "bad"; }});
+  const refused = async () => {
+    const socket = sockets.at(-1);
+    socket.welcome(REQUIRED);
+    await settled();
+    socket.refuse();
+    socket.end(4001, "authentication failed");
+    clock.advance(5_000);
+    await settled();
+  };
+  for (let i = 0; i < 3; i += 1) await refused();
+  assert.deepEqual(states.at(-1),
+    {state: "closed", code: 4001, reason: "the token is refused: it is bad"});
+  clock.advance(120_000);
+  await settled();
+  assert.deepEqual([sockets.length, clock.size], [3, 0]);
+  assert.deepEqual(asked, ["connect", "refused", "refused"]);
+  q.open();
+  await refused();
+  assert.deepEqual([q.state, sockets.length], ["connecting", 5]);
+});
+
+test("a refusal after a stable connection is the first again", async () => {
+  const {clock, sockets, states} = setup({token: () => "short-lived", stableAfter: 10_000});
+  for (let i = 0; i < 6; i += 1) {
+    const socket = sockets.at(-1);
+    socket.welcome(REQUIRED);
+    await settled();
+    socket.accept();
+    clock.advance(10_000);
+    socket.end(4001);
+    assert.equal(states.at(-1).delay, 250);
+    clock.advance(250);
+    await settled();
+  }
+  assert.equal(sockets.length, 7);
+});
+
+test("the time that authenticating takes does not make a connection stable", async () => {
+  const {clock, sockets, states} = setup({token: () => "looked at for long"});
+  for (const delay of [250, 500, 1000]) {
+    sockets.at(-1).welcome({...REQUIRED, hb: 60_000});
+    await settled();
+    clock.advance(10_000);
+    sockets.at(-1).end(4004);
+    assert.equal(states.at(-1).delay, delay);
+    clock.advance(delay);
+    await settled();
+  }
+});
+
+test("a token of another user goes to a connection of its own", async () => {
+  const {calls, token} = oracle();
+  const {q, clock, socket, sockets} = await setupAsked({token});
+  q.subscribe("A", () => {});
+  calls[0][1]("alice's");
+  await settled();
+  socket.accept({user: "alice"});
+  socket.receive({ev: "expiring", in: 2_000});
+  clock.advance(500);
+  calls[1][1]("bob's");
+  await settled();
+  socket.refuse(403, "this connection is another user's: open a new one");
+  assert.ok(socket.closed);
+  sockets[1].welcome(REQUIRED);
+  await settled();
+  assert.deepEqual([sockets[1].tokens, calls.length], [["bob's"], 2]);
+  sockets[1].accept({user: "bob"});
+  await settled();
+  assert.deepEqual(sockets[1].symbols("subscribe"), ["A"]);
+});
+
+test("a token with a longer delay goes on with a new connection", async () => {
+  const {q, clock, socket, sockets} = await setupAsked({token: () => "late"});
+  q.subscribe("A", () => {});
+  socket.accept();
+  await settled();
+  q.request("auth", {token: "late"});
+  socket.accept({delay: 900});
+  socket.receive({ev: "bye", code: 1012, retry: 0});
+  socket.end(1012);
+  clock.advance(500);
+  sockets[1].welcome(REQUIRED);
+  await settled();
+  sockets[1].accept({delay: 900});
+  await settled();
+  assert.deepEqual([sockets[1].tokens, sockets[1].symbols("subscribe")], [["late"], ["A"]]);
+});
+
+test("a symbol that is not allowed is denied, and tried again with the next token", async () => {
+  const {q, socket} = await setupAsked({token: () => "some"});
+  const errors = collect(q, "error");
+  const denied = collect(q, "denied");
+  socket.accept();
+  q.subscribe(["A", "B", "a*b"], () => {});
+  await settled();
+  const [{id}] = socket.ops("subscribe");
+  socket.receive({ev: "subscribed", id, symbols: ["A"], errors: {
+    B: {code: 409, msg: "not covered"}, "a*b": {code: 411, msg: "bad"}}});
+  assert.deepEqual(denied, [{symbol: "B", code: 409, msg: "not covered"}]);
+  assert.deepEqual(errors.map(({symbol, code}) => [symbol, code]), [["B", 409], ["a*b", 411]]);
+  q.request("auth", {token: "more"});
+  socket.accept();
+  await settled();
+  assert.deepEqual(socket.ops("subscribe")[1].symbols, ["B", "a*b"]);
+});
+
+test("a token that allows less ends subscriptions, keeps the others and their callbacks", async () => {
+  const {q, socket} = await setupAsked({token: () => "some"});
+  const denied = collect(q, "denied");
+  const errors = collect(q, "error");
+  const seen = [];
+  socket.accept();
+  const stop = q.subscribe(["A", "B", "C"], (update) => seen.push(update.symbol));
+  await settled();
+  socket.receive(quote("A", 1), quote("B", 1));
+  q.request("auth", {token: "less"});
+  socket.accept();
+  await settled();
+  socket.receive({ev: "unsubscribed", symbols: ["B", "C"], total: 1, errors: {
+    B: {code: 409, msg: "not covered"}, C: {code: 405, msg: "at most 1 symbols"}}});
+  assert.deepEqual(denied, [{symbol: "B", code: 409, msg: "not covered"}]);
+  assert.deepEqual(errors.map(({symbol, code}) => [symbol, code]), [["B", 409], ["C", 405]]);
+  q.subscribe("B", () => seen.push("old B")); // what was last known is not current any more
+  q.subscribe("A", () => seen.push("old A"));
+  socket.receive({ev: "unsubscribed", symbols: ["A"], total: 0,
+    errors: {A: {code: 409, msg: "not covered"}}});
+  await settled();
+  assert.deepEqual(seen, ["A", "B"]);
+  q.request("auth", {token: "more"});
+  socket.accept();
+  await settled();
+  assert.deepEqual(socket.symbols("subscribe").slice(3).sort(), ["A", "B", "C"]);
+  stop();
+  await settled();
+  assert.deepEqual(socket.symbols("unsubscribe"), ["C"]); // the others have callbacks
+});
+
+test("an answer to an unsubscribe denies nothing", async () => {
+  const {q, socket} = setupOpen();
+  const denied = collect(q, "denied");
+  const answer = q.request("unsubscribe", {symbols: ["A"]});
+  const [{id}] = socket.ops("unsubscribe");
+  socket.receive({ev: "unsubscribed", id, symbols: [], errors: {A: {code: 409, msg: "odd"}}});
+  await answer;
+  assert.deepEqual(denied, []);
+});
+
+test("closing while a token is looked for is the end of it", async () => {
+  const {calls, token} = oracle();
+  const {q, clock, socket, sockets, reports} = await setupAsked({token});
+  q.close();
+  calls[0][1]("unused");
+  await settled();
+  assert.deepEqual([socket.tokens, sockets.length, clock.size], [[], 1, 0]);
+  q.open();
+  sockets[1].welcome(REQUIRED);
+  await settled();
+  calls[1][2](new Error("no network"));
+  await settled();
+  q.close();
+  assert.deepEqual([clock.size, reports.length], [0, 1]);
+});
+
+test("a dead link is noticed while authenticating too", async () => {
+  const {calls, token} = oracle();
+  const {clock, sockets} = await setupAsked({token});
+  clock.advance(15_000);
+  assert.equal(sockets.length, 2);
+  calls[0][1]("one");
+  await settled();
+  sockets[1].welcome(REQUIRED);
+  assert.deepEqual(sockets[1].tokens, ["one"]);
+});
+
+test("a token is in no event, no error and no URL", async () => {
+  const events = [];
+  const {calls, token} = oracle();
+  const {q, clock, socket, sockets, reports} = setup({token});
+  for (const event of ["state", "welcome", "bye", "authenticated", "expiring", "denied", "error", "raw"]) {
+    q.on(event, (detail) => events.push([event, detail]));
+  }
+  socket.welcome(REQUIRED);
+  await settled();
+  calls[0][1]("s3cret");
+  await settled();
+  socket.refuse();
+  clock.advance(500);
+  calls[1][1]({s3cret: true});
+  await settled();
+  clock.advance(1000);
+  calls[2][1]("s3cret");
+  await settled();
+  socket.accept({user: "alice"});
+  q.request("auth", {token: "s3cret"}).catch((error) => reports.push(error));
+  socket.end(4001);
+  clock.advance(500);
+  await settled();
+  assert.equal(socket.tokens.length, 3);
+  const sentAway = events.filter(([event, {direction}]) => event === "raw" && direction === "out");
+  assert.ok(sentAway.every(([, {text}]) => JSON.parse(text).token === "…"));
+  assert.equal(sentAway.length, 3);
+  const told = JSON.stringify([events, sockets.map(({url, protocols}) => [url, protocols])])
+    + reports.map((error) => `${error.message} ${error.stack}`).join();
+  assert.ok(!told.includes("s3cret"), told);
 });
 
 test("feed changes are told once, by feed events or heartbeats", () => {

@@ -11,14 +11,14 @@ from playwright.sync_api import Page
 README = Path(__file__).parents[2] / "README.rst"
 
 
-def test_the_readme_s_javascript_client_receives_quotes(demo_daemon, page: Page):
+def test_the_readme_s_javascript_client_receives_quotes(hospitable_daemon, page: Page):
     tree = publish_doctree(README.read_text("utf-8"))
     [program] = [
         block.astext()
         for block in tree.findall(literal_block)
         if "client-javascript" in block["names"]
     ]
-    host = demo_daemon.url.removeprefix("https://").rstrip("/")
+    host = hospitable_daemon.url.removeprefix("https://").rstrip("/")
     program = program.replace("localhost:8008", host)
     reader = f'<!doctype html><script type="module">{program}</script>'
     page.route(

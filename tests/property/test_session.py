@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 from core_doubles import Client, FixedClock, make_hub, publish
-from hypothesis import given
+from door_doubles import DELAY, LEEWAY, TIMEOUT, House
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pushservice import wire
+from pushservice.auth import Refused
 from pushservice.closing import CloseCode
 from pushservice.limits import BURST_SECONDS, Limits
 
@@ -30,6 +32,7 @@ commands = st.one_of(
     ),
     st.fixed_dictionaries({"op": st.just("unsubscribe")}, optional={"symbols": symbols}),
     st.fixed_dictionaries({"op": st.sampled_from(["list", "ping", "auth", "sell"])}),
+    st.just({"op": "auth", "token": "t"}),
     st.fixed_dictionaries({}, optional={"id": st.integers()}),
 ).map(lambda command: json.dumps(command).encode())
 
@@ -53,6 +56,7 @@ ANSWERS = {
     "unsubscribe": {"unsubscribed", "error"},
     "list": {"list"},
     "ping": {"pong"},
+    "auth": {"error"},
 }
 #: what comes without having been asked for
 UNASKED = {"quote", "snapshot"}
@@ -195,3 +199,220 @@ def test_every_sequence_of_a_client_is_answered_as_the_table_of_states_says(sequ
         run.check()
     run.client.session.close()
     assert not run.clock.calls
+
+
+# -- who it is -------------------------------------------------------------------------------------
+
+#: what each token gives: the symbols, whether in real time or late, and for how many seconds
+TOKENS = {
+    "all": ("ABC", "now", None),
+    "some": ("A", "now", None),
+    "other": ("BC", "now", 30),
+    "late": ("ABC", "late", None),
+    "late-some": ("B", "late", 100),
+    "slow": ("AB", "now", None),
+    "none": ("", "now", None),
+    # Another user's, while all others are ann's.
+    "bob": ("C", "now", None),
+}
+USELESS = ["bad", "busy", "too-late"]
+
+wanted = st.lists(st.sampled_from("ABC"), min_size=1, max_size=3)
+steps_of_somebody = st.lists(
+    st.one_of(
+        *[st.tuples(st.just("show"), st.sampled_from([*TOKENS, *USELESS]))] * 3,
+        st.tuples(st.just("subscribe"), st.tuples(wanted, st.sampled_from([None, "raw", 10, 250]))),
+        st.tuples(st.just("unsubscribe"), wanted),
+        st.tuples(st.just("list"), st.none()),
+        st.tuples(st.just("publish"), st.tuples(st.sampled_from("ABC"), st.booleans())),
+        st.tuples(st.just("later"), st.booleans()),
+        *[st.tuples(st.just("verdict"), st.none())] * 2,
+        st.tuples(st.just("wait"), st.sampled_from([0.1, 5.0, 20.0, 60.0])),
+        st.tuples(st.just("revoke"), st.sampled_from(["user", *TOKENS])),
+        st.tuples(st.just("block"), st.none()),
+        st.tuples(st.just("drain"), st.none()),
+        st.tuples(st.just("close"), st.none()),
+    ),
+    max_size=40,
+)
+
+
+class Admitted:
+    """One client of a house, and what it may see, as its own answers and the tokens tell.
+
+    A table of states: a STRANGER becomes KNOWN by a token, and anew by each further one of the same
+    user; it is CLOSED by a revocation, an end, a third bad token, or its time, and stays so.
+    """
+
+    def __init__(self, came_with: str | None) -> None:
+        self.house = House()
+        for name, (symbols, pace, seconds) in TOKENS.items():
+            self.house.know(
+                name,
+                *(symbols or ["!*"]),
+                token_id=name,
+                user="bob" if name == "bob" else "ann",
+                issued_at=self.house.clock.seconds() - 1,
+                expires_at=None if seconds is None else self.house.clock.seconds() + seconds,
+                delay_s=DELAY if pace == "late" else 0.0,
+                min_interval_ms=100 if name == "slow" else 0,
+            )
+        self.house.verdicts.known["busy"] = Refused("try again", temporary=True)
+        self.house.know("too-late", delay_s=DELAY + 1)
+        self.began = self.house.clock.seconds()
+        known = None if came_with is None else self.house.verdicts.known[came_with]
+        assert not isinstance(known, Refused)
+        self.client = self.house.client(known)
+        self.state = "STRANGER" if came_with is None else "KNOWN"
+        self.token = came_with
+        self.watched: set[str] = set()
+        self.revoked: set[str] = set()
+        self.said: list[tuple[int, str]] = []
+        self.answered = 0
+        self.behind = False
+        self.read()
+
+    # -- steps -----------------------------------------------------------------------------------
+
+    def say(self, what: str, **command: object) -> None:
+        if not self.client.session.closed:
+            self.said.append((len(self.said), what))
+            self.client.say({"id": len(self.said) - 1} | command)
+
+    def show(self, token: str) -> None:
+        self.say(token, op="auth", token=token)
+
+    def subscribe(self, asked: tuple[list[str], object]) -> None:
+        symbols, how = asked
+        more = {"mode": how} if how == "raw" else {"interval": how or 0}
+        self.say("subscribe", op="subscribe", symbols=symbols, **more)
+
+    def unsubscribe(self, symbols: list[str]) -> None:
+        self.say("unsubscribe", op="unsubscribe", symbols=symbols)
+
+    def list(self, _: None) -> None:
+        self.say("list", op="list")
+
+    def publish(self, what: tuple[str, bool]) -> None:
+        symbol, late = what
+        hub, payload = (self.house.late, b'"late"') if late else (self.house.hub, b'"now"')
+        publish(hub, (symbol, payload))
+
+    def later(self, later: bool) -> None:
+        self.house.verdicts.later = later
+
+    def verdict(self, _: None) -> None:
+        if self.house.verdicts.asked:
+            self.house.verdicts.answer()
+
+    def wait(self, seconds: float) -> None:
+        self.house.clock.pass_time(seconds)
+
+    def revoke(self, what: str) -> None:
+        if what == "user":
+            self.revoked |= TOKENS.keys() - {"bob"}
+            self.house.revoke(user="ann")
+        else:
+            self.revoked.add(what)
+            self.house.revoke(token=what)
+
+    def block(self, _: None) -> None:
+        self.behind = not self.client.session.closed
+        self.client.outbox.blocked()
+
+    def drain(self, _: None) -> None:
+        self.behind = False
+        self.client.outbox.drained()
+
+    def close(self, _: None) -> None:
+        self.client.session.close()
+
+    # -- what must hold --------------------------------------------------------------------------
+
+    def check(self) -> None:
+        before = self.state
+        self.read()
+        client, now = self.client, self.house.clock.seconds()
+        if before == "CLOSED":
+            assert client.session.closed
+        if client.session.closed:
+            self.state, self.behind = "CLOSED", False
+            assert not client.outbox.topics
+            assert self.house.hub.count_outboxes() == 0
+            return
+        identity = client.session.identity
+        if identity is None:
+            assert now <= self.began + TIMEOUT + 0.25
+            assert not client.outbox.topics
+            return
+        assert identity.token_id not in self.revoked
+        assert identity.expires_at is None or now <= identity.expires_at + LEEWAY + 0.25
+        symbols, pace, _ = TOKENS[identity.token_id or ""]
+        hub = self.house.late if pace == "late" else self.house.hub
+        for topic in client.outbox.topics:
+            assert topic.symbol in symbols
+            assert hub.topic(topic.symbol) is topic
+
+    def read(self) -> None:
+        """What came since, in its order: each quote is one that the client may have."""
+        closed = self.state == "CLOSED"
+        events = self.client.events()
+        assert not (closed and events), "nothing is sent after the close"
+        for event in events:
+            self.take(event)
+        code = self.client.outlet.closed_with
+        if code is not None and not closed:
+            assert (events[-1]["ev"], events[-1]["code"]) == ("bye", code)
+
+    def take(self, event: dict) -> None:
+        kind = event["ev"]
+        if "id" in event:
+            number, what = self.said[self.answered]
+            assert event["id"] == number, "answers come in the order of the commands"
+            self.answered += 1
+            if kind == "authenticated":
+                assert what in TOKENS
+                assert self.token is None or (what == "bob") is (self.token == "bob")
+                self.token, self.state = what, "KNOWN"
+            elif what in (*TOKENS, *USELESS):
+                assert (kind, event["code"]) in {("error", 402), ("error", 403)}
+            elif self.state == "STRANGER":
+                assert (kind, event["code"]) == ("error", 401)
+        if kind == "subscribed":
+            self.watched |= set(event["symbols"])
+            assert set(event["symbols"]) <= set(TOKENS[self.token or ""][0])
+        elif kind == "unsubscribed":
+            self.watched -= set(event["symbols"])
+        elif kind == "list":
+            assert set(event["symbols"]) == self.watched
+        elif kind in ("quote", "snapshot", "gap"):
+            symbols, pace, _ = TOKENS[self.token or ""]
+            assert event["s"] in self.watched
+            assert event["s"] in symbols
+            assert kind == "gap" or event["d"] == pace
+
+    def finish(self) -> None:
+        """All that was said is answered in the end, unless the client had to go."""
+        self.house.clock.pass_time(0)
+        self.drain(None)
+        self.house.verdicts.later = False
+        while self.house.verdicts.asked:
+            self.verdict(None)
+        self.check()
+        if self.state != "CLOSED":
+            assert self.answered == len(self.said)
+        self.client.session.close()
+        assert not self.house.clock.calls
+
+
+@settings(max_examples=4 * settings.default.max_examples)
+@given(st.sampled_from([None, None, "all", "late", "other"]), st.booleans(), steps_of_somebody)
+def test_nobody_ever_gets_what_it_may_not_see_and_all_is_answered_in_order(
+    came_with, later, sequence
+):
+    run = Admitted(came_with)
+    run.later(later)
+    for step, value in sequence:
+        getattr(run, step)(value)
+        run.check()
+    run.finish()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -18,6 +20,7 @@ from docutils.nodes import literal_block
 from redis_process import RedisServer, free_port
 from system_harness import Daemon, StartDaemon, poll
 from waiting import wait_for_line
+from websockets.sync.client import connect
 
 from pushservice.embedded import find_redis_server
 
@@ -155,3 +158,38 @@ def test_the_daemon_starts_and_ends_as_the_readme_says(
     assert select.select([ended], [], [], 20)[0], "the daemon ends in time"
     os.close(ended)
     assert not (tmp_path / "quotepush.pid").exists()
+
+
+def test_a_token_lets_in_as_the_readme_says(blocks, tmp_path, own_redis):
+    make_key, make_token, start = blocks["token"].splitlines()
+    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+    for command in (make_key, make_token):
+        subprocess.run(command, shell=True, check=True, cwd=tmp_path, env=environment, timeout=60)
+    assert (tmp_path / "sign.pem").stat().st_mode & 0o077 == 0
+    token, port = (tmp_path / "token.txt").read_text().strip(), free_port()
+    command = start.replace("8008", str(port)) + f" --interface 127.0.0.1 --redis {own_redis().url}"
+    with subprocess.Popen(
+        ["bash", "-c", f"exec {command}"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+    ) as process:
+        seen = wait_for_line(process.stdout, b"connected for the feed")
+        trust = ssl.create_default_context(cafile=tmp_path / "certs" / "dev.crt")
+        url = f"wss://localhost:{port}/"
+        with connect(
+            url, ssl=trust, additional_headers={"Authorization": f"Bearer {token}"}
+        ) as ann:
+            assert json.loads(ann.recv(timeout=10))[0]["auth"] == "done"
+            assert json.loads(ann.recv(timeout=10))[0]["user"] == "ann"
+            ann.send(json.dumps({"op": "subscribe", "symbols": ["AAPL", "TSLA"]}))
+            answers: list[dict] = []
+            while not any(event["ev"] == "subscribed" for event in answers):
+                answers += json.loads(ann.recv(timeout=10))
+            assert answers[-1]["symbols"] == ["AAPL"]
+        with connect(url, ssl=trust) as stranger:
+            assert json.loads(stranger.recv(timeout=10))[0]["auth"] == "required"
+        process.send_signal(signal.SIGTERM)
+        rest, _ = process.communicate(timeout=20)
+    assert token.encode() not in seen + rest
+    assert b"Traceback" not in rest

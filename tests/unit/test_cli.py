@@ -114,6 +114,18 @@ def test_the_files_for_redis_over_tls_are_looked_at(run, tmp_path):
     assert done.stderr == f"error: can't read the certificate {gone}\n"
 
 
+def test_the_keys_of_tokens_and_the_authorities_of_clients_are_looked_at(run, tmp_path):
+    empty = tmp_path / "empty"
+    empty.write_bytes(b"")
+    done = run("check", "--auth", "token", "--token-key", str(empty), "--client-ca", str(empty))
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 2
+    assert done.stderr.count(str(empty)) == 2
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"s" * 32)
+    assert run("check", "--auth", "token", "--token-key", str(secret)).returncode == 0
+
+
 def test_what_one_listens_on_is_looked_at(run):
     done = run("check", *PLAIN, "--listen", "tpc:80")
     assert done.returncode == 1
@@ -158,6 +170,13 @@ def test_an_unknown_option_is_refused_with_the_nearest(run, word, near):
     assert done.returncode == 2
     assert word in done.stderr.splitlines()[-1]
     assert f"'{near}'" in done.stderr.splitlines()[-1]
+
+
+def test_tokens_have_commands_of_their_own(run):
+    said = run("token", "--help")
+    assert said.returncode == 0
+    for command in ("key", "make", "show", "ticket", "revoke"):
+        assert f"  {command} " in said.stdout
 
 
 def test_the_version_is_that_of_the_package(run):

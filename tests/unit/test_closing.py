@@ -25,6 +25,7 @@ def test_the_error_codes_are_those_of_the_protocol():
         "NOT_ENTITLED": 409,
         "BAD_SYMBOL": 411,
         "TOO_MANY_MESSAGES": 429,
+        "INTERNAL": 500,
     }
 
 

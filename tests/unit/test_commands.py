@@ -7,6 +7,7 @@ import pytest
 from pushservice import commands, wire
 from pushservice.closing import ErrorCode
 from pushservice.commands import (
+    Authenticate,
     BadCommand,
     ListSymbols,
     Ping,
@@ -112,7 +113,10 @@ def test_an_id_goes_back_byte_for_byte(id):
         (b'{"op":"subscribe","symbols":[],"interval":60001}', "0 to 60000", None),
         (b'{"op":"subscribe","symbols":[],"interval":0.0}', "whole number", None),
         (b'{"op":"subscribe","symbols":[],"interval":false}', "whole number", None),
-        (b'{"op":"auth","token":"secret","id":6}', "auth is not available yet", b"6"),
+        (b'{"op":"auth","id":6}', "auth needs a token, such as", b"6"),
+        (b'{"op":"auth","token":"","id":6}', "auth needs a token", b"6"),
+        (b'{"op":"auth","token":5}', "auth needs a token", None),
+        (b'{"op":"auth","token":null}', "auth needs a token", None),
     ],
 )
 def test_a_bad_message_is_told_what_is_wrong_and_keeps_its_id(text, words, id):
@@ -124,10 +128,30 @@ def test_a_bad_message_is_told_what_is_wrong_and_keeps_its_id(text, words, id):
     assert len(str(caught.value)) < 200
 
 
-def test_a_refused_token_is_not_repeated():
+def test_a_token_is_read_as_it_is_sent():
+    assert parse_command(b'{"op":"auth","token":"s e\\u00e9","id":1}') == Authenticate(
+        b"1", "s e\u00e9"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"op":"auth","token":["secret"]}',
+        b'{"op":"auth","token":"secret"',
+        b'{"op":"auth","token":"secret","id":[]}',
+        b'{"op":"aut","token":"secret"}',
+        b'{"token":"secret"}',
+    ],
+)
+def test_a_token_is_not_repeated_in_what_is_said_against_its_command(text):
     with pytest.raises(BadCommand) as caught:
-        parse_command(b'{"op":"auth","token":"secret"}')
+        parse_command(text)
     assert "secret" not in str(caught.value)
+
+
+def test_a_token_is_not_shown_where_its_command_is():
+    assert "secret" not in repr(Authenticate(None, "secret"))
 
 
 def test_the_other_commands_are_read():

@@ -13,6 +13,7 @@ from pushservice.channels import IGNORED
 from pushservice.config import Config, Contradictory
 from pushservice.limits import Limits
 from pushservice.options import OPTIONS
+from pushservice.origins import ANY
 from pushservice.redisurl import RedisAddress, RedisTLS
 
 BY_NAME = {option.name: option for option in OPTIONS}
@@ -29,6 +30,15 @@ def refusal(call, *arguments: object, **values: object) -> str:
 
 #: A value for each option that makes another Config than the pair alone.
 PAIR = {"cert": ["a.crt"], "key": ["a.key"]}
+TOKENS = {
+    "auth": "token",
+    "token-key": "a.pem",
+    "token-jwks": "a.json",
+    "token-algorithms": ["ES256"],
+    "token-audience": "a",
+    "token-issuer": "a",
+    "delays": [1.0],
+}
 REDIS_TLS = {
     "redis": [RedisAddress("secure", tls=True)],
     "redis-ca": "a.ca",
@@ -94,6 +104,20 @@ CHANGES = LIMITS | {
     "log-max-size": 0,
     "log-keep": 3,
     "client-log-rate": 0,
+    "auth": "redis",
+    "token-key": "t.pem",
+    "token-jwks": "t.json",
+    "token-algorithms": ["HS256", "EdDSA"],
+    "token-audience": "quotes",
+    "token-issuer": "shop",
+    "token-leeway": 3.5,
+    "token-in-url": 1,
+    "auth-timeout": 4.5,
+    "delays": [900.0, 60.0],
+    "delay-buffer": 65_536,
+    "origins": [ANY],
+    "require-origin": 1,
+    "client-ca": "ca.pem",
 }
 #: Of the option NAME-file nothing is known here: its content comes as NAME.
 FILES = {option.name for option in OPTIONS if option.content_of}
@@ -113,6 +137,8 @@ def test_every_field_of_a_config_is_fed_by_exactly_one_option_and_every_option_f
     fed = []
     for name, value in CHANGES.items():
         base = next((with_it for with_it in (PAIR, REDIS_TLS) if name in with_it), {})
+        if name in TOKENS.keys() - {"auth"}:
+            base = TOKENS
         before = fields_of(Config.from_options(base))
         after = fields_of(Config.from_options(base | {name: value}))
         changed = [field for field in before if before[field] != after[field]]
@@ -126,7 +152,7 @@ def test_every_field_of_a_config_is_fed_by_exactly_one_option_and_every_option_f
 
 def test_options_become_a_config_with_paths_tuples_and_truth_values():
     without = {"plain": 0, "symbol-field": None, "demo": 0, "subscribe": "all", "no-registry": 0}
-    config = Config.from_options(CHANGES | without)
+    config = Config.from_options(CHANGES | without | {"auth": "token"})
     assert config == Config(
         port=9,
         interface="::1",
@@ -183,6 +209,20 @@ def test_options_become_a_config_with_paths_tuples_and_truth_values():
         log_max_size=0,
         log_keep=3,
         client_log_rate=0,
+        auth="token",
+        token_key=Path("t.pem"),
+        token_jwks=Path("t.json"),
+        token_algorithms=("HS256", "EdDSA"),
+        token_audience="quotes",
+        token_issuer="shop",
+        token_leeway=3.5,
+        token_in_url=True,
+        auth_timeout=4.5,
+        delays=(900.0, 60.0),
+        delay_buffer=65_536,
+        origins=(ANY,),
+        require_origin=True,
+        client_ca=Path("ca.pem"),
     )
     assert Config.from_options({"plain": 1, "demo": 1, "no-page": 0}).plain is True
 
@@ -380,3 +420,37 @@ def test_what_the_registry_tells_publishers_is_never_taken_for_a_quote():
 )
 def test_endpoints_are_what_was_asked_with_a_deep_backlog(fields, endpoints):
     assert Config(**fields).endpoints() == tuple(endpoints)
+
+
+# -- who may connect -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"auth": "token"}, "--auth token needs --token-key or --token-jwks"),
+        ({"token-key": "k"}, "--token-key is for tokens: say --auth token too"),
+        ({"auth": "none", "token-jwks": "k"}, "--token-jwks is for tokens: say --auth token too"),
+        ({"auth": "redis", "token-issuer": "i"}, "--token-issuer is for tokens"),
+        ({"delays": [60.0]}, "--delays are for who has a token that asks for one"),
+        ({"auth": "none", "delays": [60.0]}, "say --auth token or redis too"),
+        ({"client-ca": "ca", "plain": 1}, "--client-ca asks for certificates, which --plain has"),
+    ],
+)
+def test_what_says_nothing_of_who_may_connect_is_refused(options, text):
+    assert text in refusal(Config.from_options, options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"auth": "none"},
+        {"auth": "token", "token-key": "k"},
+        {"auth": "token", "token-jwks": "k", "delays": [60.0]},
+        {"auth": "redis", "delays": [60.0], "token-leeway": 1.0},
+        {"client-ca": "ca"},
+        {"auth": "redis", "client-ca": "ca"},
+    ],
+)
+def test_these_ways_to_say_who_may_connect_are_taken(options):
+    assert Config.from_options(options)

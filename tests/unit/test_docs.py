@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from core_doubles import Client, FixedClock, make_hub, publish
 from docutils import nodes
+from door_doubles import House
 from twisted.scripts.twistd import ServerOptions
 
 from pushservice import commands, wire
@@ -22,6 +23,7 @@ from pushservice.configfile import Sources
 from pushservice.limits import BURST_SECONDS, Limits
 from pushservice.options import CONFIG_FILE, OPTIONS
 from pushservice.tap import Options
+from pushservice.token_cli import token
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "pushservice"
@@ -29,7 +31,8 @@ PACKAGE = ROOT / "pushservice"
 
 def documents() -> list[Path]:
     """The documents that have something in them."""
-    found = [ROOT / "README.rst", ROOT / "CHANGELOG.rst", ROOT / "certs" / "README.rst"]
+    found = [ROOT / name for name in ("README.rst", "CHANGELOG.rst", "SECURITY.rst")]
+    found.append(ROOT / "certs" / "README.rst")
     found += sorted((ROOT / "docs").rglob("*.rst"))
     return [path for path in found if path.read_text("utf-8").strip()]
 
@@ -141,9 +144,19 @@ def twistd_options() -> set[str]:
     return names
 
 
+def token_options() -> set[str]:
+    """The options of `quotepush token`, which are no options of the daemon."""
+    return {
+        name.removeprefix("--")
+        for command in token.commands.values()
+        for option in command.params
+        for name in (*option.opts, *option.secondary_opts)
+    }
+
+
 @each_document
 def test_every_option_that_is_named_exists(path):
-    known = {option.name for option in OPTIONS} | twistd_options()
+    known = {option.name for option in OPTIONS} | twistd_options() | token_options()
     # The benchmark's options are its own.
     ours = re.sub(r"script/bench .*", "", parsed(path).astext())
     found = set(re.findall(r"(?<![\w-])--([a-z][a-z-]*[a-z])", ours))
@@ -214,7 +227,7 @@ def test_the_readmes_configuration_file_is_good(tmp_path):
 def test_the_error_codes_are_those_of_the_code():
     rows = table_named(protocol(), "error-codes")
     assert [int(code) for code, _, _ in rows] == sorted(ErrorCode)
-    assert {sent for _, _, sent in rows} == {"yes", "not yet"}
+    assert {sent for _, _, sent in rows} == {"yes"}
 
 
 def test_the_error_codes_that_are_sent_now_are_those_that_the_code_uses():
@@ -235,23 +248,24 @@ def test_the_close_codes_and_when_to_reconnect_are_those_of_the_code():
 
 # -- examples -------------------------------------------------------------------------------------
 
-NOT_YET = ("is not available yet", "unknown op")
+REFUSED = ("unknown op",)
 
 
 def test_every_example_of_the_protocol_has_a_speaker():
     known = {"client", "answer", "server", "raw-client", "raw-answer"}
+    known |= {"stranger", "stranger-answer"}
     for block in protocol().findall(nodes.literal_block):
         assert known & set(block["classes"]), block.astext()
 
 
-@pytest.mark.parametrize("text", [t for _, lines in blocks("client") for t in lines])
+@pytest.mark.parametrize("text", [t for _, lines in blocks("client", "stranger") for t in lines])
 def test_a_clients_example_is_a_command_or_is_refused_for_a_stated_reason(text):
     refused = None
     try:
         commands.parse_command(text.encode())
     except commands.BadCommand as fault:
         refused = str(fault)
-    assert refused is None or any(reason in refused for reason in NOT_YET)
+    assert refused is None or any(reason in refused for reason in REFUSED)
 
 
 def conversation(said: str, answered: str, codec: wire.Codec) -> None:
@@ -261,6 +275,10 @@ def conversation(said: str, answered: str, codec: wire.Codec) -> None:
     publish(hub, *[("AAPL", b'{"last":189.50}')] * 1201)
     client = Client(hub, codec=codec)
     client.texts()
+    converse(client, said, answered)
+
+
+def converse(client: Client, said: str, answered: str) -> None:
     exchange = blocks(said, answered)
     assert [name for name, _ in exchange] == [said, answered] * (len(exchange) // 2)
     for name, lines in exchange:
@@ -277,6 +295,19 @@ def test_the_examples_are_a_conversation_that_takes_place():
 
 def test_the_raw_examples_are_a_conversation_that_takes_place():
     conversation("raw-client", "raw-answer", wire.RAW)
+
+
+def test_the_examples_of_who_a_client_is_are_a_conversation_that_takes_place():
+    house = House()
+    house.clock.rightNow = 1_763_799_999.0
+    publish(house.hub, *[("AAPL", b'{"last":189.50}')] * 1201)
+    tokens = re.findall(r'"op":"auth","id":\d+,"token":"(eyJ[^"]+)"', protocol().astext())
+    for hours, text, pattern in zip((1, 2), tokens, ("AAPL", "MSFT"), strict=True):
+        house.know(text, pattern, expires_at=house.clock.seconds() + 3600 * hours)
+    client = house.client()
+    client.texts()
+    converse(client, "stranger", "stranger-answer")
+    client.session.close()
 
 
 RawEvent = dict[str, msgspec.Raw]
@@ -307,7 +338,12 @@ MAKERS: dict[str, Callable[[RawEvent], bytes]] = {
         value(e, "hb"),
         value(e, "limits")["symbols"],
         value(e, "limits")["message"],
+        value(e, "auth") if "auth" in e else None,
     ),
+    "authenticated": lambda e: wire.authenticated(
+        own_id(e), *(value(e, key) if key in e else None for key in ("user", "expires", "delay"))
+    ),
+    "expiring": lambda e: wire.expiring(value(e, "in")),
     "subscribed": lambda e: wire.subscribed(
         own_id(e), value(e, "symbols"), symbol_errors(e), value(e, "total")
     ),
@@ -316,7 +352,12 @@ MAKERS: dict[str, Callable[[RawEvent], bytes]] = {
     ),
     "list": lambda e: wire.listing(own_id(e), value(e, "symbols")),
     "pong": lambda e: wire.pong(own_id(e)),
-    "error": lambda e: wire.error(own_id(e), ErrorCode(value(e, "code")), value(e, "msg")),
+    "error": lambda e: wire.error(
+        own_id(e),
+        ErrorCode(value(e, "code")),
+        value(e, "msg"),
+        value(e, "retry") if "retry" in e else None,
+    ),
     "quote": lambda e: wire.JSON.quote(*quoted(e)),
     "snapshot": lambda e: wire.JSON.snapshot(*quoted(e)),
     "heartbeat": lambda e: wire.heartbeat(
@@ -326,11 +367,15 @@ MAKERS: dict[str, Callable[[RawEvent], bytes]] = {
     "gap": lambda e: wire.gap(bytes(e["s"])),
     "stale": lambda e: wire.quiet(value(e, "symbols"), stale=True, everything="all" in e),
     "fresh": lambda e: wire.quiet(value(e, "symbols"), stale=False, everything="all" in e),
-    "bye": lambda e: wire.bye(CloseCode(value(e, "code")), value(e, "retry")),
+    "bye": lambda e: wire.bye(
+        CloseCode(value(e, "code")), value(e, "retry") if "retry" in e else None
+    ),
 }
 
 
-@pytest.mark.parametrize("text", [t for _, lines in blocks("server", "answer") for t in lines])
+@pytest.mark.parametrize(
+    "text", [t for _, lines in blocks("server", "answer", "stranger-answer") for t in lines]
+)
 def test_a_servers_example_is_an_array_of_events_as_the_code_makes_them(text):
     for raw in msgspec.json.decode(text, type=list[msgspec.Raw]):
         event = msgspec.json.decode(raw, type=RawEvent)

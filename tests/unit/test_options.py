@@ -7,6 +7,7 @@ import pytest
 from pushservice import coercers
 from pushservice.coercers import node_name, some_text
 from pushservice.options import CONFIG_FILE, OPTIONS
+from pushservice.origins import allowed_origin
 from pushservice.redisurl import redis_address
 
 BY_NAME = {option.name: option for option in OPTIONS}
@@ -39,6 +40,7 @@ NUMBERS = {
     "log-max-size": (0, 1_099_511_627_776),
     "log-keep": (1, 10_000),
     "client-log-rate": (0, 100_000),
+    "delay-buffer": (65_536, 1_099_511_627_776),
 }
 LENGTHS = {
     "tls-timeout": ("0.1", "600"),
@@ -52,16 +54,25 @@ LENGTHS = {
     "max-worker-age": ("60", "31536000"),
     "drain-timeout": ("0.1", "3600"),
     "drain-delay": ("0", "600"),
+    "token-leeway": ("0", "600"),
+    "auth-timeout": ("0.1", "600"),
+    "delays": ("0.1", "86400"),
 }
 TEXTS = {
     *("interface", "listen", "cert", "key", "certs", "channels", "symbol-regex", "symbol-field"),
     *("redis-ca", "redis-cert", "redis-key", "snapshot-hash", "registry-prefix"),
-    *("redis-file", "registry-file"),
+    *("redis-file", "registry-file", "client-ca"),
+    *("token-key", "token-jwks", "token-audience", "token-issuer"),
 }
 ADDRESSES = {"redis", "registry"}
-FLAGS = {"plain", "no-page", "no-registry", "demo", "cert-watch", "affinity"}
+FLAGS = {
+    *("plain", "no-page", "no-registry", "demo", "cert-watch", "affinity"),
+    *("token-in-url", "require-origin"),
+}
 WORDS = {
     "subscribe": ["all", "demand"],
+    "auth": ["none", "token", "redis"],
+    "token-algorithms": ["HS256", "RS256", "ES256", "EdDSA"],
     "log-format": ["text", "json"],
     "log-level": ["debug", "info", "warn", "error", "critical"],
 }
@@ -70,6 +81,7 @@ OTHERS = {
     "trusted-proxies": coercers.network,
     "admin": coercers.admin,
     "workers": coercers.workers,
+    "origins": allowed_origin,
 }
 
 
@@ -125,7 +137,7 @@ def test_files_and_directories_are_known_as_such():
     assert CONFIG_FILE.path
     assert {option.name for option in OPTIONS if option.path} == {
         *("cert", "key", "certs", "redis-ca", "redis-cert", "redis-key"),
-        *("redis-file", "registry-file"),
+        *("redis-file", "registry-file", "token-key", "token-jwks", "client-ca"),
     }
 
 

@@ -111,14 +111,41 @@ SAMPLES: dict[str, Any] = {
     "log-max-size": 0,
     "log-keep": 3,
     "client-log-rate": 0,
+    "auth": "redis",
+    "token-key": "/t.pem",
+    "token-jwks": "/t.json",
+    "token-algorithms": ["HS256", "EdDSA"],
+    "token-audience": "quotes",
+    "token-issuer": "shop",
+    "token-leeway": 3.5,
+    "token-in-url": True,
+    "auth-timeout": 4.5,
+    "delays": [900, 60.5],
+    "delay-buffer": 65_536,
+    "origins": ["https://a.example", "*"],
+    "require-origin": True,
+    "client-ca": "/ca.pem",
 }
 PAIR = {"cert": ["/a.crt"], "key": ["/a.key"]}
+TOKENS: dict[str, list[str]] = {
+    "auth": ["token"],
+    "token-key": ["/a.pem"],
+    "token-jwks": ["/a.json"],
+    "token-algorithms": ["ES256"],
+    "token-audience": ["a"],
+    "token-issuer": ["a"],
+    "delays": ["1"],
+}
 REDIS_TLS = {"redis": ["rediss://tls"], "redis-cert": ["/a.crt"], "redis-key": ["/a.key"]}
 
 
 def needed(name: str) -> dict[str, list[str]]:
     """What must be given for an option to make sense, with another value of itself."""
-    return PAIR if name in PAIR else REDIS_TLS if name.startswith("redis-") else {}
+    if name.startswith("redis-"):
+        return REDIS_TLS
+    if name in PAIR:
+        return PAIR
+    return TOKENS if name in TOKENS.keys() - {"auth"} else {}
 
 
 def beside(name: str) -> dict[str, list[str]]:

@@ -16,6 +16,7 @@ import pushservice
 from pushservice.config import Config
 from pushservice.limits import Limits
 from pushservice.options import CONFIG_FILE, OPTIONS
+from pushservice.origins import ANY, parsed
 from pushservice.process import Process
 from pushservice.redisurl import RedisAddress, RedisTLS
 from pushservice.service import CannotStart
@@ -83,7 +84,11 @@ def test_every_option_reaches_the_config():
         *("--redis", "rediss://other", "--redis-ca", "ca", "--redis-cert", "d", "--redis-key", "e"),
         *("--subscribe", "all", "--snapshot-hash", "latest", "--stale-after", "31"),
         *("--feed-stale-after", "32.5", "--registry", "redis://third", "--registry-prefix", "q:"),
-        *("--node", "n1"),
+        *("--node", "n1", "--auth", "token", "--token-key", "k", "--token-jwks", "j"),
+        *("--token-algorithms", "ES256", "--token-algorithms", "EdDSA", "--token-audience", "a"),
+        *("--token-issuer", "i", "--token-leeway", "3", "--token-in-url", "--auth-timeout", "4"),
+        *("--delays", "60", "--delays", "900", "--delay-buffer", "70000", "--require-origin"),
+        *("--origins", "https://a.example", "--origins", "*", "--client-ca", "ca.pem"),
     ) == here(
         port=9,
         interface="::1",
@@ -99,6 +104,20 @@ def test_every_option_reaches_the_config():
         registry=RedisAddress("third"),
         registry_prefix="q:",
         node="n1",
+        auth="token",
+        token_key=cwd / "k",
+        token_jwks=cwd / "j",
+        token_algorithms=("ES256", "EdDSA"),
+        token_audience="a",
+        token_issuer="i",
+        token_leeway=3,
+        token_in_url=True,
+        auth_timeout=4,
+        delays=(60, 900),
+        delay_buffer=70_000,
+        origins=(parsed("https://a.example"), ANY),
+        require_origin=True,
+        client_ca=cwd / "ca.pem",
         channels=("a.*", "b.*"),
         symbol_regex=r"\.(?P<symbol>.+)",
         max_connections=11,

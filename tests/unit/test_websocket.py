@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import socket
@@ -15,6 +16,11 @@ from typing import Any
 import pytest
 import pytest_twisted
 from core_doubles import FixedClock, make_hub, publish, unframe
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from door_doubles import Verdicts
+from OpenSSL import crypto
 from twisted.internet import defer, reactor
 from twisted.internet import ssl as twisted_ssl
 from twisted.internet.address import IPv4Address, UNIXAddress
@@ -29,15 +35,18 @@ from waiting import until
 from zope.interface import implementer
 
 from pushservice.admission import GRACE, GUESTS_BEYOND
+from pushservice.auth import Identity, Refused
 from pushservice.balance import PAUSE, Balance
 from pushservice.clientlog import ClientLog
 from pushservice.closing import CloseCode
+from pushservice.doorkeeper import Doorkeeper
 from pushservice.hub import Hub
 from pushservice.lean import LeanProtocol
 from pushservice.limits import Limits
 from pushservice.metrics import Counters
 from pushservice.outlet import choose
 from pushservice.proxies import NOBODY, Trusted
+from pushservice.revocations import Revocations
 from pushservice.tally import Tally
 from pushservice.tls import Pair, TLSFactory, development_pair, server_options
 from pushservice.web import build_site
@@ -1060,7 +1069,9 @@ def test_a_lost_connection_leaves_nothing_behind():
     assert edge.clock.getDelayedCalls() == []
 
 
-def test_a_fault_in_one_session_aborts_that_client_alone(logged_failures, monkeypatch):
+def test_a_fault_in_one_session_closes_that_client_alone_with_the_id_that_the_log_has(
+    logged_failures, monkeypatch
+):
     edge = Edge()
     broken, sound = edge.open(), edge.open()
     assert broken.protocol.session is not None
@@ -1071,11 +1082,14 @@ def test_a_fault_in_one_session_aborts_that_client_alone(logged_failures, monkey
     monkeypatch.setattr(type(broken.protocol.session), "receive", lambda self, text: fail(text))
     broken.send(masked(1, b"{}"))
     monkeypatch.undo()
-    assert broken.transport.aborts == 1
+    (_, told), (_, end) = broken.frames()
+    assert int.from_bytes(end[:2]) == CloseCode.INTERNAL_ERROR
     assert edge.hub.count_outboxes() == 1
     assert sound.say({"op": "ping"}) == [{"ev": "pong"}]
     [event] = logged_failures.flush(ZeroDivisionError)
     assert event["conn"] == broken.protocol.conn
+    [error] = json.loads(told)
+    assert (error["code"], error["msg"]) == (500, f"internal error: incident {event['incident']}")
 
 
 def test_a_failed_delivery_closes_its_client_with_1011(logged_failures):
@@ -1472,3 +1486,248 @@ async def test_a_client_that_is_told_of_falls_behind_and_catches_up_as_any(mode,
     added = went["bytes"] - client.size
     assert 100 < added < client.size // 20 if secure else added == 0
     await port.stopListening()
+
+
+# -- who may connect -------------------------------------------------------------------------------
+
+
+class Door:
+    """An edge whose clients have to say who they are."""
+
+    def __init__(self, **limits: float) -> None:
+        self.edge = Edge(**limits)
+        self.verdicts = Verdicts()
+        self.revocations = Revocations(self.edge.clock)
+        self.edge.factory.doorkeeper = Doorkeeper(
+            self.edge.clock, self.verdicts, self.revocations, 10, 5, lambda _delay: self.edge.hub
+        )
+
+    def ask(self, headers: bytes = b"", request: bytes = REQUEST, rest: bytes = b"") -> Connection:
+        connection = self.edge.connect()
+        connection.send(request % headers + rest)
+        return connection
+
+
+BEARER = b"Authorization: Bearer %b\r\n"
+
+
+def status_of(connection: Connection) -> int:
+    return int(connection.transport.value().split()[1])
+
+
+def events_after_upgrade(connection: Connection) -> list[dict[str, Any]]:
+    head, _, data = connection.transport.value().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 101 ")
+    connection.transport.clear()
+    return [event for _, text in unframe(data) for event in json.loads(text)]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        BEARER % b"ann",
+        b"Sec-WebSocket-Protocol: quotepush.auth.ann\r\n",
+        b"Sec-WebSocket-Protocol: quotepush.v1.json, quotepush.auth.ann\r\n",
+    ],
+)
+def test_a_token_in_the_handshake_says_who_it_is(headers):
+    door = Door()
+    connection = door.ask(headers)
+    assert b"quotepush.auth" not in connection.transport.value()
+    welcome, authenticated = events_after_upgrade(connection)
+    assert (welcome["auth"], authenticated["user"]) == ("done", "ann")
+    assert connection.say({"op": "subscribe", "symbols": ["A"]})[0]["ev"] == "subscribed"
+    connection.lose()
+    assert door.edge.clock.calls == []
+
+
+def test_without_a_token_in_the_handshake_it_is_a_stranger():
+    connection = Door().ask()
+    assert [event["auth"] for event in events_after_upgrade(connection)] == ["required"]
+    assert connection.say({"op": "list"})[0]["code"] == 401
+    assert connection.say({"op": "auth", "token": "ann"})[0]["ev"] == "authenticated"
+    connection.lose()
+
+
+def test_a_stranger_that_takes_too_long_is_closed_in_order():
+    door = Door()
+    connection = door.ask()
+    connection.transport.clear()
+    door.edge.clock.pass_time(10.25)
+    assert connection.close_code() == CloseCode.AUTHENTICATION_TOO_LATE
+    assert door.edge.hub.count_outboxes() == 0
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "words"),
+    [
+        (BEARER % b"secret", 401, b"the token is refused: nobody knows it"),
+        (BEARER % b"busy", 503, b"the token is refused: later"),
+        (b"Authorization: Basic secret\r\n", 401, b"is understood as: Bearer TOKEN"),
+        (
+            BEARER % b"secret" + b"Sec-WebSocket-Protocol: quotepush.auth.secret\r\n",
+            401,
+            b"several were sent",
+        ),
+        (BEARER % b"ann" + b"Sec-WebSocket-Protocol: other\r\n", 400, b"none of the subprotocols"),
+    ],
+)
+def test_a_token_that_is_refused_refuses_the_handshake_and_is_not_repeated(headers, status, words):
+    door = Door()
+    door.verdicts.known["busy"] = Refused("later", temporary=True)
+    connection = door.ask(headers)
+    answer = connection.transport.value()
+    assert status_of(connection) == status
+    assert words in answer
+    assert b"secret" not in answer
+    assert (b"WWW-Authenticate: Bearer\r\n" in answer) is (status == 401)
+    assert (b"Retry-After: " in answer) is (status == 503)
+    assert connection.transport.disconnecting
+    assert door.edge.hub.count_outboxes() == 0
+
+
+def test_a_token_in_the_url_is_taken_only_where_that_is_allowed():
+    request = REQUEST.replace(b"GET / ", b"GET /?token=ann ")
+    door = Door()
+    assert status_of(door.ask(request=request)) == 401
+    door.edge.factory.token_in_url = True
+    assert events_after_upgrade(door.ask(request=request))[1]["user"] == "ann"
+
+
+def test_where_nobody_is_asked_what_a_handshake_carries_is_no_concern():
+    edge = Edge()
+    for headers in (
+        b"Authorization: Basic dTpw\r\n",
+        BEARER % b"secret",
+        b"Sec-WebSocket-Protocol: quotepush.v1.json, quotepush.auth.secret\r\n",
+    ):
+        edge.open(headers)
+    connection = edge.connect()
+    connection.send(REQUEST.replace(b"GET / ", b"GET /?token=x ") % b"")
+    assert status_of(connection) == 101
+
+
+def test_while_a_token_is_looked_at_nothing_is_read_and_what_came_along_is_answered_after():
+    door = Door()
+    door.verdicts.later = True
+    connection = door.ask(BEARER % b"ann", rest=masked(1, b'{"op":"ping","id":1}'))
+    assert connection.transport.producerState == "paused"
+    connection.send(masked(1, b'{"op":"ping","id":2}'))
+    assert connection.transport.value() == b""
+    door.verdicts.answer()
+    assert connection.transport.producerState == "producing"
+    assert [event["ev"] for event in events_after_upgrade(connection)] == [
+        *("welcome", "authenticated", "pong", "pong"),
+    ]
+
+
+def test_a_verdict_on_who_is_gone_opens_nothing():
+    door = Door()
+    door.verdicts.later = True
+    connection = door.ask(BEARER % b"ann")
+    connection.lose()
+    door.verdicts.answer()
+    assert connection.transport.value() == b""
+    assert door.edge.hub.count_outboxes() == 0
+    assert door.edge.counters.handshakes == 0
+    assert door.edge.clock.calls == []
+
+
+def test_a_token_that_nobody_looks_at_ends_with_the_time_for_the_handshake():
+    door = Door()
+    door.verdicts.later = True
+    connection = door.ask(BEARER % b"ann")
+    door.edge.clock.pass_time(door.edge.limits.upgrade_timeout)
+    assert connection.transport.aborts == 1
+
+
+def test_who_is_revoked_while_looked_at_is_refused():
+    door = Door()
+    door.verdicts.known["t"] = Identity("ann", "7")
+    door.verdicts.later = True
+    connection = door.ask(BEARER % b"t")
+    door.revocations.revoke("token", "7")
+    door.verdicts.answer()
+    assert status_of(connection) == 401
+
+
+@pytest.mark.parametrize("why", ["full", "restarting"])
+def test_when_a_token_was_looked_at_there_must_still_be_room(why):
+    door = Door(connections=1)
+    door.verdicts.later = True
+    first, second = door.ask(BEARER % b"ann"), door.ask(BEARER % b"ann")
+    door.verdicts.answer()
+    assert status_of(first) == 101
+    if why == "restarting":
+        first.lose()
+        door.edge.factory.draining = True
+    door.verdicts.answer()
+    assert status_of(second) == 503
+    assert why.encode() in second.transport.value()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (b"Origin: http://localhost\r\n", 101),
+        (b"Origin: http://localhost:8008\r\n", 403),
+        (b"Origin: https://evil.example\r\n", 403),
+        (b"Origin: null\r\n", 403),
+        (b"", 101),
+    ],
+)
+def test_pages_of_other_origins_are_refused_before_any_token_is_looked_at(headers, status):
+    door = Door()
+    connection = door.ask(headers + BEARER % b"ann")
+    assert status_of(connection) == status
+    assert door.edge.counters.origins_refused == (status == 403)
+
+
+class CertifiedTransport(SecureTransport):
+    """TLS with a client's certificate."""
+
+    shown: Any = None
+
+    def getPeerCertificate(self) -> Any:
+        return self.shown
+
+
+def certified(door: Door, headers: bytes, *, subject: str | None) -> Connection:
+    door.edge.factory.by_certificate = True
+    connection = door.edge.connect(transport=CertifiedTransport)
+    if subject is not None:
+        name = x509.Name.from_rfc4514_string(subject)
+        connection.transport.shown = crypto.X509.from_cryptography(certificate_of(name))
+    connection.send(REQUEST % headers)
+    return connection
+
+
+def certificate_of(name: x509.Name) -> x509.Certificate:
+    key = ec.generate_private_key(ec.SECP256R1())
+    day = datetime.datetime(2026, 11, 22, tzinfo=datetime.UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).serial_number(1)
+    builder = builder.public_key(key.public_key()).not_valid_before(day)
+    return builder.not_valid_after(day + datetime.timedelta(days=1)).sign(key, hashes.SHA256())
+
+
+def test_a_clients_certificate_says_who_it_is_by_its_subject():
+    door = Door()
+    connection = certified(door, b"", subject="CN=ann,O=Shop")
+    assert events_after_upgrade(connection)[1]["user"] == "CN=ann,O=Shop"
+    door.revocations.revoke("user", "CN=ann,O=Shop")
+    assert status_of(certified(door, b"", subject="CN=ann,O=Shop")) == 401
+    connection.lose()
+
+
+@pytest.mark.parametrize("subject", [None, "", "CN=" + "a" * 60 + ",O=" + "b" * 64])
+def test_a_certificate_that_names_nobody_is_refused(subject):
+    assert status_of(certified(Door(), b"", subject=subject)) == 401
+
+
+def test_an_open_client_keeps_nothing_of_its_token():
+    door = Door()
+    connection = door.ask(BEARER % b"ann")
+    kept = vars(connection.protocol).keys()
+    assert not {"_identity", "_verifying", "http_headers", "http_request_data"} & kept
+    assert "_verifying" not in vars(Door().ask().protocol)
+    connection.lose()

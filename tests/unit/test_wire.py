@@ -190,3 +190,29 @@ def test_the_raw_codec_puts_each_publish_into_a_frame_of_its_own():
 def test_raw_errors_are_json_objects_without_an_envelope():
     piece = wire.RAW.failure(wire.error(b"7", ErrorCode.BAD_SYMBOL, "why"))
     assert json.loads(piece[2:]) == {"error": {"id": 7, "code": 411, "msg": "why"}}
+
+
+# -- who it is -------------------------------------------------------------------------------------
+
+
+def test_a_welcome_says_whether_to_authenticate_only_where_anybody_has_to():
+    assert b"auth" not in wire.welcome("c", "e", 1, 2, 3)
+    assert wire.welcome("c", "e", 1, 2, 3, "required").endswith(b',"auth":"required"}')
+
+
+def test_authenticated_says_what_there_is_to_say():
+    assert wire.authenticated(None, None, None, 0.0) == b'{"ev":"authenticated"}'
+    assert wire.authenticated(b"1.50", "ann", 1_763_803_600_000, 900.0) == (
+        b'{"ev":"authenticated","id":1.50,"user":"ann","expires":1763803600000,"delay":900}'
+    )
+    assert wire.authenticated(None, None, None, 0.5).endswith(b',"delay":0.5}')
+
+
+def test_expiring_says_in_how_many_milliseconds():
+    assert wire.expiring(60_000) == b'{"ev":"expiring","in":60000}'
+
+
+def test_an_incident_is_an_error_of_either_codec():
+    text = b'"code":500,"msg":"internal error: incident k7f3.1"}'
+    assert wire.incident(wire.JSON, "k7f3.1") == b'{"ev":"error",' + text
+    assert wire.incident(wire.RAW, "k7f3.1").endswith(b'{"error":{' + text + b"}")
