@@ -53,7 +53,7 @@ MALFORMED: Final = {
         '{"op":"subscribe","symbols":["A"],"mode":"raw","interval":250}',
         "interval goes with mode auto",
     ),
-    "auth": ('{"op":"auth","token":"secret"}', "not available yet"),
+    "a token that is no text": ('{"op":"auth","token":7}', 'auth needs a token, such as "token"'),
     "arrays nested 400 deep": ('{"op":' + "[" * 400 + "]" * 400 + "}", "unknown op"),
     "a lone surrogate": (r'{"op":"\ud800"}', "not JSON"),
 }
