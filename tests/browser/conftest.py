@@ -44,7 +44,7 @@ def running(directory: Path, *more: str) -> Iterator[DemoDaemon]:
     """The demonstration on a loopback port, with more options; its log may hold no traceback."""
     port = free_port()
     twistd = Path(sys.executable).with_name("twistd")
-    options = ["--interface", "127.0.0.1", "--port", str(port), "--demo", *more]
+    options = ["--interface", "127.0.0.1", "--port", str(port), "--demo", "--admin", "off", *more]
     log = directory / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -117,7 +117,7 @@ def daemons() -> Iterator[list[Daemon]]:
 def serves_its_page(place: Environment, daemons: list[Daemon]) -> None:
     """Start the daemon of `place` and fetch what it serves from its package data."""
     port = free_port()
-    listen = ["--interface", "127.0.0.1", "--port", str(port), "--plain"]
+    listen = ["--interface", "127.0.0.1", "--port", str(port), "--plain", "--admin", "off"]
     command = [str(place.python), *RUN_TWISTD, "-n", "--pidfile=", "quotepush", *listen]
     command += ["--redis", "redis://127.0.0.1:1"]
     daemons.append(

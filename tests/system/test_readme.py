@@ -121,7 +121,7 @@ def test_twistd_starts_as_the_readme_says(blocks, tmp_path):
     install, start = blocks["install"].splitlines()
     assert install == "pip install .", "which the packaging tests do"
     port = free_port()
-    command = start.replace("8008", str(port)) + " --interface 127.0.0.1"
+    command = start.replace("8008", str(port)) + " --interface 127.0.0.1 --admin off"
     with subprocess.Popen(
         ["bash", "-c", f"exec {command}"],
         cwd=tmp_path,
@@ -147,7 +147,7 @@ def test_the_daemon_starts_and_ends_as_the_readme_says(
     shutil.copy(certs_directory / "dev.crt", tmp_path / "fullchain.pem")
     shutil.copy(certs_directory / "dev.key", tmp_path / "privkey.pem")
     command = blocks["daemon"].replace("6379", str(redis.port))
-    command += f" --interface 127.0.0.1 --port {free_port()}"
+    command += f" --interface 127.0.0.1 --admin off --port {free_port()}"
     environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
     subprocess.run(command, shell=True, check=True, cwd=tmp_path, env=environment, timeout=30)
     log = tmp_path / "quotepush.log"
@@ -167,7 +167,10 @@ def test_a_token_lets_in_as_the_readme_says(blocks, tmp_path, own_redis):
         subprocess.run(command, shell=True, check=True, cwd=tmp_path, env=environment, timeout=60)
     assert (tmp_path / "sign.pem").stat().st_mode & 0o077 == 0
     token, port = (tmp_path / "token.txt").read_text().strip(), free_port()
-    command = start.replace("8008", str(port)) + f" --interface 127.0.0.1 --redis {own_redis().url}"
+    command = (
+        start.replace("8008", str(port))
+        + f" --interface 127.0.0.1 --admin off --redis {own_redis().url}"
+    )
     with subprocess.Popen(
         ["bash", "-c", f"exec {command}"],
         cwd=tmp_path,

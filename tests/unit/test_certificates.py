@@ -107,7 +107,7 @@ def test_material_is_what_the_files_hold_and_where_they_are(tmp_path):
     certificate, key = tmp_path / "a.crt", tmp_path / "a.key"
     certificate.write_bytes(b"any")
     key.write_bytes(b"thing")
-    assert read_material(certificate, key) == (certificate, key, b"any", b"thing")
+    assert read_material(certificate, key) == Material(certificate, key, b"any", b"thing")
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
@@ -994,7 +994,7 @@ def test_a_watch_that_was_stopped_looks_no_more(watched):
 
 def test_a_renewed_pair_is_served_once_both_files_are_there(tmp_path):
     files = tmp_path / "chain.pem", tmp_path / "key.pem"
-    for path, data in zip(files, A[2:], strict=True):
+    for path, data in zip(files, (A.certificate_pem, A.key_pem), strict=True):
         path.write_bytes(data)
     clock = Clock()
     refused = []
