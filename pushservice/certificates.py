@@ -289,6 +289,11 @@ class Certificates:
         """A connection that begins with the first pair."""
         return SSL.Connection(self._serving.contexts[0], None)
 
+    @property
+    def materials(self) -> tuple[Material, ...]:
+        """What they were made of, for other processes."""
+        return self._serving.materials
+
     def endings(self) -> list[Ending]:
         """Of each pair, in order, when its first certificate ends."""
         return list(self._serving.endings)

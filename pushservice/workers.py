@@ -109,7 +109,7 @@ class Manager(Service):
         self._files: FilesWatch | None = None
         try:
             self._certificates = check(plan.config)
-            self._found = materials(plan.config)
+            self._found = _materials_of(self._certificates)
         except ValueError as error:
             raise CannotStart(f"quotepush: {error}") from None
         self._ports: dict[str, Any] = {}
@@ -413,7 +413,8 @@ class Manager(Service):
         config = plan.config
         if not config.workers:
             raise ValueError("--workers 0 needs a new start: this process serves no clients")
-        certificates, found = check(config), materials(config)
+        certificates = check(config)
+        found = _materials_of(certificates)
         opened = self._open_new(config)
         try:
             development = await self._development_for(config)
@@ -688,6 +689,11 @@ class Manager(Service):
         """Whoever is still there while stopping is dropped now."""
         for worker in list(self._processes()):
             worker.tell("hurry")
+
+
+def _materials_of(certificates: Certificates | None) -> tuple[Material, ...]:
+    # Not read again: workers get the very pairs that were found good.
+    return () if certificates is None else certificates.materials
 
 
 def seats_of(number: int) -> range:
