@@ -239,12 +239,13 @@ def test_a_page_without_an_origin_can_t_connect(
         """() => {
           const frame = document.createElement("iframe");
           frame.sandbox = "allow-scripts";
-          frame.srcdoc = "<title>within</title>";
+          frame.srcdoc = "<p id=within>within</p>";
           document.body.append(frame);
         }"""
     )
-    page.wait_for_function("document.querySelector('iframe').contentWindow !== null")
     within = page.frames[1]
+    # The frame begins with an empty document, which is not the one asked about.
+    within.wait_for_selector("#within")
     assert within.evaluate("self.origin") == "null"
     assert attempt(within, served) == REFUSED
 
