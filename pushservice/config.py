@@ -242,6 +242,12 @@ class Config:
         named = self.redis if self.registry is None else (*self.redis, self.registry)
         return any(address.tls for address in named)
 
+    @property
+    def certificate_files(self) -> tuple[Path, ...]:
+        """Every file that certificates are made of, as `materials` reads them."""
+        authority = () if self.client_ca is None else (self.client_ca,)
+        return (*self.cert, *self.key, *authority)
+
     def symbol_reader(self) -> SymbolReader:
         """A reader for the channels and the way of finding the symbol."""
         # What the registry tells publishers is no quote, whatever pattern matches its channel.

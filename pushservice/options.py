@@ -109,7 +109,8 @@ _DECLARED: Final[tuple[Option, ...]] = (
     ),
     Option(
         "cert-watch",
-        "look every 10 seconds whether the files of --cert and --key have changed, and use them",
+        "look every 10 seconds whether the files of --cert, --key and --client-ca have changed, and"
+        " use them",
         flag=True,
         section="tls",
     ),

@@ -9,7 +9,7 @@ import heapq
 import math
 from typing import Final, Literal, TypeAlias, get_args
 
-from pushservice.auth import Authenticator, Done, Identity, Refused
+from pushservice.auth import Identity
 from pushservice.interfaces import Clock
 
 Kind: TypeAlias = Literal["user", "token"]
@@ -83,21 +83,3 @@ class Revocations:
         if len(self._oldest) > 2 * len(self._moments) + 100:
             self._oldest = [(at, *which) for which, at in self._moments.items()]
             heapq.heapify(self._oldest)
-
-
-class Unrevoked:
-    """Lets in whom another authenticator lets in, unless that was revoked."""
-
-    def __init__(self, authenticator: Authenticator, revocations: Revocations) -> None:
-        self._authenticator = authenticator
-        self._revocations = revocations
-
-    def verify(self, token: str, done: Done) -> None:
-        """See Authenticator."""
-
-        def check(found: Identity | Refused) -> None:
-            if isinstance(found, Identity) and self._revocations.revoked(found):
-                found = Refused("the token was revoked")
-            done(found)
-
-        self._authenticator.verify(token, check)

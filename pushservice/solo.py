@@ -46,7 +46,7 @@ class Solo:
         if self._daemon.certificates is not None:
             self._watches.append(ExpiryWatch(self._reactor, self._daemon.certificates))
             if config.cert_watch:
-                paths = [*config.cert, *config.key]
+                paths = config.certificate_files
                 self._watches.append(FilesWatch(self._reactor, paths, self._renew_certificates))
             for watch in self._watches:
                 watch.start()
@@ -72,10 +72,10 @@ class Solo:
         """Use the certificates that are there now, and say what of the rest needs a new start."""
         config = plan.config
         if config.plain == self._config.plain:
-            self._use(self._daemon.replace_certificates(materials(config)))
-            self._config = replace(
-                self._config, cert=config.cert, key=config.key, certs=config.certs
-            )
+            # Whether clients show certificates is more than a change of files.
+            used = replace(self._config, cert=config.cert, key=config.key, certs=config.certs)
+            self._use(self._daemon.replace_certificates(materials(used)))
+            self._config = used
             self._watch()
         changed = changed_fields(self._config, config)
         if changed:

@@ -516,7 +516,7 @@ class Manager(Service):
             self._expiry = ExpiryWatch(self._reactor, self._certificates)
             self._expiry.start()
             if config.cert_watch:
-                paths = [*config.cert, *config.key]
+                paths = config.certificate_files
                 self._files = FilesWatch(self._reactor, paths, self._renew_certificates)
                 self._files.start()
                 # They may have changed between their reading and now.

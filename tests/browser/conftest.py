@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,23 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from chromium import TIMEOUT_MS, chromium
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 from redis_process import free_port
 from token_makers import key_file
 from waiting import wait_for_line
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-ARGUMENTS = [
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    # A page of another origin that imports our client comes from this machine only in tests.
-    "--disable-features=LocalNetworkAccessChecks",
-]
-TIMEOUT_MS = 20_000
 expect.set_options(timeout=TIMEOUT_MS)
 
 
@@ -88,15 +75,8 @@ def guarded_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoDae
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    found = next((path for path in map(shutil.which, BROWSERS) if path), None)
-    if found is None:
-        pytest.fail("no Chromium is installed (Debian: apt-get install chromium)")
-    # Chromium's own sandbox does not work for root.
-    arguments = [*ARGUMENTS, "--no-sandbox"] if os.geteuid() == 0 else ARGUMENTS
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, headless=True, args=arguments)
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ Nothing here runs an event loop of its own: Playwright has one in this thread.
 
 from __future__ import annotations
 
-import os
-import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,17 +12,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from chromium import TIMEOUT_MS, chromium
 from guests import JSON, Issuer, check_unsaid
-from playwright.sync_api import Browser, Frame, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Frame, Page, Route, expect
 from system_harness import DEADLINE, Daemon, StartDaemon
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
-BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
-#: A page of another site may reach this machine only in tests.
-ARGUMENTS: Final = ["--disable-gpu", "--disable-features=LocalNetworkAccessChecks"]
-TIMEOUT_MS: Final = 20_000
 EVIL: Final = "https://evil.example/"
 BLANK: Final = "<!doctype html><title>a page</title>"
 
@@ -146,15 +141,8 @@ def test_an_origin_that_is_none_keeps_the_daemon_from_starting(
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    found = next((path for path in map(shutil.which, BROWSERS) if path), None)
-    if found is None:
-        pytest.fail("no Chromium is installed (Debian: apt-get install chromium)")
-    # Chromium's own sandbox does not work for root.
-    arguments = [*ARGUMENTS, "--no-sandbox"] if os.geteuid() == 0 else ARGUMENTS
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, headless=True, args=arguments)
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture

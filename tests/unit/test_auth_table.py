@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from core_doubles import FixedClock
+from core_doubles import FixedClock, make_hub
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis_client import RedisClient
@@ -30,9 +30,10 @@ from token_makers import (
 from twisted.internet import defer, reactor
 from waiting import until
 
-from pushservice.auth import Identity, Refused
+from pushservice.auth import Authenticator, Identity, Refused
+from pushservice.doorkeeper import Doorkeeper
 from pushservice.redisurl import redis_address
-from pushservice.revocations import Revocations, Unrevoked
+from pushservice.revocations import Revocations
 from pushservice.tickets import TicketAuthenticator, ticket_key
 from pushservice.tokens import TokenAuthenticator
 
@@ -67,14 +68,18 @@ class Desk:
             assert address is not None
             self.tickets = TicketAuthenticator(reactor, address, clock=self.clock, prefix=PREFIX)
             self.tickets.start()
-            self.authenticator: Any = Unrevoked(self.tickets, self.revocations)
+            self.door = self._door(self.tickets)
             return
         files: tuple[Path | None, Path | None] = (key_file(directory, self.algorithm), None)
         if way == "JWKS":
             keys = [jwk("RS256", kid="a"), jwk("EdDSA", kid="b"), jwk("ES256", kid="c")]
             files = (None, write_jwks(directory / "jwks", *keys))
         tokens = TokenAuthenticator(self.clock, *files, (), "quotes", "shop", 0.0)
-        self.authenticator = Unrevoked(tokens, self.revocations)
+        self.door = self._door(tokens)
+
+    def _door(self, authenticator: Authenticator) -> Doorkeeper:
+        hub = make_hub()
+        return Doorkeeper(self.clock, authenticator, self.revocations, 10.0, 0.0, lambda _late: hub)
 
     def make(self, which: int = 0, **claims: Any) -> str:
         """A token or ticket that is good but for `claims`; None takes one out."""
@@ -94,7 +99,7 @@ class Desk:
             await until(lambda: self.tickets.up, "the link")
         found: list[list[Identity | Refused]] = [[] for _ in texts]
         for text, answers in zip(texts, found, strict=True):
-            self.authenticator.verify(text, answers.append)
+            self.door.verify(text, answers.append)
         await until(lambda: all(found), "the verdicts")
         assert all(len(answers) == 1 for answers in found)
         return [answers[0] for answers in found]

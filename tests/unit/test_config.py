@@ -454,3 +454,10 @@ def test_what_says_nothing_of_who_may_connect_is_refused(options, text):
 )
 def test_these_ways_to_say_who_may_connect_are_taken(options):
     assert Config.from_options(options)
+
+
+def test_all_files_that_certificates_are_made_of_are_known():
+    config = Config(cert=(Path("a.crt"), Path("b.crt")), key=(Path("a.key"), Path("b.key")))
+    assert config.certificate_files == (*config.cert, *config.key)
+    with_authority = dataclasses.replace(config, client_ca=Path("ca.crt"))
+    assert with_authority.certificate_files == (*config.certificate_files, Path("ca.crt"))

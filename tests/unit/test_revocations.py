@@ -6,8 +6,8 @@ import pytest
 from core_doubles import FixedClock
 
 from pushservice import revocations as module
-from pushservice.auth import Everybody, Identity, Refused
-from pushservice.revocations import KEPT_FOR, Revocations, Unrevoked
+from pushservice.auth import Identity
+from pushservice.revocations import KEPT_FOR, Revocations
 
 NOW = 1_763_800_000.5
 
@@ -109,29 +109,3 @@ def test_one_name_that_is_revoked_again_and_again_takes_no_more_room(clock, revo
         assert revocations.revoke("user", "ann")
     assert len(revocations) == 2
     assert len(revocations._oldest) <= 200
-
-
-def test_what_another_lets_in_is_refused_once_it_is_revoked(revocations):
-    class Ann(Everybody):
-        def verify(self, token, done):
-            done(Identity("ann"))
-
-    found: list[Identity | Refused] = []
-    guarded = Unrevoked(Ann(), revocations)
-    guarded.verify("x", found.append)
-    revocations.revoke("user", "ann")
-    guarded.verify("x", found.append)
-    assert found[0] == Identity("ann")
-    assert str(found[1]) == "the token was revoked"
-
-
-def test_a_refusal_by_another_is_passed_on(revocations):
-    refusal = Refused("no")
-
-    class Nobody(Everybody):
-        def verify(self, token, done):
-            done(refusal)
-
-    found: list[Identity | Refused] = []
-    Unrevoked(Nobody(), revocations).verify("x", found.append)
-    assert found == [refusal]

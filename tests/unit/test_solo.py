@@ -101,6 +101,22 @@ async def test_after_a_reload_the_files_that_are_in_use_are_watched(serve, tmp_p
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_authorities_of_clients_are_watched_too_and_others_need_a_new_start(
+    serve, tmp_path, lines
+):
+    first, second = pair_in(tmp_path / "a"), pair_in(tmp_path / "b")
+    [authority], [other] = first["cert"], second["cert"]
+    served = serve(**first, cert_watch=True, client_ca=authority)
+    assert authority in served.solo._watches[-1]._paths
+    authority_before = served.solo._daemon.certificates.materials[0]
+    served.solo._renew_certificates()
+    assert served.solo._daemon.certificates.materials == (authority_before,)
+    assert await served.roll(client_ca=other)
+    assert served.solo._daemon.certificates.materials == (authority_before,)
+    assert [line for line in lines if line.endswith("start again for client_ca")]
+
+
+@pytest_twisted.ensureDeferred
 async def test_files_that_can_not_be_used_leave_those_of_before_serving(serve, tmp_path, lines):
     files = pair_in(tmp_path)
     served = serve(**files)
