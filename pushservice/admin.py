@@ -5,62 +5,33 @@ Must not know: how anything of that is found out. It is for loopback and says al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Coroutine
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-import msgspec
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.web.http import Request as HTTPRequest
-from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
 from pushservice.coercers import Admin
 from pushservice.ports import CannotListen, listen
+from pushservice.questions import Number, Questions, Reply, json_reply, with_number
+from pushservice.reports import Report
 
 _IDLE_TIMEOUT: Final = 30
-
-#: What is answered: a status and what becomes JSON.
-Answer = tuple[HTTPStatus, Any]
-
-
-class _Question(Resource):
-    """One path, answered anew each time."""
-
-    isLeaf = True
-
-    def __init__(self, answer: Callable[[], Answer]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # the library's, unannotated
-        self._answer = answer
-
-    def render(self, request: Request) -> bytes:
-        # What Twisted answers to other methods by itself is HTML.
-        if request.method in (b"GET", b"HEAD"):
-            status, words = self._answer()
-        else:
-            status, words = HTTPStatus.METHOD_NOT_ALLOWED, {"error": "only GET and HEAD are served"}
-            request.setHeader(b"allow", b"GET, HEAD")
-        request.setResponseCode(status, status.phrase.encode())
-        request.setHeader(b"content-type", b"application/json")
-        request.setHeader(b"cache-control", b"no-store")
-        request.setHeader(b"x-content-type-options", b"nosniff")
-        return msgspec.json.encode(words) + b"\n"
+#: How many rows are shown.
+SLOW: Final = Number("slow", 20, 1, 1000)
+TOP: Final = Number("top", 50, 1, 1000)
 
 
-class _Questions(Resource):
-    """The tree; whatever is not there is answered with what is."""
+class Known(Protocol):
+    """What operators can ask for; see open_admin."""
 
-    def __init__(self, questions: Mapping[str, Callable[[], Answer]]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # the library's, unannotated
-        there = [f"/{name}" for name in questions]
-        self._otherwise = _Question(
-            lambda: (HTTPStatus.NOT_FOUND, {"error": f"there is {', '.join(there)}"})
-        )
-        for name, answer in questions.items():
-            self.putChild(name.encode(), _Question(answer))
-
-    def getChild(self, path: bytes, request: Request) -> Resource:
-        return self._otherwise
+    def faults(self) -> list[str]: ...
+    def status(self) -> dict[str, Any]: ...
+    def clients(self, most: int) -> Coroutine[Any, Any, Report]: ...
+    def symbols(self, most: int) -> Coroutine[Any, Any, Report]: ...
 
 
 class _Site(Site):
@@ -68,29 +39,31 @@ class _Site(Site):
         """No access log: probes ask every few seconds."""
 
 
-def open_admin(
-    reactor: Any,
-    where: Admin,
-    faults: Callable[[], list[str]],
-    status: Callable[[], dict[str, Any]],
-) -> IListeningPort:
+def open_admin(reactor: Any, where: Admin, known: Known) -> IListeningPort:
     """Answer on `where`, a host and a port or the path of a Unix socket. Raises CannotListen.
 
-    `/live` is 200 as long as anything is answered. `/ready` is 200, or 503 with the `faults`.
-    `/status` is `status()`.
+    `/live` is 200 as long as anything is answered. `/ready` is 200, or 503 with the `faults` that
+    are `known`. `/status` is the status with these. `/clients?slow=N` and `/symbols?top=N` are the
+    slowest clients and the busiest symbols.
     """
 
-    def ready() -> Answer:
-        found = faults()
-        code = HTTPStatus.SERVICE_UNAVAILABLE if found else HTTPStatus.OK
-        return code, {"ready": not found, "faults": found}
+    def ready(_request: Request) -> Reply:
+        found = known.faults()
+        status = HTTPStatus.SERVICE_UNAVAILABLE if found else HTTPStatus.OK
+        return json_reply({"ready": not found, "faults": found}, status)
 
     site = _Site(  # type: ignore[no-untyped-call]  # the library's, unannotated
-        _Questions(
+        Questions(
             {
-                "live": lambda: (HTTPStatus.OK, {"live": True}),
+                "live": lambda _request: json_reply({"live": True}),
                 "ready": ready,
-                "status": lambda: (HTTPStatus.OK, {"faults": faults()} | status()),
+                "status": lambda _: json_reply({"faults": known.faults()} | known.status()),
+                "clients": with_number(
+                    SLOW, lambda most: Deferred.fromCoroutine(known.clients(most))
+                ),
+                "symbols": with_number(
+                    TOP, lambda most: Deferred.fromCoroutine(known.symbols(most))
+                ),
             }
         ),
         reactor=reactor,

@@ -29,13 +29,16 @@ class Common:
     """What the outboxes of one hub share.
 
     `raw_budget`: bytes of raw updates kept for one client; `too_slow` is told whose were more, and
-    closes it. `behind`: those that are, in the order in which they fell behind.
+    closes it. `seconds` is the time since the epoch. `behind`: those that are, in the order in
+    which they fell behind, and when that was. `subscriptions`: how many there are, of all clients.
     """
 
     counters: Counters
     raw_budget: int
     too_slow: Callable[[Outbox], None]
-    behind: dict[Outbox, None] = field(default_factory=dict)
+    seconds: Callable[[], float]
+    behind: dict[Outbox, float] = field(default_factory=dict)
+    subscriptions: int = 0
 
 
 class Backlog:
@@ -129,6 +132,11 @@ class Backlog:
         """Keep a piece that is no update in its place among the raw updates."""
         self._others.add(self._kept)
         self.keep_raw([(topic, piece)])
+
+    @property
+    def size(self) -> int:
+        """Bytes that are kept: answers, and raw updates."""
+        return self.answers_size + self.raw_size
 
     def forget(self, topic: Topic) -> None:
         """Nothing that is kept of `topic` is wanted any more."""

@@ -126,6 +126,8 @@ class _Tier:
         """One turn: what is due by now."""
         self._call = None
         now = self._clock.seconds()
+        stopwatch = self.hub.measures.stopwatch
+        began = stopwatch()
         self._rests_until = now + TURN_EVERY
         try:
             entries = self._reader.take(now, TURN_QUOTES)
@@ -158,6 +160,7 @@ class _Tier:
             if missed is not None:
                 self._miss(missed)
         finally:
+            self.hub.measures.turn_seconds.observe(stopwatch() - began)
             self.wake()
 
     def _miss(self, at: float) -> None:
@@ -265,6 +268,10 @@ class Tiers:
     def delays(self) -> list[float]:
         """Every delay in seconds, the shortest first."""
         return list(self._tiers)
+
+    def tape(self) -> dict[str, int]:
+        """Bytes that the tape uses now, and that it has dropped, as JSON."""
+        return {"used": self._tape.used_bytes, "dropped": self._tape.dropped_bytes}
 
     @property
     def hubs(self) -> list[Hub]:

@@ -14,7 +14,7 @@ from pushservice.backlog import Common
 from pushservice.closing import CloseCode
 from pushservice.interfaces import Clock, Interest
 from pushservice.limits import Limits
-from pushservice.metrics import Counters
+from pushservice.metrics import Counters, Measures
 from pushservice.outbox import RAW, Kind, Outbox
 from pushservice.pacing import Group, Paced, Pacing
 from pushservice.topic import Topic, Topics
@@ -38,6 +38,7 @@ class Hub:
         limits: Limits | None = None,
         interest: Interest | None = None,
         parent: Hub | None = None,
+        measures: Measures | None = None,
     ) -> None:
         """`failed` is told whose outbox raised, once all others are served.
 
@@ -46,6 +47,7 @@ class Hub:
         `beats` is into how many groups connections are dealt for heartbeats and pings.
         `interest` is told who watches what, and what was quoted.
         `parent` is the hub to whose clients this one's belong, see `tier`.
+        `measures` are told what each turn was like.
         """
         limits = limits or Limits()
         self._limits = limits
@@ -56,6 +58,7 @@ class Hub:
         self._end_of_turn = end_of_turn
         self._clock = clock
         self._counters = counters
+        self.measures = measures or Measures()
         self._topics = Topics(limits.total_symbols)
         self._by_symbol = self._topics.by_symbol
         self._turn: dict[Topic, int] = {}
@@ -76,7 +79,9 @@ class Hub:
         self._pacing = Pacing(clock, self._serve_paced)
         #: what the outboxes of this hub share
         self.common: Common = (
-            Common(counters, limits.raw_budget, self._too_slow) if parent is None else parent.common
+            Common(counters, limits.raw_budget, self._too_slow, clock.seconds)
+            if parent is None
+            else parent.common
         )
 
     def tier(self, interest: Interest | None) -> Hub:
@@ -94,6 +99,7 @@ class Hub:
             limits=self._limits,
             interest=interest,
             parent=self,
+            measures=self.measures,
         )
 
     # -- the path of a quote -------------------------------------------------------------------
@@ -179,6 +185,8 @@ class Hub:
         turn = group.take()
         if not turn:
             return
+        stopwatch = self.measures.stopwatch
+        began = stopwatch()
         jumps = {topic: topic.n - before - 1 for topic, before in turn.items()}
         pieces: dict[wire.Codec, dict[Topic, bytes]] = {}
         share = wire.Share()
@@ -202,12 +210,14 @@ class Hub:
             except Exception as failure:  # noqa: BLE001 - one client's fault must not stop the others
                 failures.append((outbox, failure))
         self._end_turn(share, failures)
+        self.measures.turn_seconds.observe(stopwatch() - began)
 
     def _end_turn(self, share: wire.Share, failures: list[tuple[Outbox, Exception]]) -> None:
         self._end_of_turn(share)
         self._counters.frames_out += share.frames
         self._counters.events_out += share.pieces
         self._counters.bytes_out += share.bytes
+        self.measures.turn_events.observe(share.pieces)
         self.report(failures)
 
     def _too_slow(self, outbox: Outbox) -> None:
@@ -259,6 +269,7 @@ class Hub:
         else:
             self._topics.watched(topic)
             first = not topic.watched
+            self.common.subscriptions += 1
             outbox.begin(topic)
             self._join(outbox, topic, self._kind(outbox, raw, interval_ms), topic.n)
             if self._interest is not None:
@@ -267,6 +278,7 @@ class Hub:
 
     def unsubscribe(self, outbox: Outbox, topic: Topic) -> None:
         """Take `outbox` out of the audience of `topic`; a symbol never quoted is forgotten."""
+        self.common.subscriptions -= 1
         outbox.end(topic)
         self._part(outbox, topic)
         outbox.forget(topic)
@@ -427,6 +439,10 @@ class Hub:
     def count_topics(self) -> int:
         """How many symbols are known: quoted at least once, or watched."""
         return len(self._by_symbol)
+
+    def topics(self) -> list[Topic]:
+        """Every symbol that is known."""
+        return list(self._by_symbol.values())
 
     def room(self) -> int:
         """How many symbols may become known before any is forgotten for lack of room."""

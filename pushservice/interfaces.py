@@ -82,6 +82,10 @@ class Outlet(Protocol):
         """What the peer has taken; None where nobody can say."""
         ...
 
+    def queued(self) -> int:
+        """Bytes that were written and that the peer has not got yet, as far as anybody can say."""
+        ...
+
 
 class Interest(Protocol):
     """Who is told what clients watch, and what of it was quoted. Costs the hub a call each."""

@@ -37,6 +37,18 @@ def progress(connection: socket.socket | None) -> Progress | None:
         return None
 
 
+def bytes_held(connection: socket.socket | None) -> int:
+    """Bytes that the kernel holds for the peer of `connection`; 0 where it does not say."""
+    queue = array.array("i", [0])
+    try:
+        if connection is not None:
+            # What was sent and is not acknowledged, and what was not sent yet (tcp(7), unix(7)).
+            fcntl.ioctl(connection, termios.TIOCOUTQ, queue)
+    except (OSError, ValueError):
+        return 0
+    return queue[0]
+
+
 def bytes_sent(connection: socket.socket | None) -> int | None:
     """How many bytes the kernel has sent on `connection`, each counted once; None if it can't say.
 

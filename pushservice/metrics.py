@@ -1,12 +1,15 @@
-"""Plain counters of what the daemon has done, and a sink that counts nothing.
+"""Plain counters of what a process has done, and histograms of how long it took; null sinks.
 
-Must not know: how they are shown, or who reads them. Counters only grow, are plain integers, and
-are added to once a turn or once an event, never once per quote and client.
+Must not know: how they are shown, or who reads them. Both only grow, are plain numbers, and are
+added to once a turn or once an event, never once per quote and client.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any, Final
 
 
 @dataclass(slots=True)
@@ -62,3 +65,96 @@ class NullCounters(Counters):
         if not hasattr(self, name):
             # The first write comes from the dataclass's own __init__ and must land.
             object.__setattr__(self, name, 0)
+
+
+# -- histograms ------------------------------------------------------------------------------------
+
+
+def steps(first: float, last: float) -> tuple[float, ...]:
+    """Bounds of 1, 2 and 5 times powers of ten, from `first` on, which is one, up to `last`."""
+    found: list[float] = []
+    exponent = -9
+    while not found or found[-1] < last:
+        for digit in (1, 2, 5):
+            bound = float(f"{digit}e{exponent}")
+            if first <= bound <= last:
+                found.append(bound)
+        exponent += 1
+    return tuple(found)
+
+
+class Histogram:
+    """How often a value was in which range: counts between fixed bounds, and the sum of all.
+
+    Bucket `i` counts what is at most `bounds[i]` and more than the bound before; the last counts
+    what is more than all bounds.
+    """
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        """`bounds` ascend."""
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float, times: int = 1) -> None:
+        """`value`, which is no less than 0, was seen so many times."""
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.sum += value * times
+
+    def snapshot(self) -> dict[str, Any]:
+        """Bounds, counts and sum as they stand now, as JSON."""
+        return {"bounds": list(self.bounds), "counts": list(self.counts), "sum": self.sum}
+
+
+#: Seconds of what is done within a turn, and of what is on its way between machines.
+SHORT_TIMES: Final = steps(0.00002, 2)
+LONG_TIMES: Final = steps(0.0005, 50)
+#: Quotes of a read, and events of a turn, which go to many clients.
+FEW: Final = steps(1, 5000)
+MANY: Final = steps(1, 500_000)
+
+
+class Measures:
+    """How long things took in a process, and how much came at once, since it started.
+
+    `stopwatch` gives seconds since some moment, precisely, and never less than before. Those who
+    measure a time take it from there; without one all of these take no time.
+    """
+
+    __slots__ = (
+        "feed_lag_seconds",
+        "publish_to_write_seconds",
+        "reactor_delay_seconds",
+        "receive_to_write_seconds",
+        "stopwatch",
+        "turn_events",
+        "turn_quotes",
+        "turn_seconds",
+    )
+
+    def __init__(self, stopwatch: Callable[[], float] = lambda: 0.0) -> None:
+        self.stopwatch = stopwatch
+        #: from the beginning of a read of the feed until all that it brought was written to all who
+        #: are not behind; once for each event that was written
+        self.receive_to_write_seconds = Histogram(SHORT_TIMES)
+        #: from when a quote was published, as it says itself, until it was written; and until it
+        #: was received. Of one quote a read.
+        self.publish_to_write_seconds = Histogram(LONG_TIMES)
+        self.feed_lag_seconds = Histogram(LONG_TIMES)
+        #: by how much calls of the reactor come too late
+        self.reactor_delay_seconds = Histogram(SHORT_TIMES)
+        #: quotes that one read of the feed brought
+        self.turn_quotes = Histogram(FEW)
+        #: events that one turn sent, of whatever kind the turn was
+        self.turn_events = Histogram(MANY)
+        #: for how long a turn kept the reactor from all else: a read of the feed, the turn of a
+        #: group of paced clients, that of a delay
+        self.turn_seconds = Histogram(SHORT_TIMES)
+
+    def snapshot(self) -> dict[str, dict[str, Any]]:
+        """All histograms by name, as they stand now, as JSON."""
+        return {
+            name: getattr(self, name).snapshot() for name in self.__slots__ if name != "stopwatch"
+        }

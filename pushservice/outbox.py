@@ -110,6 +110,19 @@ class Outbox:
         """True while the outlet is full."""
         return self._backlog is not None
 
+    @property
+    def behind_since(self) -> float | None:
+        """When the outlet became full, in seconds since the epoch; None while it is not."""
+        return self._common.behind.get(self)
+
+    def queued(self) -> int:
+        """Bytes that wait for this client: here, with the transport and with the kernel.
+
+        Of symbols that are merged while it is behind only the names are kept, and no bytes.
+        """
+        kept = 0 if self._backlog is None else self._backlog.size
+        return kept + self.outlet.queued()
+
     # -- called by the hub: quotes ---------------------------------------------------------------
 
     def flush(self, turn: dict[Topic, int], raw_log: RawLog, share: wire.Share) -> None:
@@ -316,7 +329,7 @@ class Outbox:
             self._backlog.full = True
         elif not self.closed:
             self._backlog = Backlog()
-            self._common.behind[self] = None
+            self._common.behind[self] = self._common.seconds()
 
     def drained(self) -> None:
         """The outlet is empty: answers first, then raw updates, then the newest of all others."""

@@ -27,7 +27,7 @@ from zope.interface import implementer
 
 from pushservice.closing import CloseCode
 from pushservice.interfaces import Progress
-from pushservice.kernel import progress
+from pushservice.kernel import bytes_held, progress
 from pushservice.wire import Codec, Share
 
 if TYPE_CHECKING:
@@ -92,6 +92,10 @@ class PortableOutlet:
         # Twisted's TLS passes on what it does not know itself to the transport below.
         return progress(getattr(self._transport, "socket", None))
 
+    def queued(self) -> int:
+        held = bytes_held(getattr(self._transport, "socket", None))
+        return held + _bytes_buffered(self._transport)
+
     # -- IPushProducer: what the transport calls -------------------------------------------------
 
     def pauseProducing(self) -> None:
@@ -106,6 +110,20 @@ class PortableOutlet:
 
     def stopProducing(self) -> None:
         """The connection is lost; the protocol above hears of it by itself."""
+
+
+def _bytes_buffered(transport: Any) -> int:
+    """Bytes that Twisted holds, by names of its own; those that are not there count as nothing.
+
+    Under TLS that is what waits for encryption too; the TLS layer passes on what it does not know
+    itself to the transport below.
+    """
+    size = len(getattr(transport, "dataBuffer", b"")) - getattr(transport, "offset", 0)
+    size += getattr(transport, "_tempDataLen", 0)
+    aggregator = getattr(transport, "_aggregator", None)
+    for waiting in (getattr(transport, "_appSendBuffer", ()), getattr(aggregator, "_buffer", ())):
+        size += sum(map(len, waiting))
+    return size
 
 
 #: Bytes of a client's messages in one turn of the reactor; then it is the others' turn.

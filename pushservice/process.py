@@ -22,6 +22,7 @@ from twisted.logger import Logger
 from pushservice import logs
 from pushservice.admin import open_admin
 from pushservice.ports import CannotListen
+from pushservice.reports import Report
 from pushservice.service import CannotStart
 from pushservice.signals import Signals
 from pushservice.systemd import Systemd
@@ -50,6 +51,8 @@ class Crew(Protocol):
     def serves(self) -> bool: ...
     def faults(self) -> list[str]: ...
     def status(self) -> dict[str, Any]: ...
+    async def clients(self, most: int) -> Report: ...
+    async def symbols(self, most: int) -> Report: ...
     async def roll(self, plan: Plan) -> bool: ...
 
 
@@ -104,9 +107,7 @@ class Process(Service):
         self._crew.privilegedStartService()
         if self._config.admin is not None:
             try:
-                self._admin = open_admin(
-                    self._reactor, self._config.admin, self.faults, self.status
-                )
+                self._admin = open_admin(self._reactor, self._config.admin, self)
             except CannotListen as error:
                 raise CannotStart(f"quotepush: {error}") from None
 
@@ -215,11 +216,17 @@ class Process(Service):
         """Write to the log how all stands, a line for each process."""
         status = self.status()
         workers = status.pop("workers", [])
+        # Lines are for people: histograms are left out, and sums of what follows.
+        status.pop("totals", None)
+        for each in (status, *workers):
+            each.pop("measures", None)
         self.log.info("status: {status}", status=status)
         for worker in workers:
-            self.log.info(
-                "status of worker {number}: {status}", number=worker["number"], status=worker
-            )
+            # One that is this process has been told of.
+            if worker["number"]:
+                self.log.info(
+                    "status of worker {number}: {status}", number=worker["number"], status=worker
+                )
 
     # -- what others ask -------------------------------------------------------------------------
 
@@ -230,6 +237,14 @@ class Process(Service):
     def status(self) -> dict[str, Any]:
         """How all stands, as JSON."""
         return self._crew.status()
+
+    async def clients(self, most: int) -> Report:
+        """The slowest clients, as JSON."""
+        return await self._crew.clients(most)
+
+    async def symbols(self, most: int) -> Report:
+        """The busiest symbols, as JSON."""
+        return await self._crew.symbols(most)
 
     def _tell_systemd(self) -> None:
         # Ready to take clients: a feed that is down they are told of.

@@ -18,12 +18,15 @@ from twisted.logger import Logger
 from pushservice.channels import Ignored
 from pushservice.interfaces import DelayedCall, Publish
 from pushservice.listening import Listening
-from pushservice.metrics import Counters
+from pushservice.metrics import Counters, Measures
 from pushservice.redislink import RedisLink
 from pushservice.redisurl import RedisAddress, RedisTLS
+from pushservice.stamps import published_at
 
 #: Seconds of CPU that one turn may keep the reactor from everything else.
 TURN_BUDGET: Final = 0.025
+#: Seconds between what a quote says of when it was published and when it came that are believed.
+_MOST_LAG: Final = 24 * 3600.0
 _SMALLEST_READ: Final = 4 * 1024
 _LARGEST_READ: Final = 64 * 1024
 #: Seconds between two log lines about messages of one fault.
@@ -57,9 +60,11 @@ class _Subscriber(txredisapi.SubscriberProtocol):
         following = reader.gets
         deliver = self.feed.deliver
         count = 0
-        began, used = self.feed.now(), self.feed.cpu()
+        stopwatch = self.feed.measures.stopwatch
+        watch, began, used = stopwatch(), self.feed.now(), self.feed.cpu()
+        first: Any = False
         try:
-            message = following()
+            message = first = following()
             while message is not False:
                 if type(message) is list and message[0] == b"pmessage" and len(message) == 4:
                     count += 1
@@ -74,7 +79,7 @@ class _Subscriber(txredisapi.SubscriberProtocol):
             self.feed.garbled(error)
             self.transport.abortConnection()
         finally:
-            self.feed.end_of_read(count, began)
+            self.feed.end_of_read(count, began, watch, first)
             # Under TLS it is the transport below that reads from the socket.
             reading: Any = getattr(self.transport, "transport", self.transport)
             size = getattr(reading, "bufferSize", _LARGEST_READ)
@@ -96,6 +101,7 @@ class RedisFeed:
         changed: Callable[[RedisFeed, bool], None],
         tls: RedisTLS | None = None,
         cpu: Callable[[], float] = time.thread_time,
+        measures: Measures | None = None,
     ) -> None:
         """`changed` is told when the link comes up, and with False when it is lost or can't be.
 
@@ -106,6 +112,7 @@ class RedisFeed:
         self._listening = listening
         self._target = target
         self._counters = counters
+        self.measures = measures or Measures()
         self._tell = changed
         self._logged_at: dict[str, float] = {}
         self._heard_at = 0.0
@@ -204,11 +211,38 @@ class RedisFeed:
         except Exception:  # noqa: BLE001 - one bad message must not stop the feed
             self.log.failure("a message on {channel!r} was skipped", channel=channel[:80])
 
-    def end_of_read(self, count: int, began: float) -> None:
-        """A read of `count` messages, begun at `began`, is parsed."""
+    def end_of_read(self, count: int, began: float, watch: float, first: Any) -> None:
+        """A read of `count` messages, begun at `began`, is parsed; write what it brought.
+
+        `watch` is what the stopwatch said then, `first` the first message as hiredis gave it.
+        """
         self._heard_at = began
-        self._counters.quotes_in += count
+        counters = self._counters
+        counters.quotes_in += count
+        sent = counters.events_out
         self._target.flush()
+        if count:
+            self._measure(count, counters.events_out - sent, began, watch, first)
+
+    def _measure(self, count: int, sent: int, began: float, watch: float, first: Any) -> None:
+        """Add a read to the measures: once for each, so that no quote costs anything."""
+        measures = self.measures
+        took = measures.stopwatch() - watch
+        measures.turn_quotes.observe(count)
+        measures.turn_seconds.observe(took)
+        if sent:
+            # As often as there were events: then its percentiles are those of what clients get.
+            measures.receive_to_write_seconds.observe(took, sent)
+        # The first of a read has waited longest.
+        payload = first[-1] if type(first) is list else None
+        published = published_at(payload) if type(payload) is bytes else None
+        if published is None or abs(began - published) > _MOST_LAG:
+            return
+        # Below 0 where the publisher's clock is ahead of ours.
+        lag = max(0.0, began - published)
+        measures.feed_lag_seconds.observe(lag)
+        if sent:
+            measures.publish_to_write_seconds.observe(lag + took)
 
     def now(self) -> float:
         """Seconds, by the clock."""

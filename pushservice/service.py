@@ -11,6 +11,7 @@ import os
 import random
 import resource
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -34,9 +35,10 @@ from pushservice.delayed import Tiers, Together
 from pushservice.development import Development
 from pushservice.farewell import Farewell
 from pushservice.hub import Hub
+from pushservice.insight import Insight
 from pushservice.kernel import bound_send_buffer
 from pushservice.liveness import Liveness
-from pushservice.metrics import Counters
+from pushservice.metrics import Counters, Measures
 from pushservice.outbox import Outbox
 from pushservice.ports import CannotListen, Listening, Ports
 from pushservice.proxies import Trusted
@@ -44,6 +46,7 @@ from pushservice.proxyprotocol import ProxyHeaderFactory
 from pushservice.redistls import check_files
 from pushservice.redisurl import RedisAddress
 from pushservice.sources import Interests, Sources
+from pushservice.standing import Standing
 from pushservice.tally import SEATS_A_POST, Tally
 from pushservice.tape import Tape
 from pushservice.tls import NeverNone, TLSFactory, development_pair
@@ -157,6 +160,7 @@ class Daemon(Service):
         """Raises CannotStart for certificates that can't be used; listens only when started."""
         self.config = config
         self.counters = Counters()
+        measures = Measures(time.perf_counter)
         self.ports = Ports()
         #: called with whether the feed is up, each time that changes
         self.feed_changed: Callable[[bool], None] = lambda _up: None
@@ -189,6 +193,7 @@ class Daemon(Service):
             self._outlets.end_of_turn,
             limits=self._limits,
             interest=together if config.delays else interests,
+            measures=measures,
         )
         self._tiers = None
         if config.delays:
@@ -234,6 +239,16 @@ class Daemon(Service):
             "" if berth is None else berth.name,
             self._feed_changed,
             self._tiers,
+            measures,
+        )
+        self._standing = Standing(
+            reactor,
+            self.hub,
+            self.factory,
+            self.counters,
+            measures,
+            self._tiers,
+            0 if berth is None else berth.number,
         )
         self._liveness = Liveness(
             self.hub, reactor, self._limits, self.counters, self._client_given_up
@@ -313,6 +328,7 @@ class Daemon(Service):
             say_served(port, secure, self.config.page)
         self._heartbeats.start(self._limits.heartbeat_ms / 1000 / self.hub.groups, now=False)
         self._liveness.start()
+        self._standing.start()
         limits_of_quiet = [
             limit
             for limit in (self.config.stale_after, self.config.feed_stale_after)
@@ -359,21 +375,17 @@ class Daemon(Service):
 
     def status(self) -> dict[str, Any]:
         """How it stands, as JSON."""
-        age = self.hub.last_message_t
         registry = self._sources.registry
         return {
-            "epoch": self.hub.epoch,
             "draining": self._leaving,
             "feed": "up" if self.feed_up else "down",
-            "age": None if age is None else self.hub.now() - age,
-            "clients": self.hub.count_outboxes(),
-            "connections": self.factory.admission.connections,
-            "behind": len(self.hub.common.behind),
-            "symbols": self.hub.count_topics(),
-            "delays": [] if self._tiers is None else self._tiers.delays,
             "registry_lag": None if registry is None else registry.lag(),
-            "counters": self.counters.snapshot(),
-        }
+        } | self._standing.status()
+
+    @property
+    def insight(self) -> Insight:
+        """Answers about single clients and symbols."""
+        return self._standing.insight
 
     def replace_certificates(self, found: Sequence[Material]) -> bool:
         """New connections get these; whether anything changed. Raises ValueError, and keeps all."""
@@ -487,6 +499,7 @@ class Daemon(Service):
         if self._heartbeats.running:
             self._heartbeats.stop()
         self._liveness.stop()
+        self._standing.stop()
         if self._staleness.running:
             self._staleness.stop()
         if self._development is not None:

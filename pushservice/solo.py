@@ -12,9 +12,12 @@ from typing import Any
 from twisted.internet import defer
 from twisted.logger import Logger
 
+from pushservice import __version__
 from pushservice.certificates import ExpiryWatch, FilesWatch
 from pushservice.config import Config
+from pushservice.reports import Report
 from pushservice.service import Daemon, materials
+from pushservice.totals import together
 from pushservice.workers import Plan
 
 
@@ -28,6 +31,7 @@ class Solo:
         self._config = plan.config
         self._daemon = Daemon(reactor, plan.config)
         self._reactor = reactor
+        self._began: float = reactor.seconds()
         self._watches: list[ExpiryWatch | FilesWatch] = []
 
     def privilegedStartService(self) -> None:
@@ -107,10 +111,32 @@ class Solo:
     def status(self) -> dict[str, Any]:
         """How it stands, as JSON."""
         certificates = self._daemon.certificates
+        of_process = self._daemon.status()
+        seconds = round(self._reactor.seconds() - self._began, 1)
+        worker = {
+            "number": 0,
+            "pid": os.getpid(),
+            "state": "draining" if of_process["draining"] else "serving",
+            "seconds": seconds,
+            "restarts": 0,
+        }
         return {
             "pid": os.getpid(),
+            "version": __version__,
+            "uptime": seconds,
             "certificates": certificates.status() if certificates else [],
-        } | self._daemon.status()
+            **of_process,
+            "workers": [worker | of_process],
+            "totals": together([of_process]),
+        }
+
+    async def clients(self, most: int) -> Report:
+        """The slowest clients."""
+        return await self._daemon.insight.clients(most) | {"missing": []}
+
+    async def symbols(self, most: int) -> Report:
+        """The busiest symbols."""
+        return await self._daemon.insight.symbols(most) | {"missing": []}
 
 
 def changed_fields(old: Config, new: Config) -> set[str]:

@@ -14,7 +14,7 @@ from pushservice.announcements import Announcements
 from pushservice.config import Config
 from pushservice.feeds import Feeds
 from pushservice.listening import Demand, Everything, Listening
-from pushservice.metrics import Counters
+from pushservice.metrics import Counters, Measures
 from pushservice.redisfeed import RedisFeed
 from pushservice.redisurl import RedisAddress
 from pushservice.registry import Registry
@@ -63,6 +63,7 @@ class Sources:
         suffix: str,
         feed_changed: Callable[[bool], None],
         tiers: Tiers | None = None,
+        measures: Measures | None = None,
     ) -> None:
         """`suffix` tells this process's entries in the registry from those of others of the daemon.
 
@@ -78,6 +79,7 @@ class Sources:
         self._node = (config.node or f"{socket.gethostname()}-{config.port}") + suffix
         self._told = feed_changed
         self._tiers = tiers
+        self._measures = measures
         self.feeds = Feeds(self._feed_changed)
         self.registry: Registry | None = None
         self._stopping = False
@@ -98,6 +100,7 @@ class Sources:
                     self._counters,
                     self.feeds.source_changed,
                     config.redis_tls,
+                    measures=self._measures,
                 )
             )
         if config.snapshot_hash is not None:

@@ -84,6 +84,10 @@ class Topic:
                 if self in paced.topics:
                     yield paced.outbox
 
+    def count_watchers(self) -> int:
+        """How many they are."""
+        return len(self.members) + sum(self.marks.values())
+
     def update(self, codec: wire.Codec) -> bytes:
         """The newest update as a piece for `codec`; there must have been one."""
         piece = self.newest.get(codec)

@@ -49,6 +49,7 @@ from pushservice.outbox import Outbox
 from pushservice.outlet import PortableOutlet
 from pushservice.ports import Ports
 from pushservice.proxies import NOBODY, Trusted
+from pushservice.reports import About
 from pushservice.session import Session
 
 #: Bytes of an HTTP request's head.
@@ -97,6 +98,8 @@ class QuoteProtocol(LeanProtocol):
     _handed = (0, 0)
     _user: str | None = None
     _sent: int | None = None
+    # When it became a client.
+    _opened_at = 0.0
 
     # -- the connection --------------------------------------------------------------------------
 
@@ -365,6 +368,7 @@ class QuoteProtocol(LeanProtocol):
         self._outlet = factory.make_outlet(self.transport, self.close)
         outbox = Outbox(codec, self._outlet, factory.hub.common, self.conn)
         self._outlet.attach(outbox)
+        self._opened_at = factory.reactor.seconds()
         factory.connection_opened(self)
         if factory.client_log is not None:
             self._came_at = factory.reactor.seconds()
@@ -432,10 +436,17 @@ class QuoteProtocol(LeanProtocol):
                 self._user = user_of(self.session.identity)
             self._parting = self.session.allowance
             self.session = None
+            self.factory.clients.pop(self.conn, None)
             self.factory.admission.closing(self)
         if self._outlet is not None:
             self._outlet.detach()
             self._outlet = None
+
+    def about(self) -> About:
+        """What is known of the client here."""
+        identity = None if self.session is None else self.session.identity
+        seconds = self.factory.reactor.seconds() - self._opened_at
+        return About(self._address, user_of(identity), seconds)
 
     def _say_gone(self) -> None:
         """The log is told how it was, if it was told of a client."""
@@ -518,7 +529,7 @@ def _choose(offered: Sequence[str]) -> str | None:
 
 
 class QuoteFactory(WebSocketServerFactory):
-    """Makes connections; holds what they share. A client is held by the hub alone."""
+    """Makes connections; holds what they share. Clients are held until they leave the hub."""
 
     log = Logger()
     noisy = False
@@ -558,6 +569,8 @@ class QuoteFactory(WebSocketServerFactory):
         self.by_certificate = False
         self.client_log = client_log if client_log is not None and client_log.rate else None
         self.draining = False
+        #: the connections of clients, by their ids
+        self.clients: dict[str, QuoteProtocol] = {}
         self.admission = Admission(limits, reactor)
         #: where connections come from; held while there are too many guests
         self.ports = Ports() if ports is None else ports
@@ -602,6 +615,11 @@ class QuoteFactory(WebSocketServerFactory):
         else:
             outbox.outlet.close(CloseCode.INTERNAL_ERROR)
 
+    def about(self, conn: str) -> About | None:
+        """What its connection knows of the client `conn`; None where it has left."""
+        connection = self.clients.get(conn)
+        return None if connection is None else connection.about()
+
     def incident(self) -> str:
         """An id for a fault of ours, for the log and for the client that it hit."""
         return f"{self.hub.epoch}.{next(self._incidents)}"
@@ -634,6 +652,7 @@ class QuoteFactory(WebSocketServerFactory):
     def connection_opened(self, connection: QuoteProtocol) -> None:
         """A connection became a client; the hub knows it from now on."""
         self.counters.handshakes += 1
+        self.clients[connection.conn] = connection
         self.admission.became_client(connection)
 
     def connection_gone(self, connection: QuoteProtocol, address: str | None) -> None:

@@ -25,6 +25,7 @@ from pushservice.config import Config
 from pushservice.inheritance import bequeath, inherit
 from pushservice.logs import CarryingObserver
 from pushservice.ports import Listening
+from pushservice.reports import Report
 from pushservice.service import Berth, CannotStart, Daemon, prepare_memory
 from pushservice.settings import config_from_texts
 from pushservice.signals import Signals
@@ -73,6 +74,7 @@ class Worker:
             "drain": self._drain,
             "hurry": lambda _message: daemon.hurry(),
             "certificates": self._certificates,
+            "report": self._report,
         }
         daemon.feed_changed = self._feed_changed
         self._statuses = LoopingCall(self._status)
@@ -146,6 +148,22 @@ class Worker:
 
     def _certificates(self, message: Message) -> None:
         self._daemon.replace_certificates(list(map(Material.from_texts, message["materials"])))
+
+    def _report(self, message: Message) -> None:
+        """What the manager wants to know of single clients or symbols."""
+
+        def say(report: Report) -> None:
+            self._link.say({"is": "report", "id": message["id"], "report": report}, needed=False)
+
+        def failed(failure: Failure) -> None:
+            self.log.failure("a report on {what} failed", failure, what=message["what"])
+
+        insight = self._daemon.insight
+        if message["what"] == "named":
+            say(insight.named_symbols(message["symbols"]))
+            return
+        work = {"clients": insight.clients, "symbols": insight.symbols}[message["what"]]
+        defer.Deferred.fromCoroutine(work(message["most"])).addCallbacks(say, failed)
 
     def _leave(self, code: CloseCode) -> None:
         if not self._leaving:

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from itertools import count
 from typing import Any, Final
 
 from twisted.internet import defer
@@ -74,6 +75,9 @@ class WorkerProcess(ProcessProtocol):
         self._raw = b""
         self._expected: dict[str, list[defer.Deferred[Message]]] = {}
         self._gone: list[defer.Deferred[None]] = []
+        # Questions without an answer, by their ids.
+        self._asked: dict[int, defer.Deferred[Any]] = {}
+        self._ids = count(1)
         self._process: IProcessTransport | None = None
 
     @property
@@ -115,6 +119,21 @@ class WorkerProcess(ProcessProtocol):
         if self.state == "ended":
             self._give_up_waiting()
         return waiting
+
+    def ask(self, what: str, **more: Any) -> defer.Deferred[Any]:
+        """Fires with its report on `what`; fails with WorkerEnded. May be cancelled."""
+        number = next(self._ids)
+
+        def cancelled(_answer: object) -> None:
+            self._asked.pop(number, None)
+
+        answer: defer.Deferred[Any] = defer.Deferred(cancelled)
+        self._asked[number] = answer
+        if self.state == "ended":
+            self._give_up_waiting()
+        else:
+            self.tell("report", id=number, what=what, **more)
+        return answer
 
     def when_ended(self) -> defer.Deferred[None]:
         """Fires once it is gone."""
@@ -177,6 +196,11 @@ class WorkerProcess(ProcessProtocol):
             emit_carried(message["event"], self.number)
         elif word == "status":
             self.status = message["status"]
+        elif word == "report":
+            # None where it came too late.
+            answer = self._asked.pop(message["id"], None)
+            if answer is not None:
+                answer.callback(message["report"])
         elif word in ("fed", "starved"):
             self.fed = word == "fed"
         elif word == "serving" and self.state == "starting":
@@ -205,7 +229,8 @@ class WorkerProcess(ProcessProtocol):
 
     def _give_up_waiting(self) -> None:
         expected, self._expected = self._expected, {}
-        for waiting in _all(expected.values()):
+        asked, self._asked = self._asked, {}
+        for waiting in [*_all(expected.values()), *asked.values()]:
             waiting.errback(WorkerEnded(f"worker {self.number} ended: {self.end}"))
 
 

@@ -21,7 +21,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pushservice import ports, systemd, workerlink
+from pushservice import __version__, ports, systemd, workerlink
 from pushservice.certificates import Certificates, ExpiryWatch, FilesWatch, Material
 from pushservice.closing import CloseCode
 from pushservice.coercers import AUTO
@@ -30,8 +30,11 @@ from pushservice.development import Development
 from pushservice.kernel import bound_send_buffer
 from pushservice.metrics import Counters
 from pushservice.ports import CannotListen
+from pushservice.reports import Report, merged_clients, merged_symbols
 from pushservice.service import CannotStart, check, materials, say_served
 from pushservice.tally import SEATS_A_POST, Tally
+from pushservice.totals import Past, together
+from pushservice.vitals import Vitals
 from pushservice.workerprocess import WorkerEnded, WorkerProcess
 
 #: Seconds that a new worker has for its feed before it serves without, and for each other step.
@@ -52,6 +55,8 @@ CRASH_LOOP: Final = 4.0
 #: How much sooner or later than its age a worker is replaced; seconds until that is tried again.
 AGE_JITTER: Final = 0.1
 OLD_AGAIN_AFTER: Final = 60.0
+#: Seconds that a worker has for a report.
+REPORTED_WITHIN: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,8 @@ class Plan:
     warnings: Sequence[str] = ()
 
 
+#: What each worker is asked, beyond its kind.
+_Questions = dict[WorkerProcess, dict[str, Any]]
 #: Open sockets by their endpoints' words, and what else workers need.
 _Sources = tuple[dict[str, Any], Development]
 
@@ -126,6 +133,9 @@ class Manager(Service):
         self._coming: Development | None = None
         # What workers may use that run an earlier plan, as not all of them could be replaced.
         self._superseded: list[_Sources] = []
+        self._vitals = Vitals()
+        self._past = Past()
+        self._began = reactor.seconds()
         self._looked_at = 0.0
         self._looks = LoopingCall(self._look)
         self._looks.clock = reactor
@@ -156,6 +166,7 @@ class Manager(Service):
     def startService(self) -> None:
         """Start the workers, as soon as the reactor runs."""
         super().startService()  # type: ignore[no-untyped-call]  # the library's, unannotated
+        self._vitals.start()
         self._watch_certificates()
         self._looked_at = self._reactor.seconds()
         self._looks.start(LOOK_EVERY, now=False)
@@ -296,6 +307,7 @@ class Manager(Service):
 
     def _ended(self, worker: WorkerProcess) -> None:
         """A process is gone; if it was to stay, another takes its post."""
+        self._past.ended(worker.number, worker.status)
         with suppress(ValueError):
             # It is closed where one could not even be killed in time.
             self._tally.write(worker.seat, None)
@@ -604,6 +616,9 @@ class Manager(Service):
         now = self._reactor.seconds()
         return {
             "pid": os.getpid(),
+            "version": __version__,
+            "uptime": round(now - self._began, 1),
+            "process": self._vitals.snapshot(),
             "certificates": self._certificates.status() if self._certificates else [],
             "workers": [
                 {
@@ -616,7 +631,55 @@ class Manager(Service):
                 | worker.status
                 for worker in self._processes()
             ],
+            "totals": self._totals(),
         }
+
+    def _totals(self) -> dict[str, Any]:
+        totals = together((worker.status for worker in self._processes()), self._past.all())
+        # Whoever drains may hear what nobody can be served with.
+        totals["feed"] = "up" if self._fed else "down"
+        return totals
+
+    async def clients(self, most: int) -> Report:
+        """The slowest clients of all workers; `missing` has those that did not answer in time."""
+        asked = {worker: {"most": most} for worker in self._answering()}
+        reports, missing = await self._ask("clients", asked)
+        return merged_clients(reports.values(), most) | {"missing": missing}
+
+    async def symbols(self, most: int) -> Report:
+        """The busiest symbols of all workers; `missing` has those that did not answer in time."""
+        asked: _Questions = {worker: {"most": most} for worker in self._answering()}
+        reports, missing = await self._ask("symbols", asked)
+        report = merged_symbols(reports.values(), most)
+        # What is among the busiest of one worker alone has watchers at the others too.
+        names = {row["symbol"] for row in report["symbols"]}
+        asked = {}
+        for worker, its in reports.items():
+            unsaid = names - {row["symbol"] for row in its["symbols"]}
+            if unsaid:
+                asked[worker] = {"symbols": sorted(unsaid)}
+        more, silent = await self._ask("named", asked)
+        report = merged_symbols([*reports.values(), *more.values()], most)
+        return report | {"missing": sorted({*missing, *silent})}
+
+    def _answering(self) -> list[WorkerProcess]:
+        return [worker for worker in self._processes() if worker.state in ("serving", "draining")]
+
+    async def _ask(
+        self, what: str, asked: _Questions
+    ) -> tuple[dict[WorkerProcess, Report], list[int]]:
+        """The reports of those who are `asked`; and the numbers of who did not answer in time."""
+        answers = [
+            worker.ask(what, **more).addTimeout(REPORTED_WITHIN, self._reactor)
+            for worker, more in asked.items()
+        ]
+        outcomes = await defer.DeferredList(answers, consumeErrors=True)
+        reports = {
+            worker: report
+            for worker, (answered, report) in zip(asked, outcomes, strict=True)
+            if answered
+        }
+        return reports, sorted({worker.number for worker in asked if worker not in reports})
 
     def _restarts(self, number: int) -> int:
         post = self._posts.get(number)
@@ -627,15 +690,19 @@ class Manager(Service):
         """Whether clients are served."""
         return any(worker.state == "serving" for worker in self._processes())
 
+    @property
+    def _fed(self) -> bool:
+        """Whether quotes come in where clients are served."""
+        return any(worker.fed for worker in self._processes() if worker.state == "serving")
+
     def faults(self) -> list[str]:
         """Why clients should be sent elsewhere; nothing where all is well."""
-        serving = [worker for worker in self._processes() if worker.state == "serving"]
         faults = [
             f"worker {post.number} keeps ending" for post in self._posts.values() if post.crash_loop
         ]
-        if not serving:
+        if not self.serves:
             faults.append("no worker serves")
-        elif not any(worker.fed for worker in serving):
+        elif not self._fed:
             faults.append("the feed is down")
         return faults
 
@@ -648,6 +715,7 @@ class Manager(Service):
 
     async def _stop(self) -> None:
         self._stopping = True
+        self._vitals.stop()
         if self._looks.running:
             self._looks.stop()
         self._stop_watching()

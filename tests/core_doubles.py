@@ -76,6 +76,9 @@ class RecordingOutlet:
     def progress(self) -> Progress | None:
         return self.now_taken
 
+    def queued(self) -> int:
+        return 0 if self.now_taken is None else self.now_taken.waiting
+
 
 def unframe(data: bytes) -> list[tuple[int, bytes]]:
     """The unmasked frames in `data` as (first byte, payload); fails on anything left over."""

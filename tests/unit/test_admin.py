@@ -20,12 +20,22 @@ class State:
 
     def __init__(self) -> None:
         self.found: list[str] = []
+        #: what reports wait for
+        self.waits: defer.Deferred[None] = defer.succeed(None)
 
     def faults(self) -> list[str]:
         return self.found
 
     def status(self) -> dict[str, Any]:
         return {"pid": 1, "workers": []}
+
+    async def clients(self, most: int) -> dict[str, Any]:
+        await self.waits
+        return {"clients": [{"conn": str(at)} for at in range(most)], "total": 7}
+
+    async def symbols(self, most: int) -> dict[str, Any]:
+        await self.waits
+        return {"symbols": [{"symbol": str(at)} for at in range(most)], "total": 8}
 
 
 def ask(where: Any, request: str) -> tuple[int, dict[str, str], bytes]:
@@ -46,7 +56,7 @@ class Admin:
 
     def __init__(self, where: Any) -> None:
         self.state = State()
-        self.port = open_admin(reactor, where, self.state.faults, self.state.status)
+        self.port = open_admin(reactor, where, self.state)
         host: Any = self.port.getHost()
         self.where = where if isinstance(where, str) else ("127.0.0.1", host.port)
 
@@ -120,7 +130,7 @@ def test_a_busy_port_is_named_with_what_to_do():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         where = taken.getsockname()
         with pytest.raises(CannotListen) as caught:
-            open_admin(reactor, where, list, dict)
+            open_admin(reactor, where, State())
     text = str(caught.value)
     assert text.startswith("--admin: can't listen on tcp:")
     assert str(where[1]) in text
@@ -129,10 +139,11 @@ def test_a_busy_port_is_named_with_what_to_do():
 
 @pytest_twisted.ensureDeferred
 async def test_a_fault_in_the_answer_is_an_error_there_and_ends_nothing(logged_failures):
-    def broken() -> dict[str, Any]:
-        raise ZeroDivisionError
+    class Broken(State):
+        def status(self) -> dict[str, Any]:
+            raise ZeroDivisionError
 
-    port = open_admin(reactor, ("127.0.0.1", 0), list, broken)
+    port = open_admin(reactor, ("127.0.0.1", 0), Broken())
     where = ("127.0.0.1", port.getHost().port)
     assert (await deferToThread(ask, where, "GET /status"))[0] == 500
     assert (await deferToThread(ask, where, "GET /live"))[0] == 200

@@ -21,6 +21,7 @@ FLOORS = {
         "workers",
         "worker",
         "service",
+        "standing",
         "access",
         "sources",
         "development",
@@ -55,6 +56,9 @@ FLOORS = {
         "systemd",
         "signals",
         "admin",
+        "questions",
+        "insight",
+        "vitals",
         "ports",
         "balance",
         "tally",
@@ -84,6 +88,9 @@ FLOORS = {
         "admission",
         "proxies",
         "market",
+        "reports",
+        "totals",
+        "punctuality",
     ],
     "words": [
         "wire",
@@ -102,6 +109,7 @@ FLOORS = {
         "origins",
         "credentials",
         "metrics",
+        "stamps",
     ],
 }
 ORDER = ["words", "core", "edges", "compose"]
