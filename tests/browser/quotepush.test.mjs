@@ -1,12 +1,9 @@
 // Tests of quotepush.js on a fake WebSocket, clock and random source: nothing here waits.
 import assert from "node:assert/strict";
-import {readFileSync} from "node:fs";
 import {test} from "node:test";
 
-// Loaded as text: older Nodes take a .js file without a package.json for CommonJS.
-const source = readFileSync(new URL("../../pushservice/web/quotepush.js", import.meta.url));
-const {ExactNumber, Quotepush, QuotepushError, parseExact} =
-  await import(`data:text/javascript;base64,${source.toString("base64")}`);
+import {ExactNumber, Quotepush, QuotepushError, parseExact}
+  from "../../pushservice/web/client/quotepush.js";
 
 /** A clock that moves only when told. */
 class FakeClock {
