@@ -29,7 +29,8 @@ setup(
     packages=["pushservice", "pushservice.web", "twisted.plugins"],
     # Written out, so that an editable install maps the plugin's directory too.
     package_dir={"": "."},
-    package_data={"pushservice": ["py.typed"], "pushservice.web": ["index.html", "quotepush.js"]},
+    # With the whole npm package of the client; the daemon serves one file of it.
+    package_data={"pushservice": ["py.typed"], "pushservice.web": ["index.html", "client/*"]},
     # Optional twice: no compiler is no error here, and outlet.py does without it.
     ext_modules=[Extension("pushservice._fanout", ["pushservice/_fanout.c"], optional=True)],
     entry_points={"console_scripts": ["quotepush = pushservice.cli:main"]},

@@ -183,7 +183,7 @@ def _page_tree(recent_symbols: Callable[[int], Sequence[str]]) -> Resource:
     root = _Root(nothing)
     root.putChild(b"", index)
     root.putChild(b"index.html", index)
-    script = (here / "quotepush.js").read_bytes()
+    script = (here / "client" / "quotepush.js").read_bytes()
     # Other origins may import the client: it is meant for them too.
     root.putChild(
         b"quotepush.js",

@@ -1,12 +1,9 @@
 // Tests of quotepush.js on a fake WebSocket, clock and random source: nothing here waits.
 import assert from "node:assert/strict";
-import {readFileSync} from "node:fs";
 import {test} from "node:test";
 
-// Loaded as text: older Nodes take a .js file without a package.json for CommonJS.
-const source = readFileSync(new URL("../../pushservice/web/quotepush.js", import.meta.url));
-const {ExactNumber, Quotepush, QuotepushError, parseExact} =
-  await import(`data:text/javascript;base64,${source.toString("base64")}`);
+import {ExactNumber, Quotepush, QuotepushError, parseExact}
+  from "../../pushservice/web/client/quotepush.js";
 
 /** A clock that moves only when told. */
 class FakeClock {
@@ -29,15 +26,18 @@ class FakeClock {
     }
     this.time = end;
   }
+  /** Time passes, and no timer runs, as on a page that is frozen. */
+  freeze(ms) { this.time += ms; }
   get size() { return this.#timers.size; }
 }
 
 /** One client with the sockets it made; `random` is what the client draws. */
-function setup(options = {}) {
+function setup(options = {}, url = "wss://quotes.test/") {
   const world = {clock: new FakeClock(), random: 0.5, sockets: [], states: [], reports: []};
   class FakeSocket {
     readyState = 0; sent = []; closed = false;
     constructor(url, protocols) {
+      if (world.forbidden) throw world.forbidden;
       Object.assign(this, {url, protocols});
       world.sockets.push(this);
     }
@@ -61,7 +61,7 @@ function setup(options = {}) {
     ops(op) { return this.sent.map((text) => JSON.parse(text)).filter((sent) => sent.op === op); }
     symbols(op) { return this.ops(op).flatMap((sent) => sent.symbols); }
   }
-  world.q = new Quotepush("wss://quotes.test/", {
+  world.q = new Quotepush(url, {
     WebSocket: FakeSocket, timers: world.clock, random: () => world.random,
     report: (error) => world.reports.push(error), ...options,
   });
@@ -116,8 +116,92 @@ test("it asks for the subprotocol and is open only after the welcome", () => {
 });
 
 test("without any WebSocket it says what to pass", () => {
-  assert.throws(() => new Quotepush("wss://quotes.test/", {WebSocket: undefined}),
-    /options\.WebSocket/);
+  assert.throws(() => new Quotepush("wss://quotes.test/", {WebSocket: null}), /options\.WebSocket/);
+});
+
+test("an option that is undefined has its default", () => {
+  const {q, socket} = setup({parse: undefined, backoff: undefined, connectTimeout: undefined});
+  socket.welcome();
+  assert.equal(q.state, "open");
+});
+
+for (const [given, used] of [
+  ["WSS://quotes.test:8008/a?b=1", "WSS://quotes.test:8008/a?b=1"],
+  ["http://quotes.test/", "ws://quotes.test/"],
+  [new URL("https://quotes.test"), "wss://quotes.test/"],
+]) {
+  test(`the address ${given} is taken`, () => {
+    const urls = [];
+    new Quotepush(given, {WebSocket: class { constructor(url) { urls.push(url); } }}).close();
+    assert.deepEqual(urls, [used]);
+  });
+}
+
+for (const bad of ["quotes.test:8008", "ftp://quotes.test/", "wss://", "wss:///path", "wss://a b/",
+  "wss://quotes.test/#part", "/quotes", "", undefined, 7]) {
+  test(`the address ${JSON.stringify(bad)} is refused in words, outside of pages`, () => {
+    assert.throws(() => new Quotepush(bad, {WebSocket: class {}}), ({name, message}) =>
+      name === "TypeError" && message.includes("wss://"));
+  });
+}
+
+for (const [page, given, used] of [
+  ["https://quotes.test:8008/page.html?x=1#y", undefined, "wss://quotes.test:8008/"],
+  ["http://quotes.test/a/page.html", "feed", "ws://quotes.test/a/feed"],
+  ["https://quotes.test/a/page.html", "//other.test/", "wss://other.test/"],
+]) {
+  test(`on the page ${page} the address ${given} is ${used}`, () => {
+    globalThis.location = new URL(page);
+    try {
+      const urls = [];
+      new Quotepush(given, {WebSocket: class { constructor(url) { urls.push(url); } }}).close();
+      assert.deepEqual(urls, [used]);
+    } finally {
+      delete globalThis.location;
+    }
+  });
+}
+
+/** Has the next socket's constructor throw. */
+const forbid = (world) => { world.forbidden = new SyntaxError("port out of range"); };
+
+test("what the WebSocket's constructor throws comes out of ours, and out of open", () => {
+  assert.throws(() => new Quotepush("wss://quotes.test:99999/", {
+    WebSocket: class { constructor() { throw new SyntaxError("port out of range"); } },
+  }), SyntaxError);
+  const world = setup();
+  world.socket.end(1006);
+  forbid(world);
+  assert.throws(() => world.q.open(), SyntaxError);
+  assert.deepEqual(world.states.at(-1), {state: "closed", code: 1006, reason: "port out of range"});
+  assert.equal(world.clock.size, 0);
+  assert.throws(() => world.q.open(), SyntaxError);
+  world.forbidden = null;
+  world.q.open();
+  assert.equal(world.q.state, "connecting");
+});
+
+test("a constructor that throws at a reconnect is reported, and ends it", () => {
+  const world = setup();
+  world.socket.end(1006);
+  forbid(world);
+  world.clock.advance(500);
+  assert.deepEqual(world.reports, [world.forbidden]);
+  assert.deepEqual([world.q.state, world.clock.size], ["closed", 0]);
+});
+
+test("an error before the connection stands is its end, whether or not a close follows", () => {
+  const {q, clock, sockets, socket, states} = setup();
+  socket.onerror({});
+  assert.deepEqual(states.at(-1), {state: "waiting", delay: 250, attempt: 1, code: 1006, reason: ""});
+  socket.end(1006);
+  clock.advance(250);
+  assert.equal(sockets.length, 2);
+  sockets[1].welcome();
+  sockets[1].onerror({}); // a close follows here
+  assert.equal(q.state, "open");
+  sockets[1].end(1006);
+  assert.equal(q.state, "waiting");
 });
 
 test("no subscribe goes out before the welcome", async () => {
@@ -253,7 +337,7 @@ test("a quote is frozen and carries the payload, the count and the epoch", async
   await settled();
   socket.receive(quote("A", 3, {price: 10.5}));
   assert.deepEqual(seen, [{symbol: "A", n: 3, t: 1003, data: {price: 10.5}, snapshot: false,
-    merged: 0, epoch: "e1"}]);
+    merged: 0, gap: false, epoch: "e1"}]);
   assert.ok(Object.isFrozen(seen[0]));
 });
 
@@ -266,6 +350,15 @@ test("merged is the jump of n less one, and 0 for snapshots and the first quote"
     snapshot("A", 20), quote("A", 22));
   assert.deepEqual(merged,
     [["A", 0], ["A", 0], ["A", 3], ["B", 0], ["B", 1], ["A", 0], ["A", 1]]);
+});
+
+test("a value without a number starts the count at 0", async () => {
+  const {q, socket} = setupOpen();
+  const merged = [];
+  q.subscribe("A", (update) => merged.push(update.merged));
+  await settled();
+  socket.receive(snapshot("A", 0), quote("A", 3));
+  assert.deepEqual(merged, [0, 2]);
 });
 
 test("merged starts anew with a new connection, epoch or subscription", async () => {
@@ -382,16 +475,45 @@ test("what may have been missed between two connections is told as a gap, before
   q.subscribe(["A", "B"], ({symbol, n}) => seen.push(`${symbol} ${n}`));
   await settled();
   socket.receive({ev: "subscribed", id: 1, symbols: ["A", "B"], total: 2}, quote("A", 7));
+  q.subscribe("C", () => {});
+  await settled(); // C is asked for, and the connection ends before the answer
   assert.deepEqual(seen, ["A 7"], "the first connection misses nothing");
   socket.end(1006);
   clock.advance(500);
   sockets[1].welcome({epoch: "e2"});
   await settled();
-  sockets[1].receive({ev: "subscribed", id: 2, symbols: ["A", "B"], total: 2}, snapshot("A", 2));
-  // Of B nothing was known, so nothing can be missing.
-  assert.deepEqual(seen, ["A 7", "link: A", "A 2"]);
+  sockets[1].receive({ev: "subscribed", id: 2, symbols: ["A", "B", "C"], total: 3}, snapshot("A", 2));
+  // B was watched, and its first quotes may have come meanwhile; of C nothing was promised.
+  assert.deepEqual(seen, ["A 7", "link: A", "link: B", "A 2"]);
   sockets[1].receive({ev: "subscribed", id: 3, symbols: ["A"], total: 2}, quote("A", 3));
-  assert.deepEqual(seen, ["A 7", "link: A", "A 2", "A 3"], "once for each connection");
+  assert.deepEqual(seen, ["A 7", "link: A", "link: B", "A 2", "A 3"], "once for each connection");
+});
+
+test("the first quote after a gap says so, to all callbacks", async () => {
+  const {q, socket} = setupOpen();
+  const seen = [];
+  q.subscribe("A", ({n, gap}) => seen.push([n, gap]));
+  q.subscribe("A", ({n, gap}) => seen.push([n, gap]));
+  await settled();
+  socket.receive(quote("A", 1), {ev: "gap", s: "A"}, snapshot("A", 2), quote("A", 3));
+  assert.deepEqual(seen, [[1, false], [1, false], [2, true], [2, true], [3, false], [3, false]]);
+  socket.receive({ev: "gap", s: "A"}, quote("A", 4));
+  q.subscribe("A", ({n, gap}) => seen.push(["late", n, gap]));
+  await settled();
+  assert.deepEqual(seen.at(-1), ["late", 4, false], "who comes later misses nothing");
+});
+
+test("a symbol that was denied for a while has a gap when it is served again", async () => {
+  const {q, socket} = await setupAsked({token: () => "some"});
+  const gaps = collect(q, "gap");
+  socket.accept();
+  q.subscribe(["A", "B"], () => {});
+  await settled();
+  const no = {code: 409, msg: "not covered"};
+  socket.receive({ev: "subscribed", id: 2, symbols: ["A"], total: 1, errors: {B: no}}, quote("A", 1),
+    {ev: "unsubscribed", symbols: ["A"], total: 0, errors: {A: no}},
+    {ev: "subscribed", id: 3, symbols: ["A", "B"], total: 2});
+  assert.deepEqual(gaps, [{symbol: "A", reason: "link"}], "B was never served");
 });
 
 test("a token that nobody could look at is shown again, also where it is a string", async () => {
@@ -470,6 +592,83 @@ test("close ends everything and open continues with the subscriptions", async ()
   sockets[1].welcome();
   await settled();
   assert.deepEqual(sockets[1].symbols("subscribe"), ["A"]);
+});
+
+test("nothing is told after close, whatever was going on", async () => {
+  const {q, clock, socket, sockets, states} = setupOpen();
+  const told = [];
+  for (const event of ["gap", "error", "denied", "feed", "fresh", "heartbeat", "bye"]) {
+    q.on(event, (detail) => told.push([event, detail]));
+  }
+  q.subscribe(["A", "B"], () => {});
+  await settled();
+  socket.receive({ev: "subscribed", id: 1, symbols: ["A", "B"], total: 2}, quote("A", 1));
+  socket.end(1006);
+  clock.advance(500);
+  const again = q.on("gap", () => q.close());
+  const {length} = told;
+  const next = sockets[1];
+  next.welcome();
+  await settled();
+  next.receive({ev: "subscribed", id: 2, symbols: ["A", "B"], errors: {C: {code: 409, msg: "no"}}});
+  assert.deepEqual(told.slice(length), [["gap", {symbol: "A", reason: "link"}]]);
+  again();
+  q.subscribe("A", (update) => told.push(["quote", update]));
+  await settled();
+  assert.equal(told.length, length + 1);
+  assert.equal(states.filter(({state}) => state === "closed").length, 1);
+});
+
+test("a listener of stale that closes too closes once", () => {
+  const {q, socket, states} = setupOpen();
+  socket.receive({ev: "feed", state: "up"});
+  q.on("stale", () => q.close());
+  q.close();
+  assert.equal(states.filter(({state}) => state === "closed").length, 1);
+});
+
+test("an event of an odd shape is reported and breaks nothing else", async () => {
+  const {q, socket, reports} = setupOpen();
+  const seen = [];
+  q.subscribe("A", (update) => seen.push(update.n));
+  await settled();
+  socket.receive({ev: "subscribed", symbols: 7}, quote("A", 1));
+  assert.deepEqual([seen, reports.length], [[1], 1]);
+});
+
+test("an event that does not exist, and what is no function, are refused in words", () => {
+  const {q} = setupOpen();
+  assert.throws(() => q.on("quote", () => {}), /no event is called "quote"; there are state, welcome,/);
+  assert.throws(() => q.on("state"), /function/);
+  assert.throws(() => q.subscribe("A"), /function/);
+});
+
+test("a listener that was added twice is removed once", () => {
+  const {q, socket} = setupOpen();
+  let calls = 0;
+  const listener = () => { calls += 1; };
+  q.on("heartbeat", listener)();
+  const stop = q.on("heartbeat", listener);
+  q.on("heartbeat", listener);
+  stop();
+  stop();
+  socket.receive({ev: "heartbeat", feed: "up"});
+  assert.equal(calls, 1);
+});
+
+test("fresh and last say what is known", async () => {
+  const {q, socket} = setupOpen();
+  assert.deepEqual([q.fresh, q.last("A")], [false, undefined]);
+  const stop = q.subscribe("A", () => {});
+  await settled();
+  assert.equal(q.last("A"), undefined);
+  socket.receive(quote("A", 7));
+  assert.deepEqual([q.fresh, q.last("A").n], [true, 7]);
+  socket.end(1006);
+  assert.deepEqual([q.fresh, q.last("A").n], [false, 7]);
+  stop();
+  await settled();
+  assert.equal(q.last("A"), undefined, "nothing is kept of what nobody watches");
 });
 
 test("close inside a callback stops the rest of the message", async () => {
@@ -1257,4 +1456,255 @@ test("the parse option replaces JSON.parse", async () => {
   const {q, socket} = setup({parse: (text) => JSON.parse(text.replace("\uFEFF", ""))});
   socket.onmessage({data: '\uFEFF[{"ev":"welcome","epoch":"e1"}]'});
   assert.equal(q.state, "open");
+});
+
+// -- streams ------------------------------------------------------------------------------------------
+
+/** What a stream gives, step by step: `next()` is {value, done}, or null while it waits. */
+function reader(stream) {
+  let waiting = null;
+  return {
+    async next() {
+      waiting ??= stream.next();
+      const step = await Promise.race([waiting, settled().then(() => null)]);
+      if (step) waiting = null;
+      return step;
+    },
+  };
+}
+
+test("a stream subscribes with its first step and ends with its loop", async () => {
+  const {q, socket} = setupOpen();
+  const stream = q.stream(["A", "B"]);
+  await settled();
+  assert.deepEqual(socket.sent, []);
+  const seen = [];
+  const loop = (async () => {
+    for await (const {symbol, n} of stream) {
+      seen.push([symbol, n]);
+      if (seen.length === 3) break;
+    }
+  })();
+  await settled();
+  assert.deepEqual(socket.symbols("subscribe"), ["A", "B"]);
+  socket.receive(snapshot("A", 1), quote("B", 1));
+  await settled();
+  assert.deepEqual(seen, [["A", 1], ["B", 1]]);
+  socket.receive(quote("A", 2), quote("A", 3));
+  await loop;
+  await settled();
+  assert.deepEqual(seen.at(-1), ["A", 3], "merged, as they came together");
+  assert.deepEqual(socket.symbols("unsubscribe"), ["A", "B"]);
+});
+
+test("a slow reader gets the newest of each symbol in turn, and how many it was too slow for", async () => {
+  const {q, socket} = setupOpen();
+  const {next} = reader(q.stream(["A", "B"]));
+  assert.equal(await next(), null);
+  socket.receive(snapshot("A", 1), quote("B", 5), quote("A", 2), quote("A", 5), {ev: "gap", s: "A"},
+    quote("A", 6), quote("A", 7));
+  const first = (await next()).value;
+  assert.deepEqual([first.symbol, first.n, first.merged, first.gap], ["A", 7, 5, true]);
+  assert.ok(Object.isFrozen(first));
+  socket.receive(quote("A", 8));
+  const second = (await next()).value;
+  assert.deepEqual([second.symbol, second.n, second.merged, second.gap], ["B", 5, 0, false]);
+  const third = (await next()).value;
+  assert.deepEqual([third.symbol, third.n, third.merged, third.gap], ["A", 8, 0, false]);
+  assert.equal(await next(), null);
+});
+
+test("a stream outlives connections, and ends in silence when the client is closed", async () => {
+  const {q, clock, socket, sockets} = setupOpen();
+  const {next} = reader(q.stream("A"));
+  await next();
+  socket.receive({ev: "subscribed", id: 1, symbols: ["A"], total: 1}, quote("A", 1));
+  assert.equal((await next()).value.n, 1);
+  socket.end(1006);
+  clock.advance(500);
+  sockets[1].welcome();
+  await settled();
+  sockets[1].receive({ev: "subscribed", id: 2, symbols: ["A"], total: 1}, quote("A", 4));
+  const {n, gap} = (await next()).value;
+  assert.deepEqual([n, gap], [4, true]);
+  assert.equal(await next(), null);
+  q.close();
+  q.open(); // others may go on
+  assert.deepEqual(await next(), {value: undefined, done: true});
+  sockets[2].welcome();
+  await settled();
+  assert.deepEqual(sockets[2].sent, []);
+  q.close();
+  assert.equal((await q.stream("A").next()).done, true, "closed already");
+});
+
+test("a stream throws where the client was closed for good by the server", async () => {
+  const {q, socket} = setupOpen();
+  const step = q.stream("A").next();
+  await settled();
+  socket.end(4001, "the token was revoked");
+  const told = (error) => error instanceof QuotepushError && error.code === 4001
+    && error.message === "the token was revoked";
+  await assert.rejects(step, told);
+  await assert.rejects(q.stream("A").next(), told);
+});
+
+test("a stream ends by its signal's reason, and leaves nothing behind", async () => {
+  const {q, socket} = setupOpen();
+  const reason = new Error("enough");
+  const controller = new AbortController();
+  const step = q.stream("A", {signal: controller.signal}).next();
+  await settled();
+  controller.abort(reason);
+  await assert.rejects(step, reason);
+  await settled();
+  assert.deepEqual(socket.symbols("unsubscribe"), ["A"]);
+  await assert.rejects(q.stream("A", {signal: AbortSignal.abort(reason)}).next(), reason);
+  await settled();
+  assert.deepEqual(socket.symbols("subscribe"), ["A"]);
+});
+
+// -- pages that are hidden, frozen, left and back, and networks that change -------------------------
+
+/** A page, on which events happen. */
+class FakePage extends EventTarget {
+  document = {visibilityState: "visible"}; listeners = 0;
+  addEventListener(...args) { this.listeners += 1; super.addEventListener(...args); }
+  removeEventListener(...args) { this.listeners -= 1; super.removeEventListener(...args); }
+  happens(type) { this.dispatchEvent(new Event(type)); }
+}
+
+function setupPage(options) {
+  const page = new FakePage();
+  const world = setupOpen({page, ...options});
+  return {...world, page, get socket() { return world.sockets.at(-1); }};
+}
+
+test("a page that is left lets go of its connection, and has a new one when it is back", async () => {
+  const {q, clock, page, sockets, states} = setupPage();
+  const seen = [];
+  q.on("stale", ({reason}) => seen.push(`stale ${reason}`));
+  q.subscribe("A", () => {});
+  await settled();
+  page.happens("pagehide");
+  assert.ok(sockets[0].closed);
+  assert.deepEqual(states.at(-1),
+    {state: "waiting", delay: Infinity, attempt: 0, code: 1001, reason: "the page was left"});
+  assert.deepEqual([seen, clock.size], [["stale link"], 0]);
+  page.happens("online");
+  page.happens("pagehide");
+  assert.equal(sockets.length, 1);
+  page.happens("pageshow");
+  assert.equal(sockets.length, 2);
+  sockets[1].welcome();
+  await settled();
+  assert.deepEqual(sockets[1].symbols("subscribe"), ["A"]);
+});
+
+test("a page that was left while it waited goes on waiting", () => {
+  const {clock, page, sockets} = setupPage();
+  sockets[0].end(1006);
+  page.happens("pagehide");
+  page.happens("pageshow");
+  assert.equal(sockets.length, 1);
+  clock.advance(500);
+  assert.equal(sockets.length, 2);
+});
+
+test("a network that is back ends the wait", () => {
+  const {clock, page, sockets} = setupPage();
+  sockets[0].end(1006);
+  page.happens("visibilitychange");
+  assert.equal(sockets.length, 1);
+  page.happens("online");
+  assert.equal(sockets.length, 2);
+  clock.advance(1000);
+  assert.equal(sockets.length, 2);
+});
+
+test("a network that is back does not end a wait that the server asked for", () => {
+  const {clock, page, sockets} = setupPage();
+  sockets[0].receive({ev: "bye", code: 1012, retry: 3500});
+  sockets[0].end(1012);
+  page.happens("online");
+  assert.equal(sockets.length, 1);
+  clock.advance(3750);
+  assert.equal(sockets.length, 2);
+});
+
+test("a network that changed is asked for a sign of life, and replaced without one", () => {
+  const {clock, page, sockets} = setupPage();
+  page.happens("online");
+  assert.equal(sockets[0].ops("ping").length, 1);
+  clock.advance(1000);
+  sockets[0].receive({ev: "pong", id: sockets[0].ops("ping")[0].id});
+  clock.advance(14_999);
+  assert.equal(sockets.length, 1, "it was there, and is watched as before");
+  page.happens("online");
+  clock.advance(4999);
+  assert.equal(sockets.length, 1);
+  clock.advance(1);
+  assert.equal(sockets.length, 2);
+});
+
+for (const event of ["visibilitychange", "resume", "pageshow"]) {
+  test(`${event} asks for a sign of life where nothing was heard for a heartbeat`, () => {
+    const {clock, page, socket} = setupPage();
+    clock.advance(5000);
+    page.happens(event);
+    assert.equal(socket.ops("ping").length, 0);
+    clock.advance(1);
+    page.document.visibilityState = "hidden";
+    if (event === "visibilitychange") page.happens(event);
+    assert.equal(socket.ops("ping").length, 0);
+    page.document.visibilityState = "visible";
+    page.happens(event);
+    assert.equal(socket.ops("ping").length, 1);
+  });
+}
+
+test("a watch that comes far too late asks before it calls the link dead", () => {
+  const {clock, sockets, socket} = setupOpen();
+  clock.freeze(60_000);
+  clock.advance(0);
+  assert.equal(socket.ops("ping").length, 1);
+  socket.receive(quote("A", 1)); // it waited unread
+  clock.advance(14_999);
+  assert.equal(sockets.length, 1);
+  clock.advance(1);
+  assert.equal(sockets.length, 2);
+  sockets[1].welcome();
+  clock.freeze(60_000);
+  clock.advance(5000);
+  assert.equal(sockets.length, 3, "nothing came in a heartbeat's time");
+});
+
+test("timers of a hidden page that come a little late change nothing", () => {
+  const {clock, sockets, socket} = setupOpen();
+  for (let i = 0; i < 5; i += 1) {
+    for (let beat = 0; beat < 12; beat += 1) {
+      clock.freeze(5000);
+      socket.receive({ev: "heartbeat", feed: "up"});
+    }
+    clock.advance(0);
+  }
+  assert.deepEqual([sockets.length, socket.sent], [1, []]);
+});
+
+test("a page is not listened to for a client that is closed", () => {
+  const {q, page, sockets} = setupPage();
+  assert.ok(page.listeners > 0);
+  sockets[0].end(1006);
+  page.happens("online");
+  q.close();
+  page.happens("pageshow");
+  assert.equal(sockets.length, 2);
+});
+
+test("where there is no page, or none is to be heeded, all works", () => {
+  for (const page of [null, {}]) {
+    const {q} = setupOpen({page});
+    q.close();
+    assert.equal(q.state, "closed");
+  }
 });

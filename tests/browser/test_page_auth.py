@@ -76,7 +76,7 @@ class PlayedDaemon:
     def _serve(self, route: Route) -> None:
         path = route.request.url.removeprefix(URL).partition("?")[0]
         if path == "quotepush.js":
-            script = (WEB / path).read_text("utf-8")
+            script = (WEB / "client" / path).read_text("utf-8")
             route.fulfill(body=script, content_type="text/javascript")
         elif path == "symbols.json":
             route.fulfill(json=["AAPL", "BTC/USDT"])

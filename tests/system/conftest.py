@@ -7,7 +7,6 @@ import contextlib
 import itertools
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 from crew import StartCrew, crews
+from npm_packages import npm_project
 from system_clients import Client, Undisturbed, client_of
 from system_harness import TWISTD, Daemon, Publish, Publisher, RedisServer, StartDaemon, free_port
 
@@ -186,16 +186,4 @@ def publisher(redis_server: RedisServer) -> Iterator[Publisher]:
 @pytest.fixture(scope="session")
 def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory in whose node_modules is ws."""
-    for program in ("node", "npm"):
-        if shutil.which(program) is None:
-            pytest.fail(f"{program} is missing: install Node.js 18 or later with npm (nodejs.org)")
-    directory = tmp_path_factory.mktemp("node")
-    (directory / "package.json").write_text('{"private": true}')
-    options = ["--no-save", "--no-audit", "--no-fund", "--cache", str(directory / "cache")]
-    install = ["npm", "install", *options, "ws@8"]
-    done = subprocess.run(
-        install, cwd=directory, capture_output=True, text=True, timeout=120, check=False
-    )
-    if done.returncode:
-        pytest.fail(f"{' '.join(install)} failed; it needs the npm registry: {done.stderr}")
-    return directory
+    return npm_project(tmp_path_factory.mktemp("node"), "ws")

@@ -13,9 +13,7 @@ import { createInterface } from "node:readline";
 import { readFileSync } from "node:fs";
 
 const WebSocket = createRequire(`${process.argv[2]}/`)("ws");
-// Loaded as text: a .js file without a package.json is CommonJS to Node.
-const source = readFileSync(process.argv[3]);
-const { Quotepush } = await import(`data:text/javascript;base64,${source.toString("base64")}`);
+const { Quotepush } = await import(process.argv[3]);
 
 const say = (what) => console.log(JSON.stringify(what));
 const refused = [];

@@ -396,7 +396,7 @@ def test_the_image_is_built_of_all_that_the_wheel_needs_and_of_nothing_that_is_b
         packed = set(archive.namelist())
     wanted = {str(path.relative_to(ROOT)) for path in (ROOT / "pushservice").rglob("*.py")}
     wanted |= {"twisted/plugins/quotepush_plugin.py", "pushservice/web/index.html"}
-    wanted |= {"pushservice/web/quotepush.js", "pushservice/py.typed"}
+    wanted |= {"pushservice/web/client/quotepush.js", "pushservice/py.typed"}
     assert wanted <= packed
 
 

@@ -42,7 +42,7 @@ class JavaScript:
 
     def __init__(self, served: Crew, node_modules: Path, clients: list[list[str]]) -> None:
         script = Path(__file__).with_name("roll_client.mjs")
-        quotepush = ROOT / "pushservice" / "web" / "quotepush.js"
+        quotepush = ROOT / "pushservice" / "web" / "client" / "quotepush.js"
         self._process = subprocess.Popen(
             ["node", str(script), str(node_modules), str(quotepush)],
             stdin=subprocess.PIPE,

@@ -20,7 +20,7 @@ from waiting import until
 from pushservice.web import MAX_SYMBOLS, build_site, content_security_policy
 
 PAGE = (files("pushservice.web") / "index.html").read_bytes()
-SCRIPT = (files("pushservice.web") / "quotepush.js").read_bytes()
+SCRIPT = (files("pushservice.web") / "client" / "quotepush.js").read_bytes()
 SYMBOLS = [f"S{at}" for at in range(2000)]
 
 

@@ -1,11 +1,12 @@
 /**
  * quotepush: a small client for the quotepush WebSocket protocol, version 1.
- * No dependencies; runs in browsers and in Node >= 20 (there, pass `WebSocket` where none is built in).
+ * No dependencies; runs in browsers, their workers, and Node >= 20. `quotepush.d.ts` has its types.
  *
  *     import {Quotepush} from "./quotepush.js";
  *     const q = new Quotepush("wss://quotes.example.org/");
  *     const stop = q.subscribe(["AAPL", "600519.SH"], (quote) => console.log(quote.symbol, quote.data));
  *     q.on("state", ({state}) => console.log(state));
+ *     for await (const quote of q.stream("AAPL")) console.log(quote.data);
  *
  * @module quotepush
  */
@@ -16,6 +17,11 @@ const LOCKED_OUT = new Set([4001, 4004]); // another token may help
 const REFUSALS = 3; // connections in a row that end with 4001 before it is given up
 const DEFAULT_MESSAGE_LIMIT = 16384; // bytes, until the welcome says otherwise
 const WATCH_FACTOR = 3; // heartbeats missed before the link counts as dead
+const EVENTS = new Set(["state", "welcome", "heartbeat", "bye", "authenticated", "expiring", "denied",
+  "feed", "gap", "stale", "fresh", "quiet", "lively", "error", "raw"]);
+// What a page or a worker is told of itself, and tells sooner than a timer would.
+const PAGE_EVENTS = ["pagehide", "pageshow", "visibilitychange", "resume", "online"];
+const BROKEN_OFF = -1; // in place of a link: it was served, and is no more
 const encoder = new TextEncoder();
 const byteLength = (text) => encoder.encode(text).length;
 
@@ -26,7 +32,9 @@ const byteLength = (text) => encoder.encode(text).length;
  * @property {number} t the daemon's receive time, ms since 1970
  * @property {*} data the publisher's payload
  * @property {boolean} snapshot true for the last known quote sent on subscribing
- * @property {number} merged updates merged into this one (0 for snapshots and the first update)
+ * @property {number} merged updates merged into this one (0 for snapshots and the first update); in a
+ *   `stream`, those that its reader was too slow for too
+ * @property {boolean} gap true for the first quote after a "gap": updates before it may have been lost
  * @property {string} epoch names the daemon process that counted `n`
  */
 
@@ -41,6 +49,25 @@ export class QuotepushError extends Error {
     this.code = code;
     if (retry >= 0) this.retry = Number(retry);
   }
+}
+
+/** The address to connect to; throws a TypeError if it can't be one. */
+function addressOf(url) {
+  let address = String(url ?? "/");
+  if (!/^[a-z][a-z\d+.-]*:/i.test(address)) { // relative to the page, as links are
+    if (!globalThis.location) throw new TypeError("outside of a page the address is needed: wss://host/");
+    address = new URL(address, location.href).href;
+  }
+  address = address.replace(/^http(?=s?:)/i, "ws");
+  if (/^wss?:\/\/[^/\s#][^\s#]*$/i.test(address)) return address;
+  throw new TypeError(`an address begins with wss:// or ws:// and has no white space and no #: ${address}`);
+}
+
+/** What a reader gets who had not taken `older` when `newer` came. */
+function mergedInto(newer, older) {
+  if (!older) return newer;
+  const merged = newer.merged + older.merged + (older.snapshot ? 0 : 1);
+  return Object.freeze({...newer, merged, gap: newer.gap || older.gap});
 }
 
 /** A number whose source text differs from JavaScript's own, such as `10.50`; see `parseExact`. */
@@ -67,7 +94,11 @@ export function parseExact(text) {
 /** One logical connection: reconnects by itself and keeps the subscriptions. */
 export class Quotepush {
   #url; #options; #clock; #socket = null; #state = "closed"; #timer = null; #opened = false;
-  #openedAt = 0; #heardAt = 0; #attempt = 0; #retry = null; #conn = ""; #epoch = ""; #link = 0;
+  #openedAt = 0; #heardAt = 0; #heartbeat = 0; #attempt = 0; #retry = null; #conn = ""; #epoch = "";
+  #link = 0; // counts the connections that were welcomed
+  #hasty = false; // the wait is our own choice, so that better news may end it
+  #away = false; // the page was left, and may come back as it was
+  #ending = null; // {code, reason} of the last "closed"
   #feed = null; #fresh = null;
   #limit = DEFAULT_MESSAGE_LIMIT; #nextId = 1; #flushing = false; #retryFlush = null;
   #why = "connect"; // what a token is needed for
@@ -77,15 +108,17 @@ export class Quotepush {
   #renewing = false; // the state is "waiting" for nothing but a token
   #refusals = 0; #blame = ""; // 4001s in a row; what the server found wrong with the last token
   #held = []; // requests made while authenticating
-  #entries = new Map(); // symbol -> {subs: Set, last: Quote|null, n, link: of which connection}
+  #entries = new Map(); // symbol -> {subs: Set, last: Quote|null, n: number|null, link, gap}; see #entry
   #told = new Set(); // the symbols this connection asked the server for
   #dirty = new Set(); // the symbols to compare with #told at the next flush
   #pending = new Map(); // request id -> {resolve, reject}
-  #listeners = new Map(); // event name -> Set of functions
+  #listeners = new Map(); // event name -> Set of {fn}
+  #onPage = (event) => this.#pageChanged(event);
 
   /**
-   * Connects at once.
-   * @param {string} [url] ws: or wss: address; default: the page's own host
+   * Connects at once. Throws where that can't be: no address, or none that the WebSocket takes.
+   * @param {string|URL} [url] ws: or wss: address, or one relative to the page (http: and https: stand
+   *   for ws: and wss:); default: the page's own host
    * @param {object} [options]
    * @param {"auto"|"raw"} [options.mode] sent with every subscribe
    * @param {number} [options.interval] sent with every subscribe: least ms between updates of a symbol
@@ -100,6 +133,8 @@ export class Quotepush {
    *   `WebSocket` may send `Authorization: Bearer …` instead, which then goes for every connection.)
    * @param {function(string): *} [options.parse] default `JSON.parse`; see `parseExact`
    * @param {function} [options.WebSocket] constructor to use instead of the global one
+   * @param {EventTarget|null} [options.page] whose "online", "pagehide" and the like are heeded;
+   *   default: the page or worker this runs in; null for nobody's
    * @param {{setTimeout, clearTimeout, now}} [options.timers] clock to use instead of the global one
    * @param {function(): number} [options.random] instead of `Math.random`
    * @param {function(*)} [options.report] receives exceptions of callbacks; default `console.error`
@@ -109,11 +144,12 @@ export class Quotepush {
    * @param {number} [options.connectTimeout=15000] ms to wait for the welcome
    */
   constructor(url, options = {}) {
-    this.#url = url ?? `${location.protocol === "https:" ? "wss:" : "ws:"}//${location.host}/`;
+    this.#url = addressOf(url);
     this.#options = {
       parse: JSON.parse, random: Math.random, report: (error) => console.error(error),
-      WebSocket: globalThis.WebSocket, backoff: 500, backoffMax: 30000, stableAfter: 10000,
-      connectTimeout: 15000, ...options,
+      WebSocket: globalThis.WebSocket, page: globalThis, backoff: 500, backoffMax: 30000,
+      stableAfter: 10000, connectTimeout: 15000,
+      ...Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)),
     };
     if (!this.#options.WebSocket) throw new Error("no WebSocket here: pass one as options.WebSocket");
     this.#clock = options.timers ?? {
@@ -130,17 +166,20 @@ export class Quotepush {
    */
   get state() { return this.#state; }
 
+  /** Whether quotes are current: true from "fresh" to "stale". */
+  get fresh() { return this.#fresh === true; }
+
   /** Connects now if the state is "waiting" or "closed"; else does nothing. */
   open() {
     if (this.#state === "closed") this.#refusals = 0;
     if (this.#state === "waiting" || this.#state === "closed") this.#connect();
   }
 
-  /** Closes for good; subscriptions are kept for a later `open()`. */
+  /** Closes for good; subscriptions are kept for a later `open()`, streams end. */
   close() {
     if (this.#state === "closed") return;
     this.#detach("closed by the client");
-    this.#end(1000, "closed by the client");
+    if (this.#state !== "closed") this.#end(1000, "closed by the client");
   }
 
   /**
@@ -151,11 +190,11 @@ export class Quotepush {
    * @returns {function()} unsubscribes this callback
    */
   subscribe(symbols, callback) {
+    if (typeof callback !== "function") throw new TypeError("subscribe takes symbols and a function");
     const sub = {callback, seen: new Set(), live: true};
     const own = new Set(typeof symbols === "string" ? [symbols] : symbols);
     for (const symbol of own) {
-      let entry = this.#entries.get(symbol);
-      if (!entry) this.#entries.set(symbol, entry = {subs: new Set(), last: null, n: 0, link: 0});
+      const entry = this.#entry(symbol);
       entry.subs.add(sub);
       if (entry.last) queueMicrotask(() => this.#replay(sub, entry));
     }
@@ -168,9 +207,59 @@ export class Quotepush {
   }
 
   /**
+   * The quotes of the symbols, for `for await`. Subscribed from the first step until the loop is left.
+   * A reader that is slower than the quotes gets the newest of each symbol, and in `merged` how many
+   * it was too slow for; so no more than one quote of each symbol is kept. Ends when the client is
+   * closed: in silence by `close()`, else with a `QuotepushError`, whose `code` is the close code.
+   * @param {string|string[]} symbols
+   * @param {object} [options]
+   * @param {AbortSignal} [options.signal] ends it too, by throwing the signal's reason
+   */
+  async *stream(symbols, {signal} = {}) {
+    const unread = new Map(); // in the order in which the symbols' turns come
+    let wake = () => {}, ending = this.#state === "closed" ? this.#ending : null;
+    const stir = () => wake();
+    const leave = [
+      this.subscribe(symbols, (quote) => {
+        unread.set(quote.symbol, mergedInto(quote, unread.get(quote.symbol)));
+        stir();
+      }),
+      this.on("state", ({state}) => {
+        if (state !== "closed") return;
+        ending = this.#ending;
+        stir();
+      }),
+      () => signal?.removeEventListener("abort", stir),
+    ];
+    signal?.addEventListener("abort", stir);
+    try {
+      for (;;) {
+        signal?.throwIfAborted();
+        if (ending?.code === 1000) return;
+        if (ending) throw new QuotepushError(ending.code, ending.reason);
+        const [next] = unread;
+        if (next) {
+          unread.delete(next[0]);
+          yield next[1];
+        } else {
+          await new Promise((resolve) => { wake = resolve; });
+        }
+      }
+    } finally {
+      for (const step of leave) step();
+    }
+  }
+
+  /** The last known quote of a symbol that is subscribed, or undefined. */
+  last(symbol) {
+    return this.#entries.get(symbol)?.last ?? undefined;
+  }
+
+  /**
    * Listens to an event; each listener gets one object:
    * - "state" {state, ...}: "waiting" has delay (ms), attempt, code, reason; "closed" has code,
-   *   reason. After 4001 and 4004 it goes on "waiting" until there is a token, however long that is
+   *   reason. After 4001 and 4004 it goes on "waiting" until there is a token, however long that is;
+   *   on a page that was left (delay Infinity), until the page is back
    * - "welcome", "heartbeat", "bye": the server's event
    * - "authenticated" {user, expires, delay}: a token was taken. It ends at `expires`, ms since 1970,
    *   and brings quotes that are `delay` seconds late; each is undefined where there is none
@@ -179,7 +268,8 @@ export class Quotepush {
    *   "error" too. Its callbacks stay, and it is tried again after the next "authenticated"
    * - "feed" {state}: the daemon's source became "up" or "down" (told on change)
    * - "gap" {symbol, reason: "feed"|"link"}: updates of this symbol may have been lost, before they
-   *   reached the daemon, or while there was no connection; the last known quote follows
+   *   reached the daemon, or while there was no connection; its next quote has `gap` true, and is the
+   *   last known one where there is one
    * - "stale" {reason: "link"|"feed"|"quiet"}, "fresh" {}: quotes stopped, or began again, to be
    *   current; "quiet": the feed is up, and nothing has come for longer than the daemon allows
    * - "quiet" {symbols}, "lively" {symbols}: these have had no quote for longer than the daemon
@@ -189,9 +279,14 @@ export class Quotepush {
    * @returns {function()} stops listening
    */
   on(event, fn) {
+    if (!EVENTS.has(event)) {
+      throw new TypeError(`no event is called "${event}"; there are ${[...EVENTS].join(", ")}`);
+    }
+    if (typeof fn !== "function") throw new TypeError("on takes an event's name and a function");
     if (!this.#listeners.has(event)) this.#listeners.set(event, new Set());
-    this.#listeners.get(event).add(fn);
-    return () => this.#listeners.get(event).delete(fn);
+    const listener = {fn};
+    this.#listeners.get(event).add(listener);
+    return () => { this.#listeners.get(event).delete(listener); };
   }
 
   /** @returns {Promise<number>} the round trip in ms */
@@ -220,6 +315,16 @@ export class Quotepush {
     });
   }
 
+  /** What is known of a symbol: `n` and `gap` of its last and its next quote, `link` that served it. */
+  #entry(symbol) {
+    let entry = this.#entries.get(symbol);
+    if (!entry) {
+      entry = {subs: new Set(), last: null, n: null, link: 0, gap: false};
+      this.#entries.set(symbol, entry);
+    }
+    return entry;
+  }
+
   get #welcomed() { return this.#state === "open" || this.#state === "authenticating"; }
 
   #call(op, fields, resolve, reject) {
@@ -233,8 +338,16 @@ export class Quotepush {
 
   #connect() {
     this.#clock.clearTimeout(this.#timer);
-    const socket = this.#socket = new this.#options.WebSocket(this.#url, [PROTOCOL]);
-    this.#opened = this.#renewing = false;
+    let socket;
+    try {
+      socket = new this.#options.WebSocket(this.#url, [PROTOCOL]);
+    } catch (error) { // the address, or what the page may do, can't be mended by waiting
+      if (this.#state !== "closed") this.#end(1006, error.message);
+      throw error;
+    }
+    this.#socket = socket;
+    this.#heed(true);
+    this.#opened = this.#renewing = this.#away = false;
     this.#openedAt = Infinity;
     this.#retry = null;
     this.#blame = "";
@@ -243,10 +356,14 @@ export class Quotepush {
       this.#options.connectTimeout);
     socket.onopen = () => { this.#opened = true; };
     socket.onmessage = (message) => this.#receive(socket, message.data);
-    socket.onerror = () => {}; // a close event follows
+    // A close event follows; but not with every WebSocket where there never was a connection.
+    socket.onerror = () => { if (!this.#opened) this.#lost(1006, ""); };
     socket.onclose = ({code, reason}) => this.#lost(this.#opened ? code : 1006, reason);
     this.#setState("connecting", {});
   }
+
+  /** `#connect` where nobody can catch what it throws. */
+  #reconnect() { this.#guard(() => this.#connect()); }
 
   /** Lets go of the socket; nothing it does later is heard. */
   #detach(reason) {
@@ -288,8 +405,9 @@ export class Quotepush {
     const delay = this.#retry !== null ? this.#retry + random() * backoff
       : this.#backoff(this.#attempt);
     this.#attempt += 1;
+    this.#hasty = this.#retry === null && !renew;
     this.#timer = this.#clock.setTimeout(() => {
-      if (!renew || this.#offer) return this.#connect();
+      if (!renew || this.#offer) return this.#reconnect();
       this.#renewing = true; // the server would not wait for the token as long
       this.#seek();
     }, delay);
@@ -303,22 +421,67 @@ export class Quotepush {
 
   #end(code, reason) {
     this.#forgetTokens();
+    this.#heed(false);
+    this.#ending = {code, reason};
     this.#setState("closed", {code, reason});
   }
 
   /** Checks on a timer instead of re-arming one with every message: cheap at thousands a second. */
-  #watch(limit, wait = limit) {
+  #watch() {
+    const limit = WATCH_FACTOR * this.#heartbeat;
+    const due = this.#heardAt + limit;
     this.#timer = this.#clock.setTimeout(() => {
-      const left = limit - (this.#clock.now() - this.#heardAt);
-      if (left > 0) return this.#watch(limit, left);
-      this.#detach("no heartbeat");
-      if (!this.#socket && this.#welcomed) this.#connect();
-    }, wait);
+      const now = this.#clock.now();
+      if (now - this.#heardAt < limit) return this.#watch();
+      // Far too late: the page was frozen or the machine asleep. What came meanwhile is not read yet.
+      if (now - due > this.#heartbeat) return this.#probe();
+      this.#bury();
+    }, due - this.#clock.now());
+  }
+
+  /** Asks the server for a sign of life, for which it has the time of a heartbeat. */
+  #probe() {
+    if (!this.#welcomed || !this.#heartbeat) return;
+    this.#clock.clearTimeout(this.#timer);
+    const asked = this.#clock.now();
+    this.#call("ping", {}, () => {}, () => {});
+    this.#timer = this.#clock.setTimeout(() => {
+      if (this.#heardAt >= asked) this.#watch();
+      else this.#bury();
+    }, this.#heartbeat);
+  }
+
+  /** Replaces a dead link. */
+  #bury() {
+    this.#detach("no heartbeat");
+    if (!this.#socket && this.#welcomed) this.#reconnect();
+  }
+
+  #heed(whether) {
+    const how = whether ? "addEventListener" : "removeEventListener";
+    for (const name of PAGE_EVENTS) this.#options.page?.[how]?.(name, this.#onPage);
+  }
+
+  #pageChanged({type}) {
+    if (type === "pagehide") {
+      // A page with an open connection can't be kept for the back button.
+      if (!this.#socket) return;
+      this.#detach("the page was left");
+      if (this.#socket || this.#state === "closed") return; // a listener acted already
+      this.#away = true;
+      this.#setState("waiting", {delay: Infinity, attempt: 0, code: 1001, reason: "the page was left"});
+    } else if (this.#state === "waiting") {
+      if (this.#away ? type === "pageshow" : type === "online" && this.#hasty) this.#reconnect();
+    } else if (type !== "visibilitychange" || this.#options.page.document?.visibilityState !== "hidden") {
+      // Heard within a heartbeat is proof enough, but not of a network that has changed.
+      if (type === "online" || this.#clock.now() - this.#heardAt > this.#heartbeat) this.#probe();
+    }
   }
 
   #receive(socket, text) {
     this.#heardAt = this.#clock.now();
     if (this.#listeners.get("raw")?.size) this.#emit("raw", {direction: "in", text});
+    if (this.#socket !== socket) return;
     let events;
     try {
       events = this.#options.parse(text);
@@ -328,7 +491,7 @@ export class Quotepush {
     }
     for (const event of events) {
       if (this.#socket !== socket) return; // a callback closed the connection
-      if (event !== null && typeof event === "object") this.#handle(event);
+      if (event !== null && typeof event === "object") this.#guard(() => this.#handle(event));
     }
   }
 
@@ -341,7 +504,7 @@ export class Quotepush {
         this.#setFeed(event.feed);
         return this.#emit("heartbeat", event);
       case "feed": return this.#setFeed(event.state);
-      case "gap": return this.#emit("gap", {symbol: event.s, reason: "feed"});
+      case "gap": return this.#gap(event.s, "feed");
       case "stale":
       case "fresh": return this.#setQuiet(event.ev === "stale", event);
       case "bye":
@@ -365,26 +528,42 @@ export class Quotepush {
         if (event.id === undefined) this.#refused(event); // not our wish: the token allows less now
         break;
       case "subscribed":
-        // A new subscription starts a new count: what came between two of them was not merged.
-        for (const symbol of event.symbols ?? []) {
-          const entry = this.#entries.get(symbol);
-          if (!entry) continue;
-          entry.n = 0;
-          // What was published while there was no connection never comes.
-          const missed = entry.last !== null && entry.link !== this.#link;
-          entry.link = this.#link;
-          if (missed) this.#emit("gap", {symbol, reason: "link"});
-        }
+        this.#subscribed(event.symbols ?? []);
         this.#refused(event);
     }
     if (event.id !== undefined) this.#settle(event.id)?.resolve(event);
   }
 
+  #subscribed(symbols) {
+    const socket = this.#socket;
+    for (const symbol of symbols) {
+      const entry = this.#entries.get(symbol);
+      if (!entry) continue;
+      entry.n = null; // a new count: what came between two subscriptions was not merged
+      const missed = entry.link !== 0 && entry.link !== this.#link;
+      entry.link = this.#link;
+      if (missed) this.#gap(symbol, "link"); // what was published meanwhile never comes
+      if (this.#socket !== socket) return; // a listener acted on it
+    }
+  }
+
+  #gap(symbol, reason) {
+    const entry = this.#entries.get(symbol);
+    if (!entry) return; // it was on its way when the last callback left
+    entry.gap = true;
+    this.#emit("gap", {symbol, reason});
+  }
+
   #refused({id, errors}) {
+    const socket = this.#socket;
     for (const [symbol, {code, msg}] of Object.entries(errors ?? {})) {
+      if (this.#socket !== socket) return; // a listener acted on it
       this.#told.delete(symbol);
       const entry = this.#entries.get(symbol);
-      if (entry) entry.last = null; // nothing keeps it current
+      if (entry) {
+        entry.last = null; // nothing keeps it current
+        if (entry.link) entry.link = BROKEN_OFF;
+      }
       this.#emit("error", {symbol, code, msg, id});
       if (code === 409) this.#emit("denied", {symbol, code, msg});
     }
@@ -402,8 +581,9 @@ export class Quotepush {
     this.#epoch = event.epoch;
     this.#link += 1;
     this.#limit = event.limits?.message ?? DEFAULT_MESSAGE_LIMIT;
-    for (const entry of this.#entries.values()) entry.n = 0;
-    if (event.hb > 0) this.#watch(WATCH_FACTOR * event.hb);
+    for (const entry of this.#entries.values()) entry.n = null;
+    this.#heartbeat = event.hb > 0 ? event.hb : 0;
+    if (this.#heartbeat) this.#watch();
     if (event.auth !== "required") {
       this.#serve();
       return this.#emit("welcome", event);
@@ -464,7 +644,7 @@ export class Quotepush {
     if (token === null) return this.#seek(this.#backoff(this.#askAttempt++));
     if (this.#welcomed) return this.#show(token);
     this.#offer = token;
-    if (this.#renewing) this.#connect();
+    if (this.#renewing) this.#reconnect();
   }
 
   #show(token) {
@@ -480,7 +660,7 @@ export class Quotepush {
         this.#detach("another user's token");
         if (this.#socket || this.#state !== "open") return; // a listener acted already
         this.#offer = token;
-        return this.#connect();
+        return this.#reconnect();
       }
       this.#why = "refused";
       this.#seek(this.#backoff(this.#askAttempt++));
@@ -505,16 +685,19 @@ export class Quotepush {
     if (!entry) return; // it was on its way when the last callback left
     // A live quote proves the feed is up, unless the server said down: then it was queued before.
     if (!snapshot && this.#feed === null) this.#setFeed("up");
-    const merged = !snapshot && entry.n > 0 ? Math.max(0, event.n - entry.n - 1) : 0;
+    const counted = !snapshot && entry.n !== null;
+    const merged = counted ? Math.max(0, event.n - entry.n - 1) : 0;
     entry.n = event.n;
     entry.last = Object.freeze({symbol: event.s, n: event.n, t: event.t, data: event.d, snapshot,
-      merged, epoch: this.#epoch});
+      merged, gap: entry.gap, epoch: this.#epoch});
+    entry.gap = false;
     for (const sub of [...entry.subs]) this.#deliver(sub, entry.last);
   }
 
   #replay(sub, entry) {
+    if (this.#state === "closed") return;
     if (!entry.last || sub.seen.has(entry.last.symbol)) return; // a newer one came first
-    this.#deliver(sub, Object.freeze({...entry.last, snapshot: true, merged: 0}));
+    this.#deliver(sub, Object.freeze({...entry.last, snapshot: true, merged: 0, gap: false}));
   }
 
   #deliver(sub, quote) {
@@ -615,7 +798,8 @@ export class Quotepush {
   }
 
   #emit(event, detail) {
-    for (const fn of [...this.#listeners.get(event) ?? []]) this.#guard(fn, detail);
+    if (this.#state === "closed" && event !== "state") return; // a listener closed it half-way
+    for (const {fn} of [...this.#listeners.get(event) ?? []]) this.#guard(fn, detail);
   }
 
   #guard(fn, argument) {
