@@ -43,6 +43,7 @@ setup(
         "cryptography>=45",
         "hiredis>=2.3",
         "msgspec>=0.18",
+        "prometheus-client>=0.22",
         "pyjwt>=2.9",
         "pyopenssl>=25.1",
         "service-identity>=23.1",

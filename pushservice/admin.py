@@ -15,6 +15,7 @@ from twisted.web.http import Request as HTTPRequest
 from twisted.web.server import Request, Site
 
 from pushservice.coercers import Admin
+from pushservice.exposition import exposed
 from pushservice.ports import CannotListen, listen
 from pushservice.questions import Number, Questions, Reply, json_reply, with_number
 from pushservice.reports import Report
@@ -30,6 +31,7 @@ class Known(Protocol):
 
     def faults(self) -> list[str]: ...
     def status(self) -> dict[str, Any]: ...
+    def figures(self) -> dict[str, Any]: ...
     def clients(self, most: int) -> Coroutine[Any, Any, Report]: ...
     def symbols(self, most: int) -> Coroutine[Any, Any, Report]: ...
 
@@ -44,7 +46,7 @@ def open_admin(reactor: Any, where: Admin, known: Known) -> IListeningPort:
 
     `/live` is 200 as long as anything is answered. `/ready` is 200, or 503 with the `faults` that
     are `known`. `/status` is the status with these. `/clients?slow=N` and `/symbols?top=N` are the
-    slowest clients and the busiest symbols.
+    slowest clients and the busiest symbols. `/metrics` is made of the figures.
     """
 
     def ready(_request: Request) -> Reply:
@@ -52,12 +54,17 @@ def open_admin(reactor: Any, where: Admin, known: Known) -> IListeningPort:
         status = HTTPStatus.SERVICE_UNAVAILABLE if found else HTTPStatus.OK
         return json_reply({"ready": not found, "faults": found}, status)
 
+    def metrics(request: Request) -> Reply:
+        accept = request.getHeader("accept") or ""
+        return Reply(HTTPStatus.OK, *exposed(known.figures(), accept))
+
     site = _Site(  # type: ignore[no-untyped-call]  # the library's, unannotated
         Questions(
             {
                 "live": lambda _request: json_reply({"live": True}),
                 "ready": ready,
                 "status": lambda _: json_reply({"faults": known.faults()} | known.status()),
+                "metrics": metrics,
                 "clients": with_number(
                     SLOW, lambda most: Deferred.fromCoroutine(known.clients(most))
                 ),

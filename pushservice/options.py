@@ -412,8 +412,8 @@ _DECLARED: Final[tuple[Option, ...]] = (
     ),
     Option(
         "admin",
-        "where operators ask how it is (/live, /ready, /status), as HOST:PORT or unix:/path; off"
-        " for nowhere",
+        "where operators ask how it is (/ready, /status, /metrics and others), as HOST:PORT or"
+        " unix:/path; off for nowhere",
         "127.0.0.1:8009",
         coercers.admin,
         placeholder="WHERE",

@@ -17,7 +17,7 @@ from pushservice.certificates import ExpiryWatch, FilesWatch
 from pushservice.config import Config
 from pushservice.reports import Report
 from pushservice.service import Daemon, materials
-from pushservice.totals import together
+from pushservice.totals import figures, of_post, together
 from pushservice.workers import Plan
 
 
@@ -129,6 +129,11 @@ class Solo:
             "workers": [worker | of_process],
             "totals": together([of_process]),
         }
+
+    def figures(self) -> dict[str, Any]:
+        """What metrics are made of, see totals.figures."""
+        status = self.status()
+        return figures(status, [of_post(0, 0, status["workers"])])
 
     async def clients(self, most: int) -> Report:
         """The slowest clients."""

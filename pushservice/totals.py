@@ -78,6 +78,50 @@ def together(statuses: Iterable[Status], past: Status | None = None) -> dict[str
     return outcome
 
 
+#: States of processes that are counted.
+STATES: Final = ("starting", "serving", "draining")
+
+
+def of_post(
+    number: int, restarts: int, processes: Iterable[Status], past: Status | None = None
+) -> dict[str, Any]:
+    """What there is to say of a worker's post, where several processes may be.
+
+    `processes` are those on it, each with its `state` beside what it says; `past` is what has grown
+    in those that were.
+    """
+    known = list(processes)
+    states = dict.fromkeys(STATES, 0)
+    for each in known:
+        if each["state"] in states:
+            states[each["state"]] += 1
+    summed = together(known, past)
+    return {
+        "number": number,
+        "restarts": restarts,
+        "states": states,
+        "feed_up": int(summed["feed"] == "up"),
+    } | summed
+
+
+def figures(
+    status: Status, posts: Iterable[Status], manager: Status | None = None
+) -> dict[str, Any]:
+    """What families.py reads: of a whole daemon, from its status, and of each post.
+
+    `manager` is what the process uses that serves nobody, if there is one.
+    """
+    return {
+        "version": status["version"],
+        "certificates": status["certificates"],
+        "totals": status["totals"],
+        "posts": [
+            *posts,
+            *([] if manager is None else [{"number": "manager", "process": manager}]),
+        ],
+    }
+
+
 def grown(status: Status) -> dict[str, Any]:
     """Of a status, what is to be kept once its process has ended."""
     kept: dict[str, Any] = {}

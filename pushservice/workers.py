@@ -33,7 +33,7 @@ from pushservice.ports import CannotListen
 from pushservice.reports import Report, merged_clients, merged_symbols
 from pushservice.service import CannotStart, check, materials, say_served
 from pushservice.tally import SEATS_A_POST, Tally
-from pushservice.totals import Past, together
+from pushservice.totals import Past, added, figures, of_post, together
 from pushservice.vitals import Vitals
 from pushservice.workerprocess import WorkerEnded, WorkerProcess
 
@@ -128,7 +128,9 @@ class Manager(Service):
         # One at a time: values to hand over, and what replaces workers that serve.
         self._handing_over = defer.DeferredLock()
         self._rolling = defer.DeferredLock()
-        self._development = Development(reactor, plan.config, Counters())
+        # Of what comes along with the workers.
+        self._counters = Counters()
+        self._development = Development(reactor, plan.config, self._counters)
         # One that is about to take its place.
         self._coming: Development | None = None
         # What workers may use that run an earlier plan, as not all of them could be replaced.
@@ -466,7 +468,7 @@ class Manager(Service):
         """What there is, if it is right for `config`; else another, which is started."""
         if self._development.serves(config):
             return self._development
-        self._coming = coming = Development(self._reactor, config, Counters())
+        self._coming = coming = Development(self._reactor, config, self._counters)
         try:
             await coming.start()
         finally:
@@ -635,10 +637,25 @@ class Manager(Service):
         }
 
     def _totals(self) -> dict[str, Any]:
-        totals = together((worker.status for worker in self._processes()), self._past.all())
+        past = added(self._past.all(), {"counters": self._counters.snapshot()})
+        totals = together((worker.status for worker in self._processes()), past)
         # Whoever drains may hear what nobody can be served with.
         totals["feed"] = "up" if self._fed else "down"
         return totals
+
+    def figures(self) -> dict[str, Any]:
+        """What metrics are made of, see totals.figures."""
+        status = self.status()
+        posts = [
+            of_post(
+                number,
+                self._restarts(number),
+                [each for each in status["workers"] if each["number"] == number],
+                self._past.of(number),
+            )
+            for number in sorted({*self._posts, *(each["number"] for each in status["workers"])})
+        ]
+        return figures(status, posts, status["process"])
 
     async def clients(self, most: int) -> Report:
         """The slowest clients of all workers; `missing` has those that did not answer in time."""

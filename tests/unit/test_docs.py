@@ -189,6 +189,18 @@ def test_the_page_of_options_is_what_their_declarations_give():
     assert written == done.stdout.decode()
 
 
+def test_the_page_of_metrics_is_what_their_declarations_give():
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "metrics_table.py"],
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    written = (ROOT / "docs" / "metrics.rst").read_text("utf-8")
+    # To mend it: python docs/metrics_table.py > docs/metrics.rst
+    assert written == done.stdout.decode()
+
+
 def test_the_page_of_options_has_each_of_them_with_its_variable_and_its_default():
     rows = option_rows(ROOT / "docs" / "options.rst")
     assert {name: row[1:3] for name, row in rows.items()} == {

@@ -57,6 +57,7 @@ FLOORS = {
         "signals",
         "admin",
         "questions",
+        "exposition",
         "insight",
         "vitals",
         "ports",
@@ -109,6 +110,7 @@ FLOORS = {
         "origins",
         "credentials",
         "metrics",
+        "families",
         "stamps",
     ],
 }
@@ -134,6 +136,7 @@ ONLY_IN = {
     "service_identity": {"redistls"},
     "click": {"cli", "token_cli"},
     "jwt": {"tokens"},
+    "prometheus_client": {"exposition"},
     "cryptography": {"certificates", "tls", "redistls", "outlet", "tokenkeys"},
 }
 #: what floors 1 and 2 may not import: networks, clocks, files and processes
