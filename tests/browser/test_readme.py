@@ -1,35 +1,54 @@
-"""The README's JavaScript client, run as it stands in a page of another origin."""
+"""JavaScript from the documents, run as it stands in a browser."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
 
-from docutils.core import publish_doctree
-from docutils.nodes import literal_block
+from code_blocks import code_blocks
 from playwright.sync_api import Page
 
-README = Path(__file__).parents[2] / "README.rst"
 
-
-def test_the_readme_s_javascript_client_receives_quotes(hospitable_daemon, page: Page):
-    tree = publish_doctree(README.read_text("utf-8"))
-    [program] = [
-        block.astext()
-        for block in tree.findall(literal_block)
-        if "client-javascript" in block["names"]
-    ]
-    host = hospitable_daemon.url.removeprefix("https://").rstrip("/")
-    program = program.replace("localhost:8008", host)
+def log_of_a_page_elsewhere(page: Page, program: str, *beginnings: str) -> str:
+    """The first line with one of `beginnings` that `program` logs, in a page of another origin."""
     reader = f'<!doctype html><script type="module">{program}</script>'
     page.route(
         "http://localhost/reader",
         lambda route: route.fulfill(body=reader, content_type="text/html"),
     )
     with page.expect_console_message(
-        lambda message: message.text.startswith(("AAPL ", "600519.SH ")), timeout=20_000
+        lambda message: message.text.startswith(beginnings), timeout=20_000
     ) as logged:
         page.goto("http://localhost/reader")
-    symbol, n, last = logged.value.text.split()
-    assert symbol in ("AAPL", "600519.SH")
-    assert int(n) >= 1
-    assert float(last) > 0
+    return logged.value.text
+
+
+def is_a_quote(line: str) -> bool:
+    symbol, n, last = line.split()
+    return symbol in ("AAPL", "600519.SH") and int(n) >= 1 and float(last) > 0
+
+
+def test_the_readme_s_javascript_client_receives_quotes(hospitable_daemon, page: Page):
+    host = hospitable_daemon.url.removeprefix("https://").rstrip("/")
+    program = code_blocks("README.rst")["client-javascript"].replace("localhost:8008", host)
+    assert is_a_quote(log_of_a_page_elsewhere(page, program, "AAPL ", "600519.SH "))
+
+
+def test_what_the_quickstart_types_into_the_console_receives_quotes(demo_daemon, page: Page):
+    host = demo_daemon.url.removeprefix("https://").rstrip("/")
+    program = code_blocks("docs/quickstart.rst")["console"].replace("localhost:8008", host)
+    page.goto(demo_daemon.url)
+    with page.expect_console_message(
+        lambda message: message.text.startswith(("AAPL ", "600519.SH ")), timeout=20_000
+    ) as logged:
+        # In the console `await` may stand anywhere.
+        page.evaluate(f"(async () => {{ {program} }})()")
+    assert is_a_quote(logged.value.text)
+
+
+def test_a_client_as_the_old_script_s_gets_bare_payloads(hospitable_daemon, page: Page):
+    program = code_blocks("docs/moving-from-swoole.rst")["raw-client"]
+    url = hospitable_daemon.url.replace("https", "wss")
+    program = program.replace("wss://quotes.example.org/", url)
+    payload = json.loads(log_of_a_page_elsewhere(page, program, "{"))
+    assert payload["symbol"] in ("AAPL", "600519.SH")
+    assert payload["last"] > 0

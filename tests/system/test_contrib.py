@@ -1,4 +1,7 @@
-"""What is in contrib works as it stands: only paths, ports and addresses are other ones here."""
+"""What is in contrib works as it stands: only paths, ports and addresses are other ones here.
+
+So does the proxy by which clients are moved from the Swoole script.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,7 @@ from typing import Any, Final
 
 import docutils.core
 import pytest
+from code_blocks import code_blocks
 from dockerfile_parse import DockerfileParser
 from docutils import nodes
 from system_clients import Client, client_of, open_websocket
@@ -45,6 +49,7 @@ from system_harness import (
 )
 from twisted.scripts import _twistd_unix
 from twisted.scripts.twistd import ServerOptions
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import InvalidStatus
 
 from pushservice.configfile import Sources
@@ -533,6 +538,20 @@ async def quotes_flow(client: Client, publish: Publish, redis: RedisServer, chan
     assert [(await client.expect("quote"))["d"] for _ in range(100)] == list(range(100))
 
 
+def nowhere(directory: Path) -> str:
+    """What tells nginx not to use the places that Debian's was built for; it puts nothing there."""
+    return "".join(
+        f"{kind}_temp_path {directory}/{kind};"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+
+
+def nginx(directory: Path) -> list[str]:
+    """The command that runs nginx as the nginx.conf in `directory` says."""
+    command = [program("nginx"), "-p", f"{directory}", "-e", f"{directory}/error.log"]
+    return [*command, "-c", f"{directory}/nginx.conf", "-g", "daemon off;"]
+
+
 def test_nginx_hands_on_clients_with_their_addresses(
     daemon: StartDaemon,
     proxy: StartProxy,
@@ -546,10 +565,6 @@ def test_nginx_hands_on_clients_with_their_addresses(
         *("--channels", "nginx.*", "--max-per-address", "2", "--workers", "1"),
     )
     port = free_port()
-    nowhere = "".join(
-        f"{kind}_temp_path {directory}/{kind};"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
     changes = {
         "unix:/run/quotepush/quotepush.sock;": f"unix:{path};",
         "listen 443 ": f"listen 127.0.0.1:{port} ",
@@ -558,12 +573,10 @@ def test_nginx_hands_on_clients_with_their_addresses(
         "/etc/ssl/quotes/privkey.pem": f"{directory}/dev.key",
         "/run/nginx.pid": f"{directory}/nginx.pid",
         "/var/log/nginx/": f"{directory}/",
-        # Where Debian's nginx was built to put what it never needs here.
-        "http {\n": f"http {{\n{nowhere}\n",
+        "http {\n": f"http {{\n{nowhere(directory)}\n",
     }
     (directory / "nginx.conf").write_text(changed("nginx.conf", changes))
-    command = [program("nginx"), "-p", f"{directory}", "-e", f"{directory}/error.log"]
-    started = proxy([*command, "-c", f"{directory}/nginx.conf", "-g", "daemon off;"], port)
+    started = proxy(nginx(directory), port)
 
     async def talk() -> None:
         async with (
@@ -583,6 +596,64 @@ def test_nginx_hands_on_clients_with_their_addresses(
     asyncio.run(talk())
     assert came_from(served)[:3] == [CLIENT, CLIENT, OTHER_CLIENT]
     assert set(came_from(served)) == {CLIENT, OTHER_CLIENT}
+
+
+@pytest.mark.parametrize("share", ["100%", "none"])
+def test_nginx_before_the_old_script_and_quotepush_shares_out_clients_that_notice_nothing(
+    share: str,
+    daemon: StartDaemon,
+    proxy: StartProxy,
+    directory: Path,
+    publish: Publish,
+    redis_server: RedisServer,
+) -> None:
+    text = code_blocks("docs/moving-from-swoole.rst")["both"]
+    path, port, old_port = directory / "quotepush.sock", free_port(), free_port()
+    (line,) = re.findall(r"^ *10% .*\n", text, re.MULTILINE)
+    changes = {
+        line: "" if share == "none" else line.replace("10%", share),
+        "127.0.0.1:9502": f"127.0.0.1:{old_port}",
+        "unix:/run/quotepush/quotepush.sock;": f"unix:{path};",
+        "listen 443 ": f"listen 127.0.0.1:{port} ",
+        "/etc/ssl/quotes/fullchain.pem": f"{directory}/dev.crt",
+        "/etc/ssl/quotes/privkey.pem": f"{directory}/dev.key",
+    }
+    for old, new in changes.items():
+        assert old in text, old
+        text = text.replace(old, new)
+    (directory / "nginx.conf").write_text(
+        f"pid {directory}/nginx.pid; events {{}}\n"
+        f"http {{ access_log off; {nowhere(directory)}\n{text}\n}}\n"
+    )
+    served = daemon(
+        *("--plain", "--listen", f"unix:{path}:mode=666", "--trusted-proxies", "unix"),
+        *("--channels", "moved.*"),
+    )
+    started = proxy(nginx(directory), port)
+
+    async def old_script(connection: ServerConnection) -> None:
+        """Speaks as the script did, and knows no subprotocol."""
+        async for symbol in connection:
+            await connection.send(f"old {symbol}")
+
+    async def talk() -> None:
+        async with (
+            serve(old_script, "127.0.0.1", old_port, compression=None),
+            open_websocket(started.address, local_addr=(CLIENT, 0), host="127.0.0.1") as client,
+        ):
+            assert client.subprotocol is None
+            await client.send("A")
+            if share == "none":
+                assert await asyncio.wait_for(client.recv(), DEADLINE) == "old A"
+            else:
+                got = asyncio.ensure_future(client.recv())
+                while not got.done():
+                    publish(redis_server, [("moved.A", "1.50")])
+                    await asyncio.wait([got], timeout=0.2)
+                assert await got == "1.50"
+
+    asyncio.run(asyncio.wait_for(talk(), 3 * DEADLINE))
+    assert came_from(served) == ([] if share == "none" else [CLIENT])
 
 
 def test_a_forwarded_address_that_nginx_was_given_by_a_client_is_not_believed(

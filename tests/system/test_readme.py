@@ -1,9 +1,10 @@
-"""Every command and program of README.rst, run as it stands, on ports and paths of the test."""
+"""What README.rst and the quickstart tell their reader to type, on ports and paths of the test."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -12,29 +13,25 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from docutils.core import publish_doctree
-from docutils.nodes import literal_block
+from code_blocks import ROOT, code_blocks
 from redis_process import RedisServer, free_port
 from system_harness import Daemon, StartDaemon, poll
 from waiting import wait_for_line
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 
 from pushservice.embedded import find_redis_server
 
-ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 
 
 @pytest.fixture(scope="module")
 def blocks() -> dict[str, str]:
     """The code blocks of the README by their names."""
-    tree = publish_doctree((ROOT / "README.rst").read_text("utf-8"))
-    return {
-        name: block.astext() for block in tree.findall(literal_block) for name in block["names"]
-    }
+    return code_blocks("README.rst")
 
 
 @pytest.fixture
@@ -196,3 +193,100 @@ def test_a_token_lets_in_as_the_readme_says(blocks, tmp_path, own_redis):
         rest, _ = process.communicate(timeout=20)
     assert token.encode() not in seen + rest
     assert b"Traceback" not in rest
+
+
+# -- the quickstart ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def steps() -> dict[str, str]:
+    """The code blocks of the quickstart by their names."""
+    return code_blocks("docs/quickstart.rst")
+
+
+def test_both_ways_to_start_are_one(steps):
+    script, (_, start) = steps["run"], steps["start"].splitlines()
+    lines = (ROOT / script).read_text("utf-8").splitlines()
+    command = lines[-1].removeprefix("exec .venv/bin/").removesuffix(' "$@"')
+    assert command.replace(" --pidfile=", "") == start
+
+
+def test_the_quickstart_leads_to_quotes_of_the_reader_s_own(steps, tmp_path):
+    install, start = steps["start"].splitlines()
+    assert install == "pip install .", "which the packaging tests do"
+    port, admin = free_port(), free_port()
+    environment = tools(tmp_path, 0)
+
+    def typed(block: str, socket: str) -> str:
+        """What a block prints, with our ports and the socket in it."""
+        command = re.sub(r"(-s )\S+", rf"\g<1>{socket}", steps[block])
+        command = command.replace("8008", str(port)).replace("8009", str(admin))
+        return subprocess.run(
+            ["bash", "-ec", command],
+            env=environment,
+            stdout=subprocess.PIPE,
+            check=True,
+            text=True,
+            timeout=60,
+        ).stdout
+
+    command = f"exec {start} --port {port} --admin 127.0.0.1:{admin}"
+    with (
+        subprocess.Popen(
+            ["bash", "-c", command], cwd=tmp_path, env=environment, stdout=subprocess.PIPE
+        ) as process,
+        ending(process),
+    ):
+        log = b""
+        for words in (b"connected for the simulated market", b"is served"):
+            if words not in log:
+                log += wait_for_line(process.stdout, words)
+        seen = log.decode()
+        (path,) = re.findall(r"publish with: redis-cli -s (\S+) publish", seen)
+        assert (
+            f"wss://localhost:{port}/ is served; the page is at https://localhost:{port}/" in seen
+        )
+        assert f"embedded Redis on {path}; publish with: redis-cli -s {path} publish" in seen
+        trust = ssl.create_default_context(cafile=tmp_path / "certs" / "dev.crt")
+        with connect(f"wss://localhost:{port}/", ssl=trust) as reader:
+            reader.send(json.dumps({"op": "subscribe", "symbols": ["AAPL"]}))
+            while not any(each["ev"] == "quote" for each in json.loads(reader.recv(timeout=20))):
+                pass
+            symbols, ready = (json.loads(each) for each in lines_of_json(typed("curl", path)))
+            assert "AAPL" in str(symbols)
+            assert ready["faults"] == []
+            assert typed("publish", path).strip() == "1"
+            reader.send(json.dumps({"op": "subscribe", "symbols": ["HELLO"]}))
+            events = events_until(reader, "HELLO")
+            assert [each["d"] for each in events if each.get("s") == "HELLO"] == [{"last": 1.25}]
+        process.send_signal(signal.SIGTERM)
+        rest, _ = process.communicate(timeout=20)
+    assert b"Traceback" not in log + rest
+
+
+@contextmanager
+def ending(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Ends a process with a test that has failed, which would wait for it otherwise."""
+    try:
+        yield
+    except BaseException:
+        process.terminate()
+        raise
+
+
+def lines_of_json(text: str) -> list[str]:
+    """The JSON texts that commands printed one after the other, with or without newlines."""
+    decoder, found = json.JSONDecoder(), []
+    while text := text.strip():
+        _, end = decoder.raw_decode(text)
+        found.append(text[:end])
+        text = text[end:]
+    return found
+
+
+def events_until(reader: ClientConnection, symbol: str) -> list[dict]:
+    """All that comes up to the first quote or snapshot of `symbol`."""
+    events: list[dict] = []
+    while not any(each.get("s") == symbol for each in events):
+        events += json.loads(reader.recv(timeout=20))
+    return events

@@ -9,16 +9,12 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import pytest
-from docutils.core import publish_doctree
-from docutils.nodes import literal_block
+from code_blocks import code_blocks
 from redis_client import RedisClient, wanted
 from system_clients import Client, Undisturbed, client_of, open_websocket
 from system_harness import Daemon, Publish, RedisServer, StartDaemon, poll_async
-
-ROOT = Path(__file__).parents[2]
 
 #: Seconds until what a killed node left is gone: its heartbeat, the next look, and the sweep.
 SWEPT_WITHIN = 25.0
@@ -30,10 +26,7 @@ Kept = tuple[RedisServer, RedisClient]
 @pytest.fixture(scope="module")
 def document() -> dict[str, str]:
     """The code blocks of docs/registry.rst by their names."""
-    tree = publish_doctree((ROOT / "docs" / "registry.rst").read_text("utf-8"))
-    return {
-        name: block.astext() for block in tree.findall(literal_block) for name in block["names"]
-    }
+    return code_blocks("docs/registry.rst")
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urljoin, urlsplit
+from xml.etree import ElementTree
 
 import pytest
 
@@ -181,6 +182,18 @@ def test_images_are_there_and_say_what_they_show(site, pages):
         assert is_of_the_site(address), address
         assert (site / path_of(address)).is_file(), address
         assert len(words.split()) >= 5, address
+
+
+def test_drawings_say_what_they_show_to_who_cannot_see_them():
+    drawings = list((DOCS / "images").glob("*.svg"))
+    assert drawings
+    for drawing in drawings:
+        root = ElementTree.fromstring(drawing.read_text("utf-8"))
+        for name in ("title", "desc"):
+            element = root.find(f"{{{root.tag[1:].partition('}')[0]}}}{name}")
+            assert element is not None
+            assert element.text.strip()
+            assert element.get("id") in root.get("aria-labelledby")
 
 
 def test_nothing_is_fetched_from_elsewhere(site, pages):
