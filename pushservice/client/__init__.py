@@ -11,7 +11,8 @@ With asyncio::
         async for quote in quotes.only(Quote):
             print(quote.symbol, quote.n, quote.data)
 
-Faces are imported when they are asked for: the conversation needs no library of theirs.
+With Twisted, ``QuoteService``. docs/clients.rst has more. The two faces are imported when they are
+asked for: neither needs the other's library.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from pushservice.client.options import Options
 
 if TYPE_CHECKING:
     from pushservice.client.for_asyncio import Quotes, connect
+    from pushservice.client.for_twisted import QuoteService
 
 __all__ = [
     "Authenticated",
@@ -51,6 +53,7 @@ __all__ = [
     "Options",
     "Quote",
     "QuoteError",
+    "QuoteService",
     "Quotes",
     "Refused",
     "Stale",
@@ -65,4 +68,8 @@ def __getattr__(name: str) -> Any:
         from pushservice.client import for_asyncio
 
         return getattr(for_asyncio, name)
+    if name == "QuoteService":
+        from pushservice.client import for_twisted
+
+        return for_twisted.QuoteService
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

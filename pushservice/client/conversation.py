@@ -416,6 +416,7 @@ class Conversation:
     def _end(self, code: int, reason: str) -> None:
         self._forget_tokens()
         self._silence("link", "flush", "again", "token")
+        code = int(code)
         self._over = QuoteError(code, reason)
         self._wishes.ended(self._over)
         self._set_state(State("closed", None, code, reason))

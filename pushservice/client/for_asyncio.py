@@ -14,9 +14,8 @@ import logging
 import random
 import ssl
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, Unpack
 
 import websockets.asyncio.client
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
@@ -33,11 +32,13 @@ from pushservice.client.conversation import (
 )
 from pushservice.client.events import Event, QuoteError, State
 from pushservice.client.mailbox import Mailbox
-from pushservice.client.options import Options, Token
+from pushservice.client.options import Options, Settings
 from pushservice.client.refusals import (
     MAX_MESSAGE,
+    NO_CODE,
     TLS_FAILED,
     in_words,
+    no_tls,
     retry_after,
     told_by,
     untrusted,
@@ -48,9 +49,9 @@ from pushservice.wire import JSON_SUBPROTOCOL
 ROOM: Final = 1000
 _GOODBYE_SECONDS: Final = 2.0
 
-_log = logging.getLogger("quotepush.client")
+_log = logging.getLogger("pushservice.client")
 # At the level of debugging, websockets writes every message to its log, tokens too.
-_silent = logging.getLogger("quotepush.client.websockets")
+_silent = logging.getLogger("pushservice.client.websockets")
 _silent.setLevel(logging.WARNING)
 
 _E = TypeVar("_E")
@@ -322,6 +323,8 @@ class Quotes:
         except ConnectionClosed as closed:
             if closed.rcvd is not None:
                 code, reason = closed.rcvd.code, closed.rcvd.reason
+                if code == NO_CODE:
+                    code = 1006
             elif closed.sent is not None:
                 reason = f"this client closed: {closed.sent.reason or closed.sent.code}"
         except Exception:  # noqa: BLE001 - the next link may do better
@@ -363,11 +366,10 @@ class Quotes:
                 retry_after(response.headers.get("Retry-After")),
             )
         elif isinstance(error, ssl.SSLCertVerificationError):
-            why = untrusted(options.host, error.verify_message, error.verify_code)
+            why = untrusted(options.host, error.verify_code, error.verify_message)
             self._core.failed(now, TLS_FAILED, why)
         elif isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
-            why = f"{options.place} does not speak TLS: is it ws:// in place of wss://?"
-            self._core.failed(now, TLS_FAILED, why)
+            self._core.failed(now, TLS_FAILED, no_tls(options.place))
         elif isinstance(error, InvalidHandshake | EOFError | OSError):
             self._core.lost(now, 1006, f"{options.place}: {in_words(error)}")
         else:
@@ -414,42 +416,13 @@ class Quotes:
         self._turn()
 
 
-def connect(
-    url: str,
-    *,
-    token: Token | None = None,
-    mode: Literal["auto", "raw"] = "auto",
-    interval: float = 0.0,
-    snapshot: bool = True,
-    ca: str | Path | None = None,
-    insecure: bool = False,
-    backoff: float = 0.5,
-    backoff_max: float = 30.0,
-    stable_after: float = 10.0,
-    connect_timeout: float = 15.0,
-    compression: bool = False,
-    room: int = ROOM,
-) -> Quotes:
+def connect(url: str, *, room: int = ROOM, **settings: Unpack[Settings]) -> Quotes:
     """A client to enter with ``async with``; it needs no daemon to be there yet.
 
     See Options for what can be said, and Quotes for `room`. Raises ValueError where that can't be
     right, and OSError where the file named by `ca` can't be read.
     """
-    options = Options(
-        url,
-        token=token,
-        mode=mode,
-        interval=interval,
-        snapshot=snapshot,
-        ca=ca,
-        insecure=insecure,
-        backoff=backoff,
-        backoff_max=backoff_max,
-        stable_after=stable_after,
-        connect_timeout=connect_timeout,
-        compression=compression,
-    )
-    return Quotes(options, room)
+    return Quotes(Options(url, **settings), room)
 
 
 def _trust(options: Options) -> ssl.SSLContext | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, TypedDict
 from urllib.parse import urlsplit
 
 from pushservice.commands import MAX_INTERVAL_MS
@@ -17,6 +17,23 @@ from pushservice.commands import MAX_INTERVAL_MS
 Why: TypeAlias = Literal["connect", "expiring", "refused"]
 #: A token; or what gives one when it is called, at once or by something that can be awaited.
 Token: TypeAlias = str | Callable[[Why], Any]
+
+
+class Settings(TypedDict, total=False):
+    """The options beside the address, as keywords; see Options."""
+
+    token: Token | None
+    mode: Literal["auto", "raw"]
+    interval: float
+    snapshot: bool
+    ca: str | Path | None
+    insecure: bool
+    backoff: float
+    backoff_max: float
+    stable_after: float
+    connect_timeout: float
+    compression: bool
+
 
 _RIGHT: Final = 'an address is "wss://HOST:PORT/", or "ws://HOST:PORT/" without TLS'
 _PORTS: Final = {"ws": 80, "wss": 443}

@@ -10,18 +10,38 @@ from typing import Final
 
 #: The close code for a failure of TLS, which is never sent (RFC 6455, section 7.4.1).
 TLS_FAILED: Final = 1015
+#: Stands for a close frame without a code: it says no more than a link that broke.
+NO_CODE: Final = 1005
 #: Bytes of a message that are taken from the server; it sends less, but for very large payloads.
 MAX_MESSAGE: Final = 64 * 1024 * 1024
 
-#: OpenSSL's reasons against a chain that an authority of one's own mends (verify errors).
-_UNKNOWN_AUTHORITY: Final = frozenset({18, 19, 20, 21})
+#: OpenSSL's number for a certificate that is not for the host (X509_V_ERR_HOSTNAME_MISMATCH).
+NOT_FOR_HOST: Final = 62
+#: Its reasons against a certificate that people meet (X509_verify_cert_error_string(3)).
+_UNKNOWN: Final = "it is signed by an authority that is not trusted; name yours with ca="
+_REASONS: Final = {
+    9: "it is not valid yet",
+    10: "it has expired",
+    18: "it is signed by itself; to trust it, name its file with ca=",
+    19: _UNKNOWN,
+    20: _UNKNOWN,
+    21: _UNKNOWN,
+    26: "it is not meant for servers",
+    NOT_FOR_HOST: "it is not for that name",
+    64: "it is not for that address",
+}
 _LONGEST: Final = 200
 
 
-def untrusted(host: str, why: str, error: int) -> str:
-    """What is wrong with a host's certificate, and what may be done; `error` is OpenSSL's."""
-    hint = "; name the authority with ca=" if error in _UNKNOWN_AUTHORITY else ""
-    return f"the certificate of {host} is refused: {why}{hint}"
+def untrusted(host: str, error: int, why: str = "") -> str:
+    """What is wrong with a host's certificate; `error` is OpenSSL's number, `why` its words."""
+    reason = _REASONS.get(error) or why or f"OpenSSL has error {error} against it"
+    return f"the certificate of {host} is refused: {reason}"
+
+
+def no_tls(place: str) -> str:
+    """That a port answers in something else than TLS."""
+    return f"{place} does not speak TLS: is it ws:// in place of wss://?"
 
 
 def told_by(body: bytes | bytearray | None) -> str:

@@ -111,7 +111,7 @@ FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 
 #: the floors of the Python client, from above, below the words that it shares with the daemon
 CLIENT_FLOORS = {
-    "faces": ["for_asyncio"],
+    "faces": ["for_asyncio", "for_twisted", "twisted_tls"],
     "core": ["conversation", "wishes", "mailbox"],
     "words": ["events", "options", "frames", "refusals"],
 }
@@ -278,6 +278,7 @@ def test_the_architecture_names_every_room_of_the_client():
             ("twisted", "websockets", "asyncio"),
         ),
         ("from pushservice.client import connect", ("twisted", "autobahn")),
+        ("from pushservice.client import QuoteService", ("websockets",)),
     ],
 )
 def test_a_face_of_the_client_brings_only_its_own_library(wanted, bad):
