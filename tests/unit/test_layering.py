@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ FLOORS = {
         "access",
         "sources",
         "development",
+        "client",
     ],
     "edges": [
         "websocket",
@@ -117,8 +119,30 @@ FLOORS = {
 ORDER = ["words", "core", "edges", "compose"]
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 
+#: the floors of the Python client, from above, below the words that it shares with the daemon
+CLIENT_FLOORS = {
+    "faces": ["for_asyncio", "for_twisted", "twisted_tls"],
+    "core": ["conversation", "wishes", "mailbox"],
+    "words": ["events", "options", "frames", "refusals"],
+}
+CLIENT_ORDER = ["words", "core", "faces"]
+CLIENT_FLOOR_OF = {room: floor for floor, rooms in CLIENT_FLOORS.items() for room in rooms}
+CLIENT_ONLY_IN = {
+    "websockets": {"for_asyncio"},
+    "asyncio": {"for_asyncio"},
+    "ssl": {"for_asyncio"},
+    "autobahn": {"for_twisted"},
+    "twisted": {"for_twisted", "twisted_tls"},
+    "OpenSSL": {"twisted_tls"},
+    "cryptography": {"twisted_tls"},
+    "service_identity": {"twisted_tls"},
+    "time": set(),
+    "socket": set(),
+}
+
 #: third-party packages and the only rooms that may import them
 ONLY_IN = {
+    "websockets": set(),
     "autobahn": {"websocket", "lean"},
     "txredisapi": {
         "redislink",
@@ -151,7 +175,12 @@ FORBIDDEN_BELOW = {"twisted", "autobahn", "txredisapi", "hiredis", "OpenSSL", "s
 
 def room_files() -> dict[str, Path]:
     files = {path.stem: path for path in PACKAGE.glob("*.py") if path.stem != "__init__"}
-    return files | {"web": PACKAGE / "web" / "__init__.py"}
+    return files | {name: PACKAGE / name / "__init__.py" for name in ("web", "client")}
+
+
+def client_files() -> dict[str, Path]:
+    found = (PACKAGE / "client").glob("*.py")
+    return {path.stem: path for path in found if path.stem != "__init__"}
 
 
 def imports_of(path: Path) -> set[str]:
@@ -171,8 +200,8 @@ def imports_of(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
-            if node.module == "pushservice":
-                found |= {f"pushservice.{alias.name}" for alias in node.names}
+            if node.module in ("pushservice", "pushservice.client"):
+                found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
@@ -212,6 +241,59 @@ def test_the_core_is_importable_without_twisted():
         "bad = [m for m in ('twisted', 'autobahn', 'txredisapi', 'OpenSSL') if m in sys.modules];"
         "sys.exit(' '.join(bad) or 0)"
     )
+    outcome = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert outcome.returncode == 0, outcome.stderr
+
+
+# -- the Python client ---------------------------------------------------------------------------
+
+
+def test_every_room_of_the_client_has_a_floor():
+    assert set(client_files()) == set(CLIENT_FLOOR_OF)
+
+
+@pytest.mark.parametrize("room", sorted(CLIENT_FLOOR_OF))
+def test_the_client_imports_its_own_rooms_below_and_of_the_daemon_the_words_alone(room):
+    mine = CLIENT_ORDER.index(CLIENT_FLOOR_OF[room])
+    for module in imports_of(client_files()[room]):
+        parts = module.split(".")
+        if parts[:2] == ["pushservice", "client"]:
+            if len(parts) == 2:
+                continue
+            assert CLIENT_ORDER.index(CLIENT_FLOOR_OF[parts[2]]) <= mine, f"{room}: {module}"
+        elif parts[0] == "pushservice" and len(parts) > 1:
+            assert FLOOR_OF[parts[1]] == "words", f"client/{room} imports {module}"
+        else:
+            assert room in CLIENT_ONLY_IN.get(parts[0], {room}), f"{parts[0]} is not for {room}"
+
+
+@pytest.mark.parametrize("room", sorted(CLIENT_FLOOR_OF))
+def test_a_room_of_the_client_says_what_it_is_for_and_what_it_must_not_know(room):
+    docstring = ast.get_docstring(ast.parse(client_files()[room].read_text("utf-8")))
+    assert docstring is not None
+    assert "Must not know" in docstring
+
+
+def test_the_architecture_names_every_room_of_the_client():
+    text = (PACKAGE.parent / "docs" / "architecture.rst").read_text("utf-8")
+    assert set(re.findall(r" client/(\w+)\.py ", text)) == set(CLIENT_FLOOR_OF)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "bad"),
+    [
+        (
+            "from pushservice.client import Quote, conversation",
+            ("twisted", "websockets", "asyncio"),
+        ),
+        ("from pushservice.client import connect", ("twisted", "autobahn")),
+        ("from pushservice.client import QuoteService", ("websockets",)),
+    ],
+)
+def test_a_face_of_the_client_brings_only_its_own_library(wanted, bad):
+    code = f"{wanted}; import sys; sys.exit(' '.join(m for m in {bad} if m in sys.modules) or 0)"
     outcome = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )

@@ -1,0 +1,455 @@
+"""The client for asyncio: ``async with connect(url) as quotes: async for event in quotes``.
+
+Must not know: the protocol, or when to connect; the conversation decides, this carries it out. The
+only user of the `websockets` package.
+
+A reader that is slower than the quotes is given the newest: see Quotes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import random
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar, Unpack
+
+import websockets.asyncio.client
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.typing import Subprotocol
+
+from pushservice.client.conversation import (
+    Answer,
+    AskToken,
+    Command,
+    Connect,
+    Conversation,
+    Hangup,
+    Send,
+)
+from pushservice.client.events import Event, QuoteError, State
+from pushservice.client.mailbox import Mailbox
+from pushservice.client.options import Options, Settings
+from pushservice.client.refusals import (
+    MAX_MESSAGE,
+    NO_CODE,
+    TLS_FAILED,
+    in_words,
+    no_tls,
+    retry_after,
+    told_by,
+    untrusted,
+)
+from pushservice.wire import JSON_SUBPROTOCOL
+
+#: Events that wait as they came before quotes are merged.
+ROOM: Final = 1000
+_GOODBYE_SECONDS: Final = 2.0
+
+_log = logging.getLogger("pushservice.client")
+# At the level of debugging, websockets writes every message to its log, tokens too.
+_silent = logging.getLogger("pushservice.client.websockets")
+_silent.setLevel(logging.WARNING)
+
+_E = TypeVar("_E")
+
+
+class _Link:
+    """One connection, or the attempt to make it."""
+
+    def __init__(self) -> None:
+        self.outgoing: asyncio.Queue[str] = asyncio.Queue()
+        self.socket: websockets.asyncio.client.ClientConnection | None = None
+        self.task: asyncio.Task[None] | None = None
+
+
+class Quotes:
+    """Live quotes: subscribe, then iterate over what comes; one reader at a time.
+
+    It connects when it is entered, and connects again whenever the link is lost, with the
+    subscriptions it had; each `State` tells how it stands. The iteration ends when it is left or
+    closed, and raises QuoteError when the server or a mistake ended it for good.
+
+    It reads on while the program is busy with an event. If more than `room` events wait, quotes are
+    merged: the newest of each symbol waits, and its `merged` says how many it stands for, so that
+    memory stays bounded and what is read next is what is true now. With mode "raw" nothing is
+    merged: it stops reading then, and the daemon closes a client that is too slow for that (4008).
+    """
+
+    def __init__(self, options: Options, room: int = ROOM) -> None:
+        """Raises ValueError or OSError if the file named by `ca` is no good."""
+        if room < 1:
+            raise ValueError(f"room is the number of events that may wait, from 1, not {room}")
+        self._options = options
+        self._trust = _trust(options)
+        self._core = Conversation(options, random.random)
+        self._mailbox = Mailbox(room, keep_all=options.mode == "raw")
+        self._link: _Link | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._asking: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._reader: asyncio.Future[None] | None = None
+        self._room_wanted: asyncio.Future[None] | None = None
+        self._finished = False
+
+    # -- what a program does -----------------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """How the connection stands, as in the last `State`, read or not."""
+        return self._core.state
+
+    @property
+    def symbols(self) -> list[str]:
+        """What is subscribed, or is to be once there is a connection."""
+        return self._core.wanted
+
+    async def subscribe(self, *symbols: str) -> dict[str, QuoteError]:
+        """Subscribe, over all connections to come; returns once the server has answered.
+
+        It waits for a connection as long as there is none. Returns the errors of the symbols that
+        were refused, by symbol; raises QuoteError if all were, or if the connection was closed for
+        good. A refused symbol is asked for again with each new connection or token, until it is
+        unsubscribed.
+        """
+        _check_symbols(symbols)
+        errors: dict[str, QuoteError] = await self._ask(
+            lambda now, done: self._core.subscribe(now, list(symbols), done)
+        )
+        return errors
+
+    async def unsubscribe(self, *symbols: str) -> None:
+        """Unsubscribe, or all where none is named; no quote of them is read after it returned."""
+        _check_symbols(symbols)
+        gone = set(symbols or self._core.wanted)
+        await self._ask(lambda now, done: self._core.unsubscribe(now, list(symbols) or None, done))
+        self._mailbox.forget(gone - set(self._core.wanted))
+        self._make_room()
+
+    async def ping(self) -> float:
+        """The round trip to the daemon in seconds; raises QuoteError if there is no connection."""
+        seconds: float = await self._ask(self._core.ping)
+        return seconds
+
+    async def served(self) -> list[str]:
+        """What the server has this connection subscribed to; raises QuoteError as `ping` does."""
+        symbols: list[str] = await self._ask(self._core.served)
+        return symbols
+
+    def only(self, *kinds: type[_E]) -> AsyncIterator[_E]:
+        """Iterate over the events of `kinds` alone: ``quotes.only(Quote)``; others are dropped."""
+        return self._only(kinds)
+
+    async def _only(self, kinds: tuple[type[_E], ...]) -> AsyncIterator[_E]:
+        async for event in self:
+            if isinstance(event, kinds):
+                yield event
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        while (event := self._mailbox.take()) is None:
+            if self._finished:
+                raise StopAsyncIteration
+            if self._core.over is not None:
+                self._finished = True
+                raise self._core.over
+            if self._reader is not None:
+                raise RuntimeError("somebody iterates already: one reader at a time")
+            self._reader = asyncio.get_running_loop().create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+        self._make_room()
+        return event
+
+    async def __aenter__(self) -> Self:
+        if self._finished or self._core.state != "closed":
+            raise RuntimeError("a client is entered once: call connect() for each")
+        self._core.open(self._now())
+        self._turn()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection and end the iteration; what was not read is dropped."""
+        self._finished = True
+        self._core.close(self._now())
+        self._turn()
+        self._mailbox.clear()
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+        if self._asking is not None:
+            self._asking.cancel()  # it is the user's, and may take its time
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    # -- the conversation's commands ---------------------------------------------------------------
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+    async def _ask(self, request: Any) -> Any:
+        """Make a request of the conversation; returns its outcome, or raises it."""
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: object) -> None:
+            if not answer.done():
+                answer.set_result(outcome)
+
+        request(self._now(), done)
+        self._turn()
+        outcome = await answer
+        if isinstance(outcome, QuoteError):
+            raise outcome
+        return outcome
+
+    def _turn(self) -> None:
+        """Do what the conversation wants after it was told something."""
+        for command in self._core.take_commands():
+            self._carry_out(command)
+        events = self._core.take_events()
+        if events:
+            self._mailbox.put(events)
+            self._note(events)
+            if self._reader is not None and not self._reader.done():
+                self._reader.set_result(None)
+        self._make_room()
+        self._arm()
+
+    def _carry_out(self, command: Command) -> None:
+        match command:
+            case Send(text):
+                if self._link is not None:
+                    self._link.outgoing.put_nowait(text)
+            case Answer(done, outcome):
+                done(outcome)
+            case Connect():
+                self._link = _Link()
+                self._link.task = self._start(self._run(self._link))
+            case Hangup(politely):
+                link, self._link = self._link, None
+                if link is not None:
+                    self._start(self._hang_up(link, politely=politely))
+            case AskToken(number, why):
+                self._asking = self._start(self._ask_token(number, why))
+
+    def _start(self, work: Any) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _arm(self) -> None:
+        deadline = self._core.deadline
+        if self._timer is not None:
+            if self._timer.when() == deadline and not self._timer.cancelled():
+                return
+            self._timer.cancel()
+            self._timer = None
+        if deadline is not None:
+            self._timer = asyncio.get_running_loop().call_at(deadline, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        # A loop may call a little early: what was due then would be put off for ever.
+        deadline = self._core.deadline
+        self._core.tick(self._now() if deadline is None else max(deadline, self._now()))
+        self._turn()
+
+    def _note(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if isinstance(event, State):
+                _log.info(
+                    "%s: %s%s%s",
+                    self._options.place,
+                    event.name,
+                    "" if event.delay is None else f" for {event.delay:.1f} s",
+                    f": {event.reason} ({event.code})" if event.code is not None else "",
+                )
+
+    # -- connections -------------------------------------------------------------------------------
+
+    async def _run(self, link: _Link) -> None:
+        try:
+            socket = link.socket = await websockets.asyncio.client.connect(
+                self._options.url,
+                ssl=self._trust,
+                subprotocols=[Subprotocol(JSON_SUBPROTOCOL)],
+                compression="deflate" if self._options.compression else None,
+                proxy=None,
+                open_timeout=None,  # the conversation has one for all until the welcome
+                ping_interval=None,  # it watches the daemon's heartbeats
+                close_timeout=_GOODBYE_SECONDS,
+                max_size=MAX_MESSAGE,
+                logger=_silent,
+            )
+        except Exception as error:  # noqa: BLE001 - whatever it is, there is no connection
+            if self._link is link:
+                self._link = None
+                self._could_not_connect(error)
+                self._turn()
+            return
+        writing = asyncio.get_running_loop().create_task(self._write(link, socket))
+        try:
+            await self._read(link, socket)
+        finally:
+            writing.cancel()
+
+    async def _read(self, link: _Link, socket: websockets.asyncio.client.ClientConnection) -> None:
+        code, reason = 1006, ""
+        try:
+            while True:
+                message = await socket.recv(decode=False)
+                if self._link is not link:
+                    return  # it was hung up
+                self._core.received(self._now(), message)
+                self._turn()
+                if self._is_stuffed():
+                    await self._wait_for_room()
+        except ConnectionClosed as closed:
+            if closed.rcvd is not None:
+                code, reason = closed.rcvd.code, closed.rcvd.reason
+                if code == NO_CODE:
+                    code = 1006
+            elif closed.sent is not None:
+                reason = f"this client closed: {closed.sent.reason or closed.sent.code}"
+        except Exception:  # noqa: BLE001 - the next link may do better
+            _log.exception("the link is given up over an error of this client")
+            reason = "an error of this client"
+            socket.transport.abort()
+        if self._link is link:
+            self._link = None
+            self._core.lost(self._now(), code, reason)
+            self._turn()
+
+    @staticmethod
+    async def _write(link: _Link, socket: websockets.asyncio.client.ClientConnection) -> None:
+        try:
+            while True:
+                await socket.send(await link.outgoing.get())
+        except ConnectionClosed:
+            return  # the reader hears of it too, and tells
+
+    async def _hang_up(self, link: _Link, *, politely: bool) -> None:
+        assert link.task is not None
+        link.task.cancel()
+        await asyncio.wait([link.task])
+        if link.socket is None:
+            return
+        if politely:
+            await link.socket.close()
+        else:
+            link.socket.transport.abort()
+
+    def _could_not_connect(self, error: Exception) -> None:
+        now, options = self._now(), self._options
+        if isinstance(error, InvalidStatus):
+            response = error.response
+            self._core.refused(
+                now,
+                response.status_code,
+                told_by(response.body),
+                retry_after(response.headers.get("Retry-After")),
+            )
+        elif isinstance(error, ssl.SSLCertVerificationError):
+            why = untrusted(options.host, error.verify_code, error.verify_message)
+            self._core.failed(now, TLS_FAILED, why)
+        elif isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+            self._core.failed(now, TLS_FAILED, no_tls(options.place))
+        elif isinstance(error, InvalidHandshake | EOFError | OSError):
+            self._core.lost(now, 1006, f"{options.place}: {in_words(error)}")
+        else:
+            _log.error("no connection, by an error of this client", exc_info=error)
+            self._core.failed(now, 1006, f"an error of this client: {error!r}")
+
+    # -- a reader that is slow ---------------------------------------------------------------------
+
+    def _is_stuffed(self) -> bool:
+        # An answer is waited for by the very program that should read: it has to come through.
+        raw = self._options.mode == "raw"
+        return raw and self._mailbox.full and not self._core.awaits_answers
+
+    async def _wait_for_room(self) -> None:
+        self._core.listening = False
+        self._room_wanted = asyncio.get_running_loop().create_future()
+        try:
+            await self._room_wanted
+        finally:
+            self._room_wanted = None
+            self._core.listening = True
+            self._core.heard(self._now())
+
+    def _make_room(self) -> None:
+        wanted = self._room_wanted
+        if wanted is not None and not wanted.done() and not self._is_stuffed():
+            wanted.set_result(None)
+
+    # -- tokens ------------------------------------------------------------------------------------
+
+    async def _ask_token(self, number: int, why: str) -> None:
+        ask: Any = self._options.token
+        token = None
+        try:
+            token = ask(why)
+            if inspect.isawaitable(token):
+                token = await token
+            if not isinstance(token, str) or not token:
+                token = None
+                raise TypeError("the token function gave no token")
+        except Exception:  # noqa: BLE001 - it is the user's, and is called again
+            _log.exception("no token from the token function; it is called again")
+        self._core.token_came(self._now(), number, token)
+        self._turn()
+
+
+def connect(url: str, *, room: int = ROOM, **settings: Unpack[Settings]) -> Quotes:
+    """A client to enter with ``async with``; it needs no daemon to be there yet.
+
+    See Options for what can be said, and Quotes for `room`. Raises ValueError where that can't be
+    right, and OSError where the file named by `ca` can't be read.
+    """
+    return Quotes(Options(url, **settings), room)
+
+
+def _trust(options: Options) -> ssl.SSLContext | None:
+    if not options.secure:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # A certificate speaks of hosts in its subjectAltName, and nowhere else.
+    context.hostname_checks_common_name = False
+    if options.insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif options.ca is None:
+        context.load_default_certs()
+    else:
+        try:
+            context.load_verify_locations(options.ca)
+        except ssl.SSLError:
+            raise ValueError(f"ca: {options.ca} holds no certificates in PEM") from None
+        except OSError as error:
+            raise OSError(error.errno, f"ca: {error.strerror}", str(options.ca)) from None
+    return context
+
+
+def _check_symbols(symbols: Sequence[str]) -> None:
+    for symbol in symbols:
+        if not isinstance(symbol, str):
+            raise TypeError(
+                f'symbols are texts, one an argument: subscribe("AAPL", "MSFT"), not {symbol!r:.40}'
+            )

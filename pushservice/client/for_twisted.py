@@ -1,0 +1,520 @@
+"""The client for Twisted: QuoteService, which tells each event to a callback.
+
+Must not know: the protocol, or when to connect; the conversation decides, this carries it out. The
+client's only user of Autobahn.
+
+Callbacks are called while the reactor waits: with slow ones the socket is not read, and the daemon
+merges the quotes, so that memory stays bounded.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Callable
+from typing import Any, Final, TypeVar, Unpack
+
+from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
+from autobahn.websocket.compress import (
+    PerMessageDeflateOffer,
+    PerMessageDeflateResponse,
+    PerMessageDeflateResponseAccept,
+)
+from OpenSSL import SSL
+from twisted.application.service import Service
+from twisted.internet import defer
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from pushservice.client.conversation import (
+    Answer,
+    AskToken,
+    Command,
+    Connect,
+    Conversation,
+    Hangup,
+    Send,
+)
+from pushservice.client.events import Event, QuoteError, State
+from pushservice.client.options import Options, Settings
+from pushservice.client.refusals import MAX_MESSAGE, TLS_FAILED, no_tls, retry_after, told_by
+from pushservice.client.twisted_tls import Trust, Untrusted
+from pushservice.wire import JSON_SUBPROTOCOL
+
+_GOODBYE_SECONDS: Final = 2.0
+#: bytes of a refusal's body that are waited for
+_MAX_BODY: Final = 4096
+_BROKEN: Final = 1006
+
+_E = TypeVar("_E")
+Callback = Callable[[_E], Any]
+
+
+class QuoteService(Service):
+    """Live quotes: subscribe, and each event is told to `on_event` and to the callbacks of `on`.
+
+    It connects when it is started, and connects again whenever the link is lost, with the
+    subscriptions it had; each `State` tells how it stands. `reactor` is Twisted's, or what provides
+    IReactorTime beside connections by name; a callback may be a coroutine function. What a callback
+    raises is logged, and the link lives on.
+
+    Raises ValueError where an option can't be right (see Options), and OSError where the file named
+    by `ca` can't be read.
+    """
+
+    _log = Logger("pushservice.client")
+
+    def __init__(
+        self,
+        reactor: Any,
+        url: str,
+        on_event: Callback[Event] | None = None,
+        **settings: Unpack[Settings],
+    ) -> None:
+        self._reactor = reactor
+        self._clock: IReactorTime = reactor
+        self._options = options = Options(url, **settings)
+        self._core = Conversation(options, random.random)
+        self._endpoint: IStreamClientEndpoint = HostnameEndpoint(
+            reactor, options.host, options.port
+        )
+        if options.secure:
+            self._endpoint = wrapClientTLS(Trust(options), self._endpoint, reactor)
+        self._factory = _factory(options, reactor)
+        self._callbacks: dict[type[Any], list[Callback[Any]]] = {}
+        if on_event is not None:
+            self._callbacks[object] = [on_event]
+        self._link: _Link | None = None
+        self._links: set[_Link] = set()
+        self._stopping: list[defer.Deferred[None]] = []
+        self._asking: defer.Deferred[Any] | None = None
+        self._timer: IDelayedCall | None = None
+        self._armed: float | None = None
+        self._turning = False
+
+    # -- what a program does -----------------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """How the connection stands, as in the last `State`."""
+        return self._core.state
+
+    @property
+    def symbols(self) -> list[str]:
+        """What is subscribed, or is to be once there is a connection."""
+        return self._core.wanted
+
+    def on(self, kind: type[_E], callback: Callback[_E]) -> Callable[[], None]:
+        """Call `callback` with each event of `kind`; returns what ends that."""
+        callbacks = self._callbacks.setdefault(kind, [])
+        callbacks.append(callback)
+
+        def stop() -> None:
+            if callback in callbacks:
+                callbacks.remove(callback)
+
+        return stop
+
+    def subscribe(self, *symbols: str) -> defer.Deferred[dict[str, QuoteError]]:
+        """Subscribe, over all connections to come; fires once the server has answered.
+
+        It waits for a connection as long as there is none, before the service is started too. Gives
+        the errors of the symbols that were refused, by symbol; fails with QuoteError if all were,
+        or if the connection was closed for good. A refused symbol is asked for again with each new
+        connection or token, until it is unsubscribed.
+        """
+        _check_symbols(symbols)
+        return self._ask(lambda now, done: self._core.subscribe(now, list(symbols), done))
+
+    def unsubscribe(self, *symbols: str) -> defer.Deferred[None]:
+        """Unsubscribe, or all where none is named; no quote of them comes from now on."""
+        _check_symbols(symbols)
+        return self._ask(
+            lambda now, done: self._core.unsubscribe(now, list(symbols) or None, done)
+        ).addCallback(lambda _: None)
+
+    def ping(self) -> defer.Deferred[float]:
+        """The round trip to the daemon in seconds; fails with QuoteError without a connection."""
+        return self._ask(self._core.ping)
+
+    def served(self) -> defer.Deferred[list[str]]:
+        """What the server has this connection subscribed to; fails with QuoteError as `ping`."""
+        return self._ask(self._core.served)
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]  # Twisted's
+        self._core.open(self._clock.seconds())
+        self._turn()
+
+    def stopService(self) -> defer.Deferred[None]:
+        """Close the connection; fires when it is gone. It may be started again."""
+        super().stopService()  # type: ignore[no-untyped-call]  # Twisted's
+        if self._asking is not None:
+            self._asking.cancel()
+        self._core.close(self._clock.seconds())
+        stopped: defer.Deferred[None] = defer.Deferred()
+        self._stopping.append(stopped)
+        self._turn()
+        return stopped
+
+    # -- the conversation's commands ---------------------------------------------------------------
+
+    def _ask(self, request: Callable[[float, Callable[[Any], None]], None]) -> defer.Deferred[Any]:
+        answer: defer.Deferred[Any] = defer.Deferred()
+
+        def done(outcome: object) -> None:
+            if not answer.called:
+                answer.callback(Failure(outcome) if isinstance(outcome, QuoteError) else outcome)
+
+        request(self._clock.seconds(), done)
+        self._turn()
+        return answer
+
+    def _turn(self) -> None:
+        """Do what the conversation wants after it was told something, and what comes of that."""
+        if self._turning:
+            return  # a callback of ours asked for something: the turn that called it goes on
+        self._turning = True
+        try:
+            while True:
+                commands, events = self._core.take_commands(), self._core.take_events()
+                if not commands and not events:
+                    break
+                answers = [command for command in commands if isinstance(command, Answer)]
+                for command in commands:
+                    self._carry_out(command)
+                for event in events:
+                    self._tell(event)
+                for answer in answers:
+                    answer.done(answer.outcome)
+        finally:
+            self._turning = False
+        self._arm()
+        self._tell_stopped()
+
+    def _carry_out(self, command: Command) -> None:
+        match command:
+            case Send(text):
+                if self._link is not None:
+                    self._link.say(text)
+            case Answer():
+                pass  # it is told after the events
+            case Connect():
+                self._link = _Link(self)
+                self._links.add(self._link)
+                self._link.open(self._endpoint, self._factory)
+            case Hangup(politely):
+                link, self._link = self._link, None
+                if link is not None:
+                    link.hang_up(politely=politely)
+            case AskToken(number, why):
+                self._ask_token(number, why)
+
+    def _tell(self, event: Event) -> None:
+        if isinstance(event, State):
+            self._log.info(
+                "{place}: {state}{reason}",
+                place=self._options.place,
+                state=event.name,
+                reason=f": {event.reason} ({event.code})" if event.code is not None else "",
+            )
+        elif not self.running:
+            return  # a callback stopped the service in the middle of a message
+        for kind in (type(event), object):
+            for callback in (*self._callbacks.get(kind, ()),):
+                try:
+                    result = callback(event)
+                    if inspect.iscoroutine(result):
+                        result = defer.Deferred.fromCoroutine(result)
+                    if isinstance(result, defer.Deferred):
+                        result.addErrback(self._report)
+                except Exception:  # noqa: BLE001 - it is the user's, and the link lives on
+                    self._report(Failure())
+
+    def _report(self, failure: Failure) -> None:
+        self._log.failure("a callback failed", failure)
+
+    def _arm(self) -> None:
+        deadline = self._core.deadline
+        if deadline == self._armed:
+            return
+        self._armed = deadline
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if deadline is not None:
+            wait = max(0.0, deadline - self._clock.seconds())
+            self._timer = self._clock.callLater(wait, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        deadline, self._armed = self._armed, None
+        now = self._clock.seconds()
+        self._core.tick(now if deadline is None else max(now, deadline))
+        self._turn()
+
+    # -- what links tell ---------------------------------------------------------------------------
+
+    def heard(self, link: _Link, message: bytes) -> None:
+        """A message came."""
+        if link is self._link:
+            self._core.received(self._clock.seconds(), message)
+            self._turn()
+
+    def ended(self, link: _Link, tell: Callable[[Conversation, float], None]) -> None:
+        """A connection is gone, or was never made; `tell` says how."""
+        self._links.discard(link)
+        if link is self._link:
+            self._link = None
+            tell(self._core, self._clock.seconds())
+            self._turn()
+        self._tell_stopped()
+
+    def _tell_stopped(self) -> None:
+        if not self._links and not self._turning:
+            stopping, self._stopping = self._stopping, []
+            for stopped in stopping:
+                stopped.callback(None)
+
+    @property
+    def clock(self) -> IReactorTime:
+        """What links take their time-outs from."""
+        return self._clock
+
+    @property
+    def place(self) -> str:
+        """The address, for people."""
+        return self._options.place
+
+    # -- tokens ------------------------------------------------------------------------------------
+
+    def _ask_token(self, number: int, why: str) -> None:
+        ask: Any = self._options.token
+
+        async def token() -> Any:
+            given = ask(why)
+            if isinstance(given, defer.Deferred) or inspect.isawaitable(given):
+                given = await given
+            if not isinstance(given, str) or not given:
+                raise TypeError("the token function gave no token")
+            return given
+
+        def failed(failure: Failure) -> None:
+            if not failure.check(defer.CancelledError):
+                self._log.failure("no token from the token function; it is called again", failure)
+
+        def came(given: str | None) -> None:
+            self._asking = None
+            self._core.token_came(self._clock.seconds(), number, given)
+            self._turn()
+
+        self._asking = defer.Deferred.fromCoroutine(token())
+        self._asking.addErrback(failed).addCallback(came)
+
+
+class _Link:
+    """One connection, or the attempt to make it."""
+
+    def __init__(self, service: QuoteService) -> None:
+        self.service = service
+        self._attempt: defer.Deferred[Any] | None = None
+        self._protocol: _Protocol | None = None
+
+    def open(self, endpoint: IStreamClientEndpoint, factory: _Factory) -> None:
+        self._attempt = endpoint.connect(_OfLink(self, factory))
+        self._attempt.addErrback(self._could_not_connect)
+
+    def made(self, protocol: _Protocol) -> None:
+        """TCP stands; TLS and the handshake follow."""
+        self._protocol = protocol
+
+    def say(self, text: str) -> None:
+        if self._protocol is not None:
+            self._protocol.sendMessage(text.encode())
+
+    def hang_up(self, *, politely: bool) -> None:
+        if self._protocol is not None:
+            self._protocol.leave(politely=politely)
+        elif self._attempt is not None:
+            self._attempt.cancel()
+
+    def _could_not_connect(self, failure: Failure) -> None:
+        if self._protocol is None:
+            reason = f"{self.service.place}: {failure.getErrorMessage()}"
+            self.service.ended(self, lambda core, now: core.lost(now, _BROKEN, reason))
+
+
+class _Silent:
+    """In place of Autobahn's logger, which writes all that is sent when it is told to debug."""
+
+    @staticmethod
+    def debug(*args: object, **values: object) -> None:
+        """Say nothing."""
+
+    trace = info = warn = error = failure = debug
+
+
+# Autobahn annotates its attributes by their first value, which forbids the defaults below.
+_UntypedProtocol: Any = WebSocketClientProtocol
+_UntypedFactory: Any = WebSocketClientFactory
+
+
+class _Protocol(_UntypedProtocol):  # type: ignore[misc]  # the boundary to Autobahn
+    """Autobahn's client protocol, which tells its link what a conversation wants to know."""
+
+    transport: Any
+    data: bytes
+    log = _Silent()
+    # Autobahn's reads it before it is set, and hides the error.
+    tcpNoDelay = True
+
+    def __init__(self, link: _Link) -> None:
+        super().__init__()
+        self._link = link
+        self._goodbye: IDelayedCall | None = None
+        self._refusal: tuple[int, str | None] | None = None
+        self._body = b""
+        self._fault = ""
+
+    def connectionMade(self) -> None:
+        self._link.made(self)
+        super().connectionMade()
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._refusal is None:
+            self._dataReceived(data)
+        else:
+            self._take_body(data)
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        self._link.service.heard(self._link, payload)
+
+    def onCloseFrame(self, code: int | None, reasonRaw: bytes | None) -> Any:
+        self._limit_goodbye()
+        return super().onCloseFrame(code, reasonRaw)
+
+    def leave(self, *, politely: bool) -> None:
+        """End the connection."""
+        if politely and self.state == self.STATE_OPEN:
+            self.sendClose(1000)
+            self._limit_goodbye()
+        elif self.transport is not None:
+            self.transport.abortConnection()
+
+    def _limit_goodbye(self) -> None:
+        # Autobahn's own time-outs are kept by the global reactor, and outlive the connection.
+        if self._goodbye is None:
+            self._goodbye = self._link.service.clock.callLater(
+                _GOODBYE_SECONDS, self.transport.abortConnection
+            )
+
+    def failHandshake(self, reason: str) -> None:
+        """The server's answer to the handshake is none that opens a connection."""
+        words = self.http_status_line.split()
+        if len(words) > 1 and words[1].isdecimal() and words[1] != "101":
+            self._refusal = (int(words[1]), self.http_headers.get("retry-after"))
+            self._take_body(self.data.partition(b"\r\n\r\n")[2])
+        else:
+            self._fault = reason
+            self.transport.abortConnection()
+
+    def _take_body(self, data: bytes) -> None:
+        # It ends with the connection, as the server was not asked to keep that.
+        self._body += data
+        length = self.http_headers.get("content-length", "")
+        whole = int(length) if length.isdecimal() else _MAX_BODY
+        if len(self._body) >= min(whole, _MAX_BODY):
+            self.transport.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._goodbye is not None and self._goodbye.active():
+            self._goodbye.cancel()
+        self._connectionLost(reason)
+        self._link.service.ended(self._link, self._how_it_ended(reason))
+
+    def _how_it_ended(self, reason: Failure) -> Callable[[Conversation, float], None]:
+        error, place = reason.value, self._link.service.place
+        if self._refusal is not None:
+            status, header = self._refusal
+            text, wait = told_by(self._body), retry_after(header)
+            return lambda core, now: core.refused(now, status, text, wait)
+        if isinstance(error, Untrusted):
+            return lambda core, now: core.failed(now, TLS_FAILED, str(error))
+        if isinstance(error, SSL.Error):
+            words = _words_of(error)
+            if "wrong version number" in words:
+                return lambda core, now: core.failed(now, TLS_FAILED, no_tls(place))
+            return lambda core, now: core.lost(now, _BROKEN, f"{place}: TLS: {words}")
+        code = self.remoteCloseCode
+        text = (
+            self.remoteCloseReason
+            or self._fault
+            or (self.wasNotCleanReason if code is None else "")
+        )
+        return lambda core, now: core.lost(now, code, text or "")
+
+
+def _words_of(error: SSL.Error) -> str:
+    """OpenSSL's errors are tuples, of which the last part tells."""
+    if error.args and isinstance(error.args[0], list):
+        return ", ".join(str(entry[-1]) for entry in error.args[0])
+    return str(error)
+
+
+class _Factory(_UntypedFactory):  # type: ignore[misc]  # the boundary to Autobahn
+    """Autobahn's factory, for the options it holds."""
+
+    log = _Silent()
+
+
+class _OfLink(Factory):
+    """Makes the one protocol of a link."""
+
+    noisy = False
+
+    def __init__(self, link: _Link, options: _Factory) -> None:
+        self._link = link
+        self._options = options
+
+    def buildProtocol(self, addr: object) -> Any:
+        protocol = _Protocol(self._link)
+        protocol.factory = self._options
+        return protocol
+
+
+def _factory(options: Options, reactor: Any) -> _Factory:
+    factory = _Factory(options.url, protocols=[JSON_SUBPROTOCOL], reactor=reactor)
+    factory.setProtocolOptions(
+        # The conversation has its own limits of time.
+        openHandshakeTimeout=0,
+        closeHandshakeTimeout=0,
+        serverConnectionDropTimeout=0,
+        autoPingInterval=0,
+        # msgspec finds what is no UTF-8, in no time of its own.
+        utf8validateIncoming=False,
+        maxFramePayloadSize=MAX_MESSAGE,
+        maxMessagePayloadSize=MAX_MESSAGE,
+    )
+    if options.compression:
+        factory.setProtocolOptions(
+            perMessageCompressionOffers=[PerMessageDeflateOffer()],
+            perMessageCompressionAccept=_accept_compression,
+        )
+    return factory
+
+
+def _accept_compression(response: Any) -> Any:
+    if isinstance(response, PerMessageDeflateResponse):
+        return PerMessageDeflateResponseAccept(response)
+    return None
+
+
+def _check_symbols(symbols: tuple[str, ...]) -> None:
+    for symbol in symbols:
+        if not isinstance(symbol, str):
+            raise TypeError(
+                f'symbols are texts, one an argument: subscribe("AAPL", "MSFT"), not {symbol!r:.40}'
+            )
