@@ -59,6 +59,7 @@ FLOORS = {
         "questions",
         "insight",
         "vitals",
+        "console",
         "ports",
         "balance",
         "tally",
