@@ -32,7 +32,10 @@ setup(
     # Written out, so that an editable install maps the plugin's directory too.
     package_dir={"": "."},
     # With the whole npm package of the client; the daemon serves one file of it.
-    package_data={"pushservice": ["py.typed"], "pushservice.web": ["index.html", "client/*"]},
+    package_data={
+        "pushservice": ["py.typed"],
+        "pushservice.web": ["*.html", "*.js", "client/*"],
+    },
     # Optional twice: no compiler is no error here, and outlet.py does without it.
     ext_modules=[Extension("pushservice._fanout", ["pushservice/_fanout.c"], optional=True)],
     entry_points={"console_scripts": ["quotepush = pushservice.cli:main"]},

@@ -137,10 +137,11 @@ def test_the_wheel_holds_the_package_its_data_and_the_plugin_and_nothing_of_twis
         names = set(archive.namelist())
         (entry,) = (name for name in names if name.endswith(".dist-info/METADATA"))
         metadata = archive.read(entry).decode()
-    client = {path.name for path in (ROOT / "pushservice" / "web" / "client").iterdir()}
-    data = {"pushservice/web/index.html", "pushservice/py.typed"}
-    data |= {f"pushservice/web/client/{name}" for name in client}
-    assert "quotepush.js" in client
+    web = ROOT / "pushservice" / "web"
+    data = {f"pushservice/web/{path.name}" for path in web.glob("*.*") if path.suffix != ".py"}
+    data |= {f"pushservice/web/client/{path.name}" for path in (web / "client").iterdir()}
+    data |= {"pushservice/py.typed"}
+    assert {"pushservice/web/client/quotepush.js", "pushservice/web/console.html"} <= data
     assert data <= names
     modules = {f"pushservice/{path.name}" for path in (ROOT / "pushservice").glob("*.py")}
     assert modules <= names

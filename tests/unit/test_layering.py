@@ -70,6 +70,7 @@ FLOORS = {
         "exposition",
         "insight",
         "vitals",
+        "console",
         "ports",
         "balance",
         "tally",
