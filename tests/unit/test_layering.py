@@ -101,6 +101,7 @@ FLOORS = {
         "channels",
         "origins",
         "credentials",
+        "deflate",
         "metrics",
     ],
 }
