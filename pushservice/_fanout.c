@@ -3,10 +3,11 @@
  * Must not know: quotes, or which client a descriptor belongs to. Optional: outlet.py does the same
  * in Python where this is not built. Plain CPython API, Python 3.11 and later, no dependency.
  *
- * A turn of one client is a list of pieces. Where its codec joins them they become one text frame
- * with a JSON array (RFC 6455, section 5.2), as JsonCodec.frames makes it; otherwise each piece is a
- * frame already. Clients whose pieces are the very same objects share the bytes. For TLS the OpenSSL
- * that pyOpenSSL has loaded is called, by the addresses given, so that one OpenSSL serves both.
+ * A turn of one client is a list of pieces. How its codec joins them is one of wire.Joint: each is a
+ * frame already; or they become one text frame with a JSON array (RFC 6455, section 5.2), as
+ * JsonCodec.frames makes it; or the same in DEFLATE blocks, as DeflatedJson.frames does. Clients
+ * whose pieces are the very same objects share the bytes. For TLS the OpenSSL that pyOpenSSL has
+ * loaded is called, by the addresses given, so that one OpenSSL serves both.
  */
 
 #define PY_SSIZE_T_CLEAN
@@ -43,6 +44,33 @@ send_now(int descriptor, const char *data, Py_ssize_t length)
     }
 }
 
+/* The numbers of wire.Joint, and one that is none of them: what pieces become that are joined as
+ * DEFLATED but of which none is compressed. */
+enum { FRAMES = 0, ARRAY = 1, DEFLATED = 2, UNWRAPPED = 3 };
+
+/* What stands around the pieces of a turn: the frame's first byte (none where it is 0), what comes
+ * before, between and after them, and how many bytes of each piece are left out, before and after. */
+static const struct layout {
+    unsigned char first;
+    unsigned char before, between, after;
+    unsigned char skip_before, skip_after;
+    const char *opening, *comma, *closing;
+} layouts[] = {
+    [FRAMES] = {0, 0, 0, 0, 0, 0, "", "", ""},
+    [ARRAY] = {0x81, 1, 1, 1, 0, 0, "[", ",", "]"},
+    [DEFLATED] = {0xC1, 6, 5, 6, 0, 0, "\x00\x01\x00\xfe\xff[", "\x01\x00\xfe\xff,",
+                  "\x01\x00\xfe\xff]\x00"},
+    [UNWRAPPED] = {0x81, 1, 1, 1, 5, 1, "[", ",", "]"},
+};
+
+/* Whether a piece is one stored block (RFC 1951, section 3.2.4) and the first byte of another, as
+ * deflate.stored makes it. */
+static int
+is_stored(const unsigned char *piece, size_t size)
+{
+    return size >= 6 && piece[0] == 0 && (size_t)(piece[1] | piece[2] << 8) == size - 6;
+}
+
 /* The bytes of the turn that was framed last, and the pieces that they carry: borrowed, and valid
  * only within one call of send_plain or send_tls. */
 static struct {
@@ -52,7 +80,7 @@ static struct {
     PyObject **pieces;
     Py_ssize_t count;
     size_t pieces_capacity;
-    int joined;
+    int joint;
 } framed;
 
 enum { KEEP_CAPACITY = 4 * 1024 * 1024, LONGEST_HEAD = 10 };
@@ -74,11 +102,11 @@ reserve(void **memory, size_t *capacity, size_t wanted)
     return 1;
 }
 
-/* The head of an unmasked final text frame, as wire.frame_head makes it. */
+/* The head of an unmasked final frame, as wire.frame_head makes it. */
 static size_t
-put_head(unsigned char *to, size_t length)
+put_head(unsigned char *to, unsigned char first, size_t length)
 {
-    to[0] = 0x81;
+    to[0] = first;
     if (length < 126) {
         to[1] = (unsigned char)length;
         return 2;
@@ -95,16 +123,29 @@ put_head(unsigned char *to, size_t length)
     return 10;
 }
 
+static char *
+put(char *to, const char *from, size_t size)
+{
+    memcpy(to, from, size);
+    return to + size;
+}
+
 /* Fill `framed` from a list of pieces; false on a Python error. */
 static int
-frame_turn(PyObject *pieces, int joined)
+frame_turn(PyObject *pieces, int joint)
 {
+    const struct layout *layout;
+    int all_stored = joint == DEFLATED;
     Py_ssize_t count = PyList_GET_SIZE(pieces);
     PyObject **items = ((PyListObject *)pieces)->ob_item;
     size_t length = 0;
     char *to;
 
-    if (count == framed.count && joined == framed.joined && count > 0 &&
+    if (joint < FRAMES || joint > DEFLATED) {
+        PyErr_SetString(PyExc_ValueError, "pieces are not joined in this way");
+        return 0;
+    }
+    if (count == framed.count && joint == framed.joint && count > 0 &&
         memcmp(items, framed.pieces, (size_t)count * sizeof *items) == 0)
         return 1;
     framed.count = 0;
@@ -113,31 +154,35 @@ frame_turn(PyObject *pieces, int joined)
             PyErr_SetString(PyExc_TypeError, "a piece is bytes");
             return 0;
         }
-        length += (size_t)PyBytes_GET_SIZE(items[at]);
+        size_t size = (size_t)PyBytes_GET_SIZE(items[at]);
+        length += size;
+        if (all_stored)
+            all_stored = is_stored((const unsigned char *)PyBytes_AS_STRING(items[at]), size);
     }
-    if (joined)
-        length += (size_t)count + 1;
+    layout = &layouts[all_stored ? UNWRAPPED : joint];
+    length -= (size_t)count * (size_t)(layout->skip_before + layout->skip_after);
+    length += (size_t)layout->before + layout->after;
+    if (count > 0)
+        length += (size_t)(count - 1) * layout->between;
     if (!reserve((void **)&framed.data, &framed.capacity, length + LONGEST_HEAD) ||
         !reserve((void **)&framed.pieces, &framed.pieces_capacity, (size_t)count * sizeof *items))
         return 0;
     to = framed.data;
-    if (joined) {
-        to += put_head((unsigned char *)to, length);
-        *to++ = '[';
-    }
+    if (layout->first)
+        to += put_head((unsigned char *)to, layout->first, length);
+    to = put(to, layout->opening, layout->before);
     for (Py_ssize_t at = 0; at < count; at++) {
         size_t size = (size_t)PyBytes_GET_SIZE(items[at]);
-        if (joined && at > 0)
-            *to++ = ',';
-        memcpy(to, PyBytes_AS_STRING(items[at]), size);
-        to += size;
+        size -= (size_t)(layout->skip_before + layout->skip_after);
+        if (at > 0)
+            to = put(to, layout->comma, layout->between);
+        to = put(to, PyBytes_AS_STRING(items[at]) + layout->skip_before, size);
     }
-    if (joined)
-        *to++ = ']';
+    to = put(to, layout->closing, layout->after);
     framed.length = (size_t)(to - framed.data);
     memcpy(framed.pieces, items, (size_t)count * sizeof *items);
     framed.count = count;
-    framed.joined = joined;
+    framed.joint = joint;
     return 1;
 }
 
@@ -202,7 +247,7 @@ finish(struct outcome *outcome, PyObject *turns, int failed)
 
 /* The turn at `at`, framed and counted; false on a Python error. */
 static int
-take_turn(struct outcome *outcome, PyObject *turns, Py_ssize_t at, int joined)
+take_turn(struct outcome *outcome, PyObject *turns, Py_ssize_t at, int joint)
 {
     PyObject *pieces = PyList_GET_ITEM(turns, at);
 
@@ -210,9 +255,9 @@ take_turn(struct outcome *outcome, PyObject *turns, Py_ssize_t at, int joined)
         PyErr_SetString(PyExc_TypeError, "a turn is a list of pieces");
         return 0;
     }
-    if (!frame_turn(pieces, joined))
+    if (!frame_turn(pieces, joint))
         return 0;
-    outcome->frames += joined ? 1 : PyList_GET_SIZE(pieces);
+    outcome->frames += joint == FRAMES ? PyList_GET_SIZE(pieces) : 1;
     outcome->pieces += PyList_GET_SIZE(pieces);
     outcome->bytes += (Py_ssize_t)framed.length;
     return 1;
@@ -233,12 +278,12 @@ PyDoc_STRVAR(send_plain_doc,
 "send_plain(ways: list[tuple[int, int]], turns: list[list[bytes]])\n"
 "    -> tuple[int, int, int, list[tuple[int, bytes | None]] | None]\n\n"
 "Send each turn to the socket of the same index, without waiting, and empty it. A way is\n"
-"(descriptor, whether the pieces are joined). Returns frames, pieces and bytes, and None where the\n"
+"(descriptor, one of wire.Joint). Returns frames, pieces and bytes, and None where the\n"
 "kernel took all, else (index, the rest) for each that it did not; the rest is None where the\n"
 "connection is broken.");
 
 static PyObject *
-send_plain(PyObject *self, PyObject *args)
+send_plain(PyObject *Py_UNUSED(self), PyObject *args)
 {
     PyObject *ways, *turns;
     struct outcome outcome = {0, 0, 0, NULL};
@@ -246,11 +291,11 @@ send_plain(PyObject *self, PyObject *args)
     if (!parse_lists(args, &ways, &turns))
         return NULL;
     for (Py_ssize_t at = 0; at < PyList_GET_SIZE(turns); at++) {
-        int descriptor, joined;
+        int descriptor, joint;
         Py_ssize_t sent;
 
-        if (!PyArg_ParseTuple(PyList_GET_ITEM(ways, at), "ii", &descriptor, &joined) ||
-            !take_turn(&outcome, turns, at, joined))
+        if (!PyArg_ParseTuple(PyList_GET_ITEM(ways, at), "ii", &descriptor, &joint) ||
+            !take_turn(&outcome, turns, at, joint))
             return finish(&outcome, turns, 1);
         sent = send_now(descriptor, framed.data, (Py_ssize_t)framed.length);
         if (sent == (Py_ssize_t)framed.length)
@@ -266,8 +311,8 @@ send_plain(PyObject *self, PyObject *args)
 PyDoc_STRVAR(send_tls_doc,
 "send_tls(ways: list[tuple[int, int, int, int]], turns: list[list[bytes]])\n"
 "    -> tuple[int, int, int, list[tuple[int, bytes | None, bytes]] | None]\n\n"
-"Encrypt each turn, send it and empty it. A way is (SSL pointer, BIO pointer, descriptor, whether the\n"
-"pieces are joined). Returns frames, pieces and bytes, and None where all went well, else (index,\n"
+"Encrypt each turn, send it and empty it. A way is (SSL pointer, BIO pointer, descriptor, one of\n"
+"wire.Joint). Returns frames, pieces and bytes, and None where all went well, else (index,\n"
 "ciphertext that was not sent, what was not encrypted) for each other; the ciphertext is None where\n"
 "the connection is broken.");
 
@@ -348,7 +393,7 @@ failed:
 }
 
 static PyObject *
-send_tls(PyObject *self, PyObject *args)
+send_tls(PyObject *Py_UNUSED(self), PyObject *args)
 {
     PyObject *ways, *turns;
     struct outcome outcome = {0, 0, 0, NULL};
@@ -361,11 +406,11 @@ send_tls(PyObject *self, PyObject *args)
     }
     for (Py_ssize_t at = 0; at < PyList_GET_SIZE(turns); at++) {
         unsigned long long ssl, bio;
-        int descriptor, joined;
+        int descriptor, joint;
 
         if (!PyArg_ParseTuple(PyList_GET_ITEM(ways, at), "KKii", &ssl, &bio, &descriptor,
-                              &joined) ||
-            !take_turn(&outcome, turns, at, joined) ||
+                              &joint) ||
+            !take_turn(&outcome, turns, at, joint) ||
             !encrypt_and_send(&outcome, at, (void *)(uintptr_t)ssl, (void *)(uintptr_t)bio,
                               descriptor))
             return finish(&outcome, turns, 1);
@@ -378,7 +423,7 @@ PyDoc_STRVAR(use_openssl_doc,
 "The addresses of SSL_write and BIO_read, for send_tls.");
 
 static PyObject *
-use_openssl(PyObject *self, PyObject *args)
+use_openssl(PyObject *Py_UNUSED(self), PyObject *args)
 {
     unsigned long long write_address, read_address;
 

@@ -53,6 +53,7 @@ class Announcements:
         t = hub.now()
         age = None if hub.last_message_t is None else t - hub.last_message_t
         feed_up = bool(self.feed_up)
+        # Of all codecs that converse: a message need not be compressed where others are.
         shared = wire.JSON.frames([wire.heartbeat(t, feed_up, age, 0)])
 
         def tell(outbox: Outbox) -> None:
@@ -60,7 +61,7 @@ class Announcements:
                 return
             if outbox.merged:
                 event = wire.heartbeat(t, feed_up, age, outbox.merged)
-                outbox.send(outbox.codec.frames([event]))
+                outbox.send(outbox.codec.frames([outbox.codec.event(event)]))
             else:
                 outbox.send(shared)
 
@@ -95,18 +96,27 @@ class Announcements:
 
     def gap(self) -> None:
         """Tell every client of the hub that updates of each of its symbols may be missing."""
-        pieces = {topic: wire.gap(topic.symbol_text) for topic in self._hub.watched_topics()}
+        events = {topic: wire.gap(topic.symbol_text) for topic in self._hub.watched_topics()}
+        pieces: dict[wire.Codec, dict[Topic, bytes]] = {}
         share = wire.Share()
-        self._each(
-            [outbox for outbox in self._hub.outboxes() if self._hub.serves(outbox)],
-            lambda outbox: outbox.tell_gaps(pieces, share),
-        )
+
+        def tell(outbox: Outbox) -> None:
+            codec = outbox.codec
+            if codec not in pieces:
+                pieces[codec] = {topic: codec.event(event) for topic, event in events.items()}
+            outbox.tell_gaps(pieces[codec], share)
+
+        self._each([outbox for outbox in self._hub.outboxes() if self._hub.serves(outbox)], tell)
         self._end_of_turn(share)
 
     def gap_of(self, topic: Topic) -> None:
         """Tell who watches `topic` that updates of it may be missing."""
         event = wire.gap(topic.symbol_text)
-        self._each(list(topic.watchers()), lambda outbox: outbox.send(outbox.codec.frames([event])))
+
+        def tell(outbox: Outbox) -> None:
+            outbox.send(outbox.codec.frames([outbox.codec.event(event)]))
+
+        self._each(list(topic.watchers()), tell)
 
     def greet(self, outbox: Outbox) -> None:
         """Tell a client that has just come what is not as it should be."""
@@ -166,8 +176,9 @@ class Announcements:
         # A copy: whom we close leaves the hub at once.
         for outbox in list(islice(self._hub.outboxes(), most)):
             try:
-                if outbox.codec.converses:
-                    outbox.send_last(outbox.codec.frames([wire.bye(code, retry_ms())]))
+                codec = outbox.codec
+                if codec.converses:
+                    outbox.send_last(codec.frames([codec.event(wire.bye(code, retry_ms()))]))
                 outbox.outlet.close(code)
             except Exception as failure:  # noqa: BLE001 - one client's fault must not stop the others
                 failures.append((outbox, failure))

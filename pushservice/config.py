@@ -85,6 +85,7 @@ class Config:
     channels: tuple[str, ...] = ("quote.*",)
     symbol_regex: str | None = None
     symbol_field: str | None = None
+    compression: str = "auto"
     max_connections: int | None = None
     limits: Limits = field(default_factory=Limits)
     page: bool = True
@@ -303,6 +304,7 @@ class Config:
             "channels": tuple(options.get("channels") or ()) or None,
             "symbol_regex": options.get("symbol-regex"),
             "symbol_field": options.get("symbol-field"),
+            "compression": options.get("compression"),
             "max_connections": options.get("max-connections"),
             "limits": _limits(options, found),
             "page": not options.get("no-page"),

@@ -323,7 +323,8 @@ def move(outbox: Outbox, old: Hub, new: Hub) -> bool:
             (stale if found.stale else fresh).append(found)
     codec = outbox.codec
     if moved and codec.converses:
-        outbox.send(codec.frames([wire.gap(topic.symbol_text) for topic in moved]))
+        gaps = [codec.event(wire.gap(topic.symbol_text)) for topic in moved]
+        outbox.send(codec.frames(gaps))
     for topic, last in moved.items():
         if last is not None and topic.n > last:
             # The jump that the client sees goes on from what it had.

@@ -142,10 +142,10 @@ class Hub:
             topic.newest.clear()
             return
         replaced = False
-        for codec, offers in audience:
+        for codec, quote, offers in audience:
             body = codec.body(payload)
             replaced = replaced or body is not payload
-            piece = topic.newest[codec] = codec.quote(topic.symbol_text, n, t, body)
+            piece = topic.newest[codec] = quote(topic.symbol_text, n, t, body)
             for offer in offers:
                 offer(piece)
             if topic.raw_members:
@@ -204,7 +204,9 @@ class Hub:
                 if topics and not outbox.closed:
                     codec = outbox.codec
                     if codec not in pieces:
-                        pieces[codec] = {topic: topic.update(codec) for topic in turn}
+                        pieces[codec] = {
+                            topic: topic.update(codec, topic.marks.get(group, 1)) for topic in turn
+                        }
                     merged += sum(map(jumps.__getitem__, topics))
                     outbox.flush_paced(topics, pieces[codec], merged, share)
             except Exception as failure:  # noqa: BLE001 - one client's fault must not stop the others

@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, ClassVar, Final
 
+from autobahn.exception import PayloadCorruptError, PayloadExceededError
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.protocol import TrafficStats
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
+
+from pushservice.deflate import EXTENSION, Corrupt, Inflation, TooLong, agree
 
 #: The attributes of a connection that differ between open ones.
 _KEPT_WHEN_OPEN: Final = (
@@ -27,6 +30,7 @@ _KEPT_WHEN_OPEN: Final = (
     "utf8validator",
     "websocket_version",
     "websocket_protocol_in_use",
+    "_perMessageCompress",
     "_address",
     "_counted",
 )
@@ -48,6 +52,41 @@ class _Unwatched:
     @staticmethod
     def callback(result: object) -> None:
         """Tell nobody."""
+
+
+class _Inflater:
+    """In place of Autobahn's deflate, which keeps an inflater for each connection."""
+
+    __slots__ = ("_message",)
+
+    EXTENSION_NAME = EXTENSION
+
+    def __init__(self) -> None:
+        self._message: Inflation | None = None
+
+    def start_decompress_message(self) -> None:
+        self._message = Inflation()
+
+    def decompress_message_data(self, data: bytes, max_output_len: int) -> bytes:
+        if self._message is None:
+            # What follows of a message that was refused: only its end matters.
+            return b""
+        try:
+            return self._message.feed(data, max_output_len)
+        except TooLong as error:
+            self._message = None
+            raise PayloadExceededError(str(error)) from None
+        except Corrupt as error:
+            self._message = None
+            raise PayloadCorruptError(str(error)) from None
+
+    def end_decompress_message(self) -> None:
+        message, self._message = self._message, None
+        if message is not None:
+            try:
+                message.end()
+            except Corrupt as error:
+                raise PayloadCorruptError(str(error)) from None
 
 
 # Autobahn annotates its attributes by their first value, which forbids the defaults below.
@@ -76,7 +115,11 @@ class LeanProtocol(_Untyped):  # type: ignore[misc]  # the boundary to Autobahn
     trafficStats = TrafficStats()
     #: used by chopped writes alone, which are not made here
     send_queue: ClassVar[deque[Any]] = deque()
-    _perMessageCompress = trackedTimings = None
+    trackedTimings = None
+    #: what a client's compressed messages are inflated with; None where nothing was agreed on
+    _perMessageCompress: Any = None
+    websocket_extensions: Any
+    _isMessageCompressed = False
     send_state = WebSocketServerProtocol.SEND_STATE_GROUND
     triggered = inside_message = False
     wasMaxFramePayloadSizeExceeded = wasMaxMessagePayloadSizeExceeded = False
@@ -112,9 +155,31 @@ class LeanProtocol(_Untyped):  # type: ignore[misc]  # the boundary to Autobahn
         # Past the adapter, which reads the TLS channel's id and the peer's certificate.
         self.onOpen()
 
+    @property
+    def compresses(self) -> bool:
+        """Whether compression is agreed on with those who offer it."""
+        return False
+
+    @property
+    def compressed(self) -> bool:
+        """Whether compression was agreed on, in the opening handshake."""
+        return self._perMessageCompress is not None
+
+    def succeedHandshake(self, res: tuple[str | None, dict[str, str]]) -> None:
+        subprotocol, headers = res
+        agreed = agree(self.websocket_extensions) if self.compresses else None
+        # Autobahn would refuse a client for an offer that is only to be declined.
+        self.websocket_extensions = []
+        if agreed is not None:
+            headers = headers | {"Sec-WebSocket-Extensions": agreed}
+            self._perMessageCompress = _Inflater()
+        super().succeedHandshake((subprotocol, headers))
+
     def settle(self) -> None:
         """Keep what an open connection needs; its dictionary is made anew, as small as it gets."""
         mine = self.__dict__
+        if mine.get("_perMessageCompress") is None:
+            mine.pop("_perMessageCompress", None)
         self.__dict__ = {name: mine[name] for name in _KEPT_WHEN_OPEN if name in mine}
 
     def onMessageEnd(self) -> None:

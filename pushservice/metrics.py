@@ -30,6 +30,9 @@ class Counters:
     events_out: int = 0
     frames_out: int = 0
     bytes_out: int = 0
+    deflated_events: int = 0
+    deflated_bytes_in: int = 0
+    deflated_bytes_out: int = 0
     merged: int = 0
     symbols_dropped: int = 0
     messages_refused: int = 0

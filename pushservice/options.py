@@ -238,6 +238,14 @@ _DECLARED: Final[tuple[Option, ...]] = (
         section="feed",
     ),
     Option(
+        "compression",
+        "compress quotes for clients that offer permessage-deflate, once for all of them: auto,"
+        " where that saves more than it costs, or off",
+        "auto",
+        one_of("auto", "off"),
+        placeholder="auto|off",
+    ),
+    Option(
         "max-connections",
         "clients served at a time; when not given, the process's file limit less a reserve",
         None,

@@ -244,7 +244,7 @@ class Outbox:
         if self._backlog is not None:
             self._backlog.notices[what] = event
         elif not self.closed:
-            self.outlet.write(self.codec.frames([event]))
+            self.outlet.write(self.codec.frames([self.codec.event(event)]))
 
     def tell_gaps(self, pieces: Mapping[Topic, bytes], share: wire.Share) -> None:
         """Updates of each of this client's symbols may be missing; `pieces` say so of each."""
@@ -268,7 +268,7 @@ class Outbox:
             self._backlog.quiet.update(dict.fromkeys(topics, stale))
         elif topics and self.codec.converses and not self.closed:
             event = wire.quiet([topic.symbol for topic in topics], stale)
-            self.outlet.write(self.codec.frames([event]))
+            self.outlet.write(self.codec.frames([self.codec.event(event)]))
 
     def shut(self) -> None:
         """Take nothing more, drop what waits."""
@@ -339,7 +339,7 @@ class Outbox:
         backlog.full = False
         data = backlog.take_answers()
         if self.codec.converses and (notices := backlog.take_notices()):
-            data += self.codec.frames(notices)
+            data += self.codec.frames(map(self.codec.event, notices))
         while raw := backlog.take_raw(RAW_CHUNK):
             self._count_merged(backlog.take_merged())
             self._write_updates(data, raw)
@@ -366,7 +366,7 @@ class Outbox:
 
     def _write_updates(self, data: bytes, pieces: list[bytes], after: Sequence[bytes] = ()) -> None:
         if pieces or after:
-            data += self.codec.frames([*pieces, *after])
+            data += self.codec.frames([*pieces, *map(self.codec.event, after)])
         counters = self._common.counters
         counters.events_out += len(pieces)
         counters.frames_out += 1

@@ -22,7 +22,7 @@ from twisted.internet.interfaces import IDelayedCall, IProtocolFactory
 from twisted.internet.task import Clock, LoopingCall
 from twisted.logger import Logger
 
-from pushservice import __version__, outlet, ports
+from pushservice import __version__, deflate, outlet, ports
 from pushservice.access import Access, token_authenticator
 from pushservice.admission import GUESTS_BEYOND
 from pushservice.announcements import Announcements
@@ -220,6 +220,8 @@ class Daemon(Service):
             trusted=self._trusted,
             client_log=self._client_log,
         )
+        if config.compression == "auto":
+            self.factory.deflated = deflate.codecs(self.counters)
         try:
             self._access = Access(reactor, config, self._hub_for)
         except ValueError as error:

@@ -338,7 +338,7 @@ class Session:
     def _end(self, code: CloseCode, retry_ms: int | None = None) -> None:
         codec = self.outbox.codec
         if codec.converses:
-            self.outbox.send_last(codec.frames([wire.bye(code, retry_ms)]))
+            self.outbox.send_last(codec.frames([codec.event(wire.bye(code, retry_ms))]))
         self.outbox.outlet.close(code)
 
     # -- commands --------------------------------------------------------------------------------
@@ -395,7 +395,7 @@ class Session:
     def _answer(self, event: bytes) -> None:
         codec = self.outbox.codec
         if codec.converses:
-            self.outbox.send(codec.frames([event]))
+            self.outbox.send(codec.frames([codec.event(event)]))
 
     def _refuse(
         self,

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: The clients of one codec that watch a symbol, as the append of each one's list of pieces.
 Offers: TypeAlias = tuple[Callable[[bytes], None], ...]
+#: Those of each codec, with what makes their piece.
+Audience: TypeAlias = tuple[tuple[wire.Codec, wire.Quote, Offers], ...]
 
 
 class Topic:
@@ -64,7 +66,7 @@ class Topic:
         # Immutable snapshots of the above, rebuilt at the next publish after interest changed: a
         # publish then costs one C call per client and no look-up.
         self.marking: tuple[Callable[[Topic, int], int], ...] = ()
-        self.audience: tuple[tuple[wire.Codec, Offers], ...] | None = ()
+        self.audience: Audience | None = ()
         self.listeners: frozenset[Outbox] = frozenset()
 
     @property
@@ -88,13 +90,13 @@ class Topic:
         """How many they are."""
         return len(self.members) + sum(self.marks.values())
 
-    def update(self, codec: wire.Codec) -> bytes:
-        """The newest update as a piece for `codec`; there must have been one."""
+    def update(self, codec: wire.Codec, clients: int = 1) -> bytes:
+        """The newest update as a piece that so many of `codec` share; there must have been one."""
         piece = self.newest.get(codec)
         if piece is None:
             assert self.payload is not None, "only what was quoted is sent"
             body = codec.body(self.payload)
-            piece = codec.quote(self.symbol_text, self.n, self.t, body)
+            piece = codec.quoting(clients)(self.symbol_text, self.n, self.t, body)
         return piece
 
     def snapshot(self, codec: wire.Codec) -> bytes:
@@ -118,7 +120,7 @@ class Topic:
         """Another group watches it, or one does no more."""
         self.marking = tuple(group.mark for group in self.marks)
 
-    def rebuild(self) -> tuple[tuple[wire.Codec, Offers], ...]:
+    def rebuild(self) -> Audience:
         """Make the audience anew from the members."""
         self.listeners = frozenset(self.members)
         by_codec: dict[wire.Codec, list[Callable[[bytes], None]]] = {}
@@ -127,7 +129,9 @@ class Topic:
         for codec in self.newest.keys() - by_codec.keys():
             # It would not be kept up to date.
             del self.newest[codec]
-        self.audience = tuple((codec, tuple(offers)) for codec, offers in by_codec.items())
+        self.audience = tuple(
+            (codec, codec.quoting(len(offers)), tuple(offers)) for codec, offers in by_codec.items()
+        )
         return self.audience
 
     def _interest_changed(self) -> None:

@@ -7,7 +7,7 @@ is handed, whole, to the site.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from itertools import count
 from typing import Any, Final
@@ -323,6 +323,11 @@ class QuoteProtocol(LeanProtocol):
         self.transport.pauseProducing()
         return verdict
 
+    @property
+    def compresses(self) -> bool:
+        """Whether compression is agreed on with those who offer it."""
+        return bool(self.factory.deflated)
+
     def _need_room(self) -> None:
         """Raises ConnectionDeny where there is no room for one more client."""
         factory = self.factory
@@ -365,6 +370,8 @@ class QuoteProtocol(LeanProtocol):
         self.settle()
         factory = self.factory
         codec = wire.CODECS.get(self.websocket_protocol_in_use or "", wire.JSON)
+        if self.compressed:
+            codec = factory.deflated[codec.name]
         self._outlet = factory.make_outlet(self.transport, self.close)
         outbox = Outbox(codec, self._outlet, factory.hub.common, self.conn)
         self._outlet.attach(outbox)
@@ -389,6 +396,9 @@ class QuoteProtocol(LeanProtocol):
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         if self.session is None:
             return
+        if self._isMessageCompressed:
+            # What it became of is as much work as if it had come so.
+            self.session.arrived(len(payload))
         if isBinary:
             self.close(CloseCode.UNSUPPORTED_DATA)
         else:
@@ -568,6 +578,8 @@ class QuoteFactory(WebSocketServerFactory):
         #: whether a client's certificate says who it is
         self.by_certificate = False
         self.client_log = client_log if client_log is not None and client_log.rate else None
+        #: codecs of clients that compression is agreed on with, by subprotocol; none for none
+        self.deflated: Mapping[str, wire.Codec] = {}
         self.draining = False
         #: the connections of clients, by their ids
         self.clients: dict[str, QuoteProtocol] = {}

@@ -7,8 +7,9 @@ function of its arguments; docs/protocol.rst is the same contract in prose.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import IntEnum
+from typing import Final, Protocol, TypeAlias
 
 import msgspec
 
@@ -247,6 +248,21 @@ def pong_frame(payload: bytes) -> bytes:
     return frame_head(len(payload), _PONG) + payload
 
 
+class Joint(IntEnum):
+    """How the pieces of a turn become wire bytes; _fanout.c knows the same numbers."""
+
+    #: each is a frame already
+    FRAMES = 0
+    #: one text frame with a JSON array
+    ARRAY = 1
+    #: the same in DEFLATE blocks, see deflate.py
+    DEFLATED = 2
+
+
+#: Makes a piece of an update: of its symbol as JSON text, its `n`, its `t`, and its body.
+Quote: TypeAlias = Callable[[bytes, int, int, bytes], bytes]
+
+
 class Codec(Protocol):
     """How one subprotocol turns events into WebSocket frames.
 
@@ -257,8 +273,8 @@ class Codec(Protocol):
     name: str
     #: whether clients get welcome, answers, heartbeats and bye, or quotes and errors alone
     converses: bool
-    #: whether the pieces of a turn are joined to one frame, or are frames already
-    joins: bool
+    #: how the pieces of a turn are joined
+    joins: Joint
 
     def body(self, payload: bytes) -> bytes:
         """The payload as this codec sends it; the very same object where nothing had to change."""
@@ -268,8 +284,16 @@ class Codec(Protocol):
         """One update as a piece; `symbol` is JSON text."""
         ...
 
+    def quoting(self, clients: int) -> Quote:
+        """`quote`, or what makes a smaller piece where so many clients share it."""
+        ...
+
     def snapshot(self, symbol: bytes, n: int, t: int, body: bytes) -> bytes:
         """The last known update as a piece; `symbol` is JSON text."""
+        ...
+
+    def event(self, event: bytes) -> bytes:
+        """An event of this module as a piece; of a codec that converses."""
         ...
 
     def failure(self, event: bytes) -> bytes:
@@ -289,7 +313,8 @@ class JsonCodec:
     """`quotepush.v1.json`: a message is an array of events, one frame a turn."""
 
     name = JSON_SUBPROTOCOL
-    converses = joins = True
+    converses = True
+    joins = Joint.ARRAY
 
     def body(self, payload: bytes) -> bytes:
         return payload if is_json(payload) else json_string(payload)
@@ -300,8 +325,14 @@ class JsonCodec:
     def snapshot(self, symbol: bytes, n: int, t: int, body: bytes) -> bytes:
         return b'{"ev":"snapshot","s":%b,"n":%d,"t":%d,"d":%b}' % (symbol, n, t, body)
 
-    def failure(self, event: bytes) -> bytes:
+    def quoting(self, clients: int) -> Quote:
+        return self.quote
+
+    def event(self, event: bytes) -> bytes:
         return event
+
+    def failure(self, event: bytes) -> bytes:
+        return self.event(event)
 
     def frames(self, pieces: Iterable[bytes]) -> bytes:
         text = b",".join(pieces)
@@ -315,7 +346,8 @@ class RawCodec:
     """`quotepush.raw`: each publish is a message of its own, with no envelope."""
 
     name = RAW_SUBPROTOCOL
-    converses = joins = False
+    converses = False
+    joins = Joint.FRAMES
 
     def body(self, payload: bytes) -> bytes:
         return text_of(payload)
@@ -325,11 +357,16 @@ class RawCodec:
 
     snapshot = quote
 
+    def quoting(self, clients: int) -> Quote:
+        return self.quote
+
+    def event(self, event: bytes) -> bytes:
+        return frame_head(len(event)) + event
+
     def failure(self, event: bytes) -> bytes:
         fields = msgspec.json.decode(event, type=dict[str, msgspec.Raw])
         del fields["ev"]
-        text = _encode({"error": fields})
-        return frame_head(len(text)) + text
+        return self.event(_encode({"error": fields}))
 
     def frames(self, pieces: Iterable[bytes]) -> bytes:
         return b"".join(pieces)

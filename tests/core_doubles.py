@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 from twisted.internet.task import Clock
+from websockets.extensions.permessage_deflate import PerMessageDeflate
+from websockets.frames import Frame, Opcode
 
 from pushservice import wire
 from pushservice.closing import CloseCode
@@ -96,6 +98,13 @@ def unframe(data: bytes) -> list[tuple[int, bytes]]:
     return frames
 
 
+def inflated(payload: bytes, window_bits: int = 12) -> bytes:
+    """The text of a compressed message, by another implementation, with so small a window."""
+    decoder = PerMessageDeflate(True, True, window_bits, 15)
+    frame = decoder.decode(Frame(Opcode.TEXT, payload, rsv1=True))
+    return bytes(frame.data)
+
+
 class Client:
     """One client of a hub: a session over a recording outlet, read as its user would."""
 
@@ -124,10 +133,15 @@ class Client:
         return unframe(data)
 
     def texts(self) -> list[bytes]:
-        """The text messages written since the last call."""
-        frames = self.frames()
-        assert all(first == 0x81 for first, _ in frames), "only whole text messages"
-        return [payload for _, payload in frames]
+        """The text messages written since the last call, inflated where they are compressed."""
+        texts = []
+        for first, payload in self.frames():
+            if first == 0xC1 and self.outbox.codec not in wire.CODECS.values():
+                texts.append(inflated(payload))
+            else:
+                assert first == 0x81, "only whole text messages"
+                texts.append(payload)
+        return texts
 
     def events(self) -> list[dict[str, Any]]:
         """The events written since the last call, of all messages in order."""

@@ -11,17 +11,21 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from core_doubles import make_hub, unframe
+from core_doubles import inflated, make_hub, unframe
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import defer, protocol, reactor
 from twisted.internet.threads import deferToThread
 from waiting import read, until
 
-from pushservice import _fanout, wire
+from pushservice import _fanout, deflate, wire
+from pushservice.metrics import Counters
 from pushservice.outbox import Outbox
 from pushservice.outlet import Outlets, choose
 from pushservice.tls import TLSFactory, development_pair, server_options
+
+#: A codec that compresses all it may.
+DEFLATED = deflate.codecs(Counters(), 1)[wire.JSON_SUBPROTOCOL]
 
 
 class Served(protocol.Protocol):
@@ -280,13 +284,13 @@ async def test_a_renegotiation_that_a_client_asks_for_disturbs_nobody_else(wired
 # -- the extension alone ---------------------------------------------------------------------------
 
 
-def sent_by_extension(turns: list[list[bytes]], *, joined: bool) -> list[bytes]:
+def sent_by_extension(turns: list[list[bytes]], joint: wire.Joint) -> list[bytes]:
     """What `send_plain` writes for each turn, read back from socket pairs."""
     pairs = [socket.socketpair() for _ in turns]
     expected = [list(turn) for turn in turns]
     for here, _ in pairs:
         here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-    ways = [(here.fileno(), joined) for here, _ in pairs]
+    ways = [(here.fileno(), joint) for here, _ in pairs]
     frames, pieces, size, unsent = _fanout.send_plain(ways, turns)
     assert all(turn == [] for turn in turns)
     received = []
@@ -297,7 +301,7 @@ def sent_by_extension(turns: list[list[bytes]], *, joined: bool) -> list[bytes]:
     assert unsent is None
     assert size == sum(map(len, received))
     assert pieces == sum(map(len, expected))
-    assert frames == (len(expected) if joined else pieces)
+    assert frames == (pieces if joint is wire.Joint.FRAMES else len(expected))
     return received
 
 
@@ -307,14 +311,61 @@ TURNS = st.lists(st.lists(st.binary(max_size=400), min_size=1, max_size=6), min_
 @given(TURNS)
 def test_the_extension_frames_as_the_codec_does(turns):
     expected = [wire.JSON.frames(turn) for turn in turns]
-    assert sent_by_extension([list(turn) for turn in turns], joined=True) == expected
+    assert sent_by_extension([list(turn) for turn in turns], wire.Joint.ARRAY) == expected
     raw = [b"".join(turn) for turn in turns]
-    assert sent_by_extension([list(turn) for turn in turns], joined=False) == raw
+    assert sent_by_extension([list(turn) for turn in turns], wire.Joint.FRAMES) == raw
+
+
+#: Pieces of every make: compressed, stored, and what only looks stored.
+PIECES = st.one_of(
+    st.binary(max_size=400).map(lambda body: DEFLATED.quoting(1)(b'"A"', 1, 1, body)),
+    st.binary(max_size=400).map(DEFLATED.event),
+    st.binary(max_size=20).map(lambda rest: b"\x00" + rest),
+)
+
+
+@given(st.lists(st.lists(PIECES, min_size=1, max_size=6), min_size=1, max_size=6))
+def test_the_extension_joins_what_is_compressed_as_the_codec_does(turns):
+    expected = [DEFLATED.frames(turn) for turn in turns]
+    assert sent_by_extension([list(turn) for turn in turns], wire.Joint.DEFLATED) == expected
+
+
+@pytest.mark.parametrize("size", [0, 119, 120, 121, 65_534, 65_535, 65_536, 200_000])
+def test_the_extension_sends_what_is_stored_plain_where_it_can(size):
+    piece = DEFLATED.event(b"x" * size)
+    [data] = sent_by_extension([[piece]], wire.Joint.DEFLATED)
+    assert data == DEFLATED.frames([piece])
+    [(first, payload)] = unframe(data)
+    assert first == (0x81 if size <= 65_535 else 0xC1)
+    text = payload if first == 0x81 else inflated(payload)
+    assert text == b"[" + b"x" * size + b"]"
+
+
+def test_the_same_pieces_joined_in_another_way_are_another_frame():
+    piece = DEFLATED.event(b"1")
+    here, there = socket.socketpair()
+    ways = [(here.fileno(), joint) for joint in wire.Joint]
+    _fanout.send_plain(ways, [[piece] for _ in ways])
+    expected = [piece, wire.JSON.frames([piece]), wire.JSON.frames([b"1"])]
+    assert there.recv(1000) == b"".join(expected)
+    here.close()
+    there.close()
+
+
+@pytest.mark.parametrize("joint", [-1, 3, 4])
+def test_a_way_to_join_that_there_is_not_is_refused(joint):
+    here, there = socket.socketpair()
+    turns = [[b"x"]]
+    with pytest.raises(ValueError, match="joined"):
+        _fanout.send_plain([(here.fileno(), joint)], turns)
+    assert turns == [[]]
+    here.close()
+    there.close()
 
 
 @pytest.mark.parametrize("size", [0, 1, 123, 124, 125, 65_531, 65_532, 65_533, 65_534, 200_000])
 def test_the_extension_uses_the_shortest_length_at_every_edge(size):
-    [data] = sent_by_extension([[b"x" * size]], joined=True)
+    [data] = sent_by_extension([[b"x" * size]], wire.Joint.ARRAY)
     assert data == wire.JSON.frames([b"x" * size])
     assert [payload for _, payload in unframe(data)] == [b"[" + b"x" * size + b"]"]
 
@@ -323,21 +374,23 @@ def test_the_same_pieces_in_another_order_are_another_frame():
     first, second = b"1", b"22"
     turns = [[first, second], [second, first], [first, second], [first]]
     expected = [wire.JSON.frames(turn) for turn in turns]
-    assert sent_by_extension(turns, joined=True) == expected
+    assert sent_by_extension(turns, wire.Joint.ARRAY) == expected
 
 
 def test_what_the_kernel_does_not_take_is_given_back():
     here, there = socket.socketpair()
     here.setblocking(False)
     data = wire.JSON.frames([b"x" * 4_000_000])
-    _, _, size, unsent = _fanout.send_plain([(here.fileno(), True)], [[b"x" * 4_000_000]])
+    _, _, size, unsent = _fanout.send_plain(
+        [(here.fileno(), wire.Joint.ARRAY)], [[b"x" * 4_000_000]]
+    )
     assert size == len(data)
     [(index, rest)] = unsent
     assert index == 0
     taken = there.recv(len(data), socket.MSG_WAITALL | socket.MSG_DONTWAIT)
     assert taken + rest == data
     there.close()
-    _, _, _, unsent = _fanout.send_plain([(here.fileno(), True)], [[b"x"]])
+    _, _, _, unsent = _fanout.send_plain([(here.fileno(), wire.Joint.ARRAY)], [[b"x"]])
     assert unsent == [(0, None)], "a broken connection is told apart"
     here.close()
 

@@ -122,6 +122,7 @@ FLOORS = {
         "channels",
         "origins",
         "credentials",
+        "deflate",
         "metrics",
         "families",
         "stamps",

@@ -71,6 +71,7 @@ FLAGS = {
 }
 WORDS = {
     "subscribe": ["all", "demand"],
+    "compression": ["auto", "off"],
     "auth": ["none", "token", "redis"],
     "token-algorithms": ["HS256", "RS256", "ES256", "EdDSA"],
     "log-format": ["text", "json"],

@@ -78,6 +78,7 @@ SAMPLES: dict[str, Any] = {
     "node": "n1",
     "symbol-regex": "(?P<symbol>.+)",
     "symbol-field": "s",
+    "compression": "off",
     "max-connections": 9,
     "max-per-address": 21,
     "connect-rate": 22,

@@ -5,17 +5,19 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import re
 import socket
 import ssl
 import struct
 import sys
+import zlib
 from contextlib import suppress
 from ipaddress import ip_network
 from typing import Any
 
 import pytest
 import pytest_twisted
-from core_doubles import FixedClock, make_hub, publish, unframe
+from core_doubles import FixedClock, inflated, make_hub, publish, unframe
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -34,6 +36,7 @@ from twisted.python.failure import Failure
 from waiting import until
 from zope.interface import implementer
 
+from pushservice import deflate, wire
 from pushservice.admission import GRACE, GUESTS_BEYOND
 from pushservice.auth import Identity, Refused
 from pushservice.balance import PAUSE, Balance
@@ -69,11 +72,11 @@ REQUEST = (
 )
 
 
-def masked(opcode: int, payload: bytes, *, final: bool = True) -> bytes:
+def masked(opcode: int, payload: bytes, *, final: bool = True, rsv1: bool = False) -> bytes:
     """A client's frame."""
     mask = os.urandom(4)
     size = len(payload)
-    head = bytes([opcode | (0x80 if final else 0)])
+    head = bytes([opcode | (0x80 if final else 0) | (0x40 if rsv1 else 0)])
     if size < 126:
         head += bytes([0x80 | size])
     elif size < 65536:
@@ -1182,6 +1185,170 @@ def test_an_abort_drops_clients_those_that_are_being_closed_and_guests():
     for each in (client, closing, guest, page):
         each.lose()
     assert edge.clock.getDelayedCalls() == []
+
+
+# -- compression -----------------------------------------------------------------------------------
+
+OFFER = b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
+AGREED = b"permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+
+
+def compressing(**limits: float) -> Edge:
+    """An edge that compresses whatever it may."""
+    edge = Edge(**limits)
+    edge.factory.deflated = deflate.codecs(edge.counters, 1)
+    return edge
+
+
+def deflated(text: bytes) -> bytes:
+    """A client's compressed message."""
+    stream = zlib.compressobj(wbits=-15)
+    return (stream.compress(text) + stream.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+def squeezed(command: object) -> bytes:
+    """A command in a compressed message, as a frame."""
+    return masked(1, deflated(json.dumps(command).encode()), rsv1=True)
+
+
+@pytest.mark.parametrize(
+    ("offer", "agreed"),
+    [
+        (b"permessage-deflate", AGREED),
+        (b"permessage-deflate; client_max_window_bits", AGREED),
+        (
+            b'permessage-deflate; server_max_window_bits="13"',
+            AGREED + b"; server_max_window_bits=12",
+        ),
+        (b"permessage-deflate; server_max_window_bits=8, permessage-deflate", AGREED),
+        (b"permessage-deflate; server_max_window_bits=8", None),
+        (b"permessage-deflate; server_max_window_bits=99", None),
+        (b"permessage-deflate; unheard_of", None),
+        (b"permessage-bzip2, x-webkit-deflate-frame", None),
+    ],
+)
+def test_compression_is_agreed_on_or_declined_and_the_client_is_served(offer, agreed):
+    connection = compressing().connect()
+    connection.send(REQUEST % (b"Sec-WebSocket-Extensions: " + offer + b"\r\n"))
+    head, _, rest = connection.transport.value().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 101 ")
+    found = re.findall(rb"(?i)\r\nsec-websocket-extensions: ([^\r]*)", head)
+    assert found == ([] if agreed is None else [agreed])
+    assert unframe(rest)[0][0] == 0x81, "the welcome"
+
+
+def test_nothing_is_agreed_on_where_compression_is_off():
+    connection = Edge().connect()
+    connection.send(REQUEST % OFFER)
+    assert connection.transport.value().startswith(b"HTTP/1.1 101 ")
+    assert b"deflate" not in connection.transport.value()
+
+
+@pytest.mark.parametrize("name", list(wire.CODECS))
+def test_a_client_with_compression_gets_its_subprotocol_compressed(name):
+    edge = compressing()
+    plain = edge.open(b"Sec-WebSocket-Protocol: %b\r\n" % name.encode())
+    connection = edge.open(OFFER + b"Sec-WebSocket-Protocol: %b\r\n" % name.encode())
+    for each in (plain, connection):
+        each.send(masked(1, b'{"op":"subscribe","symbols":["A"]}'))
+        each.transport.clear()
+    publish(edge.hub, ("A", b'{"last":1.50,"bid":1.50,"ask":1.50,"open":1.50}'))
+    [(one, payload)], [(other, text)] = connection.frames(), plain.frames()
+    assert (one, other) == (0xC1, 0x81)
+    assert inflated(payload) == text
+
+
+def test_a_compressed_command_is_understood_in_whatever_fragments_it_comes():
+    connection = compressing().open(OFFER)
+    assert connection.say({"op": "ping"}) == [{"ev": "pong"}]
+    connection.send(squeezed({"op": "ping", "id": 1}))
+    data = deflated(b'{"op":"ping","id":2}')
+    parts = [data[:5], data[5:9], data[9:]]
+    for at, part in enumerate(parts):
+        connection.send(masked(0 if at else 1, part, final=at == 2, rsv1=at == 0))
+        connection.send(masked(9, b"between"))
+    for byte in squeezed({"op": "ping", "id": 3}):
+        connection.send(bytes([byte]))
+    pong = (0x8A, b"between")
+    assert connection.frames() == [
+        (0x81, b'[{"ev":"pong","id":1}]'),
+        *(pong, pong, (0x81, b'[{"ev":"pong","id":2}]'), pong),
+        (0x81, b'[{"ev":"pong","id":3}]'),
+    ]
+
+
+@pytest.mark.parametrize("offer", [b"", OFFER])
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [masked(9, b"p", rsv1=True)],
+        [masked(8, b"\x03\xe8", rsv1=True)],
+        [masked(1, b"a", final=False), masked(0, b"b", rsv1=True)],
+        [masked(1, deflated(b"a"), final=False, rsv1=True), masked(0, b"", rsv1=True)],
+    ],
+)
+def test_what_may_not_be_compressed_is_a_violation(offer, frames):
+    connection = compressing().open(offer)
+    for frame in frames:
+        connection.send(frame)
+    assert connection.close_code() == 1002
+
+
+def test_a_compressed_message_without_agreement_is_a_violation():
+    connection = compressing().open()
+    connection.send(squeezed({"op": "ping"}))
+    assert connection.close_code() == 1002
+
+
+@pytest.mark.parametrize("fragments", [1, 3])
+def test_a_message_that_inflates_to_more_than_may_be_is_closed_as_too_big(fragments):
+    edge = compressing(message=200)
+    connection = edge.open(OFFER)
+    connection.send(masked(1, deflated(b" " * 200), rsv1=True))
+    assert [first for first, _ in connection.frames()] == [0x81], "as long as may be"
+    bomb = deflated(b" " * 100_000)
+    size = -(-len(bomb) // fragments)
+    parts = [bomb[at : at + size] for at in range(0, len(bomb), size)]
+    for at, part in enumerate(parts):
+        last = at == len(parts) - 1
+        connection.send(masked(0 if at else 1, part, final=last, rsv1=at == 0))
+    assert connection.close_code() == 1009
+    connection.send(masked(8, b"\x03\xf1"))
+    assert connection.transport.disconnecting, "the answer to the close is understood"
+    assert connection.protocol.wasClean
+
+
+@pytest.mark.parametrize("message", [b"\x07", deflated(b"x" * 100)[:-2]])
+def test_a_message_that_cannot_be_inflated_is_closed_as_invalid(message):
+    connection = compressing().open(OFFER)
+    connection.send(masked(1, message, rsv1=True))
+    assert connection.close_code() == 1007
+    connection.send(masked(8, b"\x03\xef"))
+    assert connection.protocol.wasClean, "the answer to the close is understood"
+
+
+def test_a_message_that_is_no_text_once_inflated_is_closed_as_invalid():
+    connection = compressing().open(OFFER)
+    connection.send(masked(1, deflated(b"\xff"), rsv1=True))
+    assert connection.close_code() == 1007
+
+
+def test_what_a_client_sends_compressed_counts_as_what_it_becomes():
+    connection = compressing(byte_rate=2000, message=16_384).open(OFFER)
+    told: list[dict[str, Any]] = []
+    for _ in range(5):
+        connection.send(squeezed({"op": "ping", "x": " " * 10_000}))
+        told += [event for _, text in connection.frames() for event in json.loads(text)]
+    assert [event.get("code") for event in told] == [None, None, None, 429, 429]
+
+
+def test_nothing_is_kept_for_compression_between_messages():
+    edge = compressing()
+    connection, plain = edge.open(OFFER), edge.open()
+    connection.send(squeezed({"op": "ping"}))
+    inflater = connection.protocol.__dict__["_perMessageCompress"]
+    assert [getattr(inflater, name) for name in type(inflater).__slots__] == [None]
+    assert "_perMessageCompress" not in plain.protocol.__dict__
 
 
 # -- together with other processes -----------------------------------------------------------------
