@@ -208,28 +208,12 @@ class Daemon(Service):
         self.announcements = Announcements(self.hub, self._outlets.end_of_turn)
         self._trusted = Trusted(config.trusted_proxies)
         self._client_log = ClientLog(reactor, config.client_log_rate)
-        self.factory = QuoteFactory(
-            reactor,
-            self.hub,
-            self._limits,
-            build_site(reactor, self._shown_symbols, self._page_served, config.page),
-            self.counters,
-            self._outlets.make,
-            self.announcements.greet,
-            ports=self.ports,
-            trusted=self._trusted,
-            client_log=self._client_log,
-        )
-        if config.compression == "auto":
-            self.factory.deflated = deflate.codecs(self.counters)
+        self.factory = self._make_factory()
         try:
             self._access = Access(reactor, config, self._hub_for)
         except ValueError as error:
             raise CannotStart(f"quotepush: {error}") from None
         self._access.guard(self.factory)
-        if berth is not None:
-            self.factory.balance = Balance(reactor, berth.tally, berth.seat, self.ports)
-            self.factory.most_together = config.max_connections
         self._development = Development(reactor, config, self.counters) if berth is None else None
         self._sources = Sources(
             reactor,
@@ -259,6 +243,27 @@ class Daemon(Service):
         self._heartbeats.clock = reactor
         self._staleness = LoopingCall(self._look_for_stale)
         self._staleness.clock = reactor
+
+    def _make_factory(self) -> QuoteFactory:
+        config, berth = self.config, self._berth
+        factory = QuoteFactory(
+            self._reactor,
+            self.hub,
+            self._limits,
+            build_site(self._reactor, self._shown_symbols, self._page_served, config.page),
+            self.counters,
+            self._outlets.make,
+            self.announcements.greet,
+            ports=self.ports,
+            trusted=self._trusted,
+            client_log=self._client_log,
+        )
+        if config.compression == "auto":
+            factory.deflated = deflate.codecs(self.counters)
+        if berth is not None:
+            factory.balance = Balance(self._reactor, berth.tally, berth.seat, self.ports)
+            factory.most_together = config.max_connections
+        return factory
 
     def _limits_here(self) -> Any:
         """The limits, with as many connections as this process may have files."""
