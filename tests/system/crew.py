@@ -512,6 +512,15 @@ class Followers:
         )
 
 
+def roll(served: Crew, workers: int) -> None:
+    """Have all workers replaced, and wait until that is done."""
+    before = [worker["pid"] for worker in served.workers(None)]
+    times = served.log().count("the configuration is loaded")
+    served.signal(signal.SIGHUP)
+    served.wait_for_log("the configuration is loaded", times=times + 1)
+    served.wait_until_serving(workers, before)
+
+
 def signal_worker(pid: int, number: int = signal.SIGKILL) -> None:
     """Signal a worker; one that has ended since it was looked up is fine."""
     with contextlib.suppress(ProcessLookupError):

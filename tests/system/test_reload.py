@@ -22,7 +22,7 @@ from typing import Any, Self
 
 import psutil
 import pytest
-from crew import LONG, PATIENCE, Crew, Followers, Market, StartCrew
+from crew import LONG, PATIENCE, Crew, Followers, Market, StartCrew, roll
 from redis_process import RedisServer
 from system_clients import client_of
 from system_harness import Address, Publish, free_port, poll
@@ -78,15 +78,6 @@ class JavaScript:
         """What comes of a command."""
         self._send(command)
         return self._line()
-
-
-def roll(served: Crew, workers: int) -> None:
-    """Have all workers replaced, and wait until that is done."""
-    before = [worker["pid"] for worker in served.workers(None)]
-    times = served.log().count("the configuration is loaded")
-    served.signal(signal.SIGHUP)
-    served.wait_for_log("the configuration is loaded", times=times + 1)
-    served.wait_until_serving(workers, before)
 
 
 # -- rolls ---------------------------------------------------------------------------------------
