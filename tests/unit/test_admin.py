@@ -38,12 +38,12 @@ class State:
         return {"symbols": [{"symbol": str(at)} for at in range(most)], "total": 8}
 
 
-def ask(where: Any, request: str) -> tuple[int, dict[str, str], bytes]:
+def ask(where: Any, request: str, host: str = "localhost") -> tuple[int, dict[str, str], bytes]:
     """One request and its whole answer."""
     with socket.socket(socket.AF_UNIX if isinstance(where, str) else socket.AF_INET) as client:
         client.settimeout(10)
         client.connect(where)
-        client.sendall(f"{request} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+        client.sendall(f"{request} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
         data = b"".join(iter(lambda: client.recv(65536), b""))
     head, _, body = data.partition(b"\r\n\r\n")
     first, *fields = head.decode().split("\r\n")
@@ -60,8 +60,8 @@ class Admin:
         host: Any = self.port.getHost()
         self.where = where if isinstance(where, str) else ("127.0.0.1", host.port)
 
-    async def ask(self, request: str) -> tuple[int, dict[str, str], Any]:
-        status, headers, body = await deferToThread(ask, self.where, request)
+    async def ask(self, request: str, host: str = "localhost") -> tuple[int, dict[str, str], Any]:
+        status, headers, body = await deferToThread(ask, self.where, request, host)
         return status, headers, json.loads(body) if body else None
 
     async def close(self) -> None:
@@ -109,7 +109,7 @@ async def test_who_asks_for_the_head_gets_no_body(admin):
 
 
 @pytest_twisted.ensureDeferred
-@pytest.mark.parametrize("path", ["/", "/metrics2", "/../live"])
+@pytest.mark.parametrize("path", ["/console", "/metrics2", "/../live"])
 async def test_what_is_not_there_is_answered_with_what_is(admin, path):
     status, _, words = await admin.ask(f"GET {path}")
     assert status == 404
@@ -149,3 +149,33 @@ async def test_a_fault_in_the_answer_is_an_error_there_and_ends_nothing(logged_f
     assert (await deferToThread(ask, where, "GET /live"))[0] == 200
     await defer.maybeDeferred(port.stopListening)
     assert logged_failures.flush(ZeroDivisionError)
+
+
+# -- the operator's page, and who may have a browser ask -------------------------------------------
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_operator_s_page_and_its_scripts_are_there(admin):
+    for path, kind in [("/", "text/html"), ("/console.js", "text/javascript")]:
+        status, headers, body = await deferToThread(ask, admin.where, f"GET {path}")
+        assert status == 200
+        assert headers["content-type"] == f"{kind}; charset=utf-8"
+        assert body
+    status, headers, _ = await deferToThread(ask, admin.where, "POST /")
+    assert status == 405
+
+
+@pytest.mark.parametrize("admin", ["tcp"], indirect=True)
+@pytest.mark.parametrize("path", ["/", "/status", "/live", "/console.js", "/nothing"])
+@pytest_twisted.ensureDeferred
+async def test_a_name_that_is_not_its_own_gets_nothing_from_a_loopback_port(admin, path):
+    status, _, words = await admin.ask(f"GET {path}", host="rebound.example:8009")
+    assert status == 421
+    assert "localhost" in words["error"]
+    assert (await admin.ask("GET /live", host="localhost"))[0] == 200
+
+
+@pytest.mark.parametrize("admin", ["unix"], indirect=True)
+@pytest_twisted.ensureDeferred
+async def test_names_do_not_matter_on_a_unix_socket(admin):
+    assert (await admin.ask("GET /live", host="whatever.example"))[0] == 200
