@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import click
 import docutils.core
 import msgspec
 import pytest
@@ -19,12 +20,12 @@ from door_doubles import House
 from twisted.scripts.twistd import ServerOptions
 
 from pushservice import commands, wire
+from pushservice.cli import main
 from pushservice.closing import RECONNECT_AFTER, CloseCode, ErrorCode
 from pushservice.configfile import Sources
 from pushservice.limits import BURST_SECONDS, Limits
 from pushservice.options import CONFIG_FILE, OPTIONS
 from pushservice.tap import Options
-from pushservice.token_cli import token
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "pushservice"
@@ -151,19 +152,20 @@ def twistd_options() -> set[str]:
     return names
 
 
-def token_options() -> set[str]:
-    """The options of `quotepush token`, which are no options of the daemon."""
-    return {
+def options_of(command: click.Command) -> set[str]:
+    """The options of a command such as `quotepush`, and of all commands below it."""
+    names = {
         name.removeprefix("--")
-        for command in token.commands.values()
         for option in command.params
         for name in (*option.opts, *option.secondary_opts)
     }
+    below = command.commands.values() if isinstance(command, click.Group) else ()
+    return names.union(*map(options_of, below))
 
 
 @each_document
 def test_every_option_that_is_named_exists(path):
-    known = {option.name for option in OPTIONS} | twistd_options() | token_options()
+    known = {option.name for option in OPTIONS} | twistd_options() | options_of(main)
     # Options of the benchmark and of other programs are their own.
     theirs = r"\b(?:script/bench|curl|docker|systemctl|useradd) (?:.*\\\n)*.*"
     ours = re.sub(theirs, "", parsed(path).astext())
