@@ -74,16 +74,9 @@ class NullCounters(Counters):
 
 
 def steps(first: float, last: float) -> tuple[float, ...]:
-    """Bounds of 1, 2 and 5 times powers of ten, from `first` on, which is one, up to `last`."""
-    found: list[float] = []
-    exponent = -9
-    while not found or found[-1] < last:
-        for digit in (1, 2, 5):
-            bound = float(f"{digit}e{exponent}")
-            if first <= bound <= last:
-                found.append(bound)
-        exponent += 1
-    return tuple(found)
+    """Bounds of 1, 2 and 5 times powers of ten, from billionths to billions, within these two."""
+    all_steps = (float(f"{digit}e{power}") for power in range(-9, 10) for digit in (1, 2, 5))
+    return tuple(bound for bound in all_steps if first <= bound <= last)
 
 
 class Histogram:

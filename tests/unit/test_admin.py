@@ -10,6 +10,7 @@ import pytest
 import pytest_twisted
 from twisted.internet import defer, reactor
 from twisted.internet.threads import deferToThread
+from waiting import until
 
 from pushservice.admin import open_admin
 from pushservice.ports import CannotListen
@@ -20,7 +21,8 @@ class State:
 
     def __init__(self) -> None:
         self.found: list[str] = []
-        #: what reports wait for
+        #: how many reports were asked for, and what they wait for
+        self.asked = 0
         self.waits: defer.Deferred[None] = defer.succeed(None)
 
     def faults(self) -> list[str]:
@@ -29,11 +31,16 @@ class State:
     def status(self) -> dict[str, Any]:
         return {"pid": 1, "workers": []}
 
+    def figures(self) -> dict[str, Any]:
+        return {"totals": {"subscriptions": 7}}
+
     async def clients(self, most: int) -> dict[str, Any]:
+        self.asked += 1
         await self.waits
         return {"clients": [{"conn": str(at)} for at in range(most)], "total": 7}
 
     async def symbols(self, most: int) -> dict[str, Any]:
+        self.asked += 1
         await self.waits
         return {"symbols": [{"symbol": str(at)} for at in range(most)], "total": 8}
 
@@ -149,6 +156,100 @@ async def test_a_fault_in_the_answer_is_an_error_there_and_ends_nothing(logged_f
     assert (await deferToThread(ask, where, "GET /live"))[0] == 200
     await defer.maybeDeferred(port.stopListening)
     assert logged_failures.flush(ZeroDivisionError)
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize(
+    ("request_", "rows"),
+    [
+        ("GET /clients", 20),
+        ("GET /clients?slow=3", 3),
+        ("GET /symbols", 50),
+        ("GET /symbols?top=1000", 1000),
+    ],
+)
+async def test_so_many_rows_are_shown_as_are_asked_for(admin, request_, rows):
+    status, headers, words = await admin.ask(request_)
+    assert status == 200
+    assert headers["content-type"] == "application/json"
+    assert headers["cache-control"] == "no-store"
+    assert len(words.get("clients") or words["symbols"]) == rows
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize(
+    ("request_", "right"),
+    [
+        ("GET /clients?slow=0", "slow=20, a whole number from 1 to 1000"),
+        ("GET /clients?slow=1&slow=2", "slow=20, a whole number from 1 to 1000"),
+        ("GET /clients?top=1", "slow=20, a whole number from 1 to 1000"),
+        ("GET /symbols?top=1001", "top=50, a whole number from 1 to 1000"),
+        ("HEAD /symbols?top=x", None),
+    ],
+)
+async def test_what_is_asked_wrongly_is_answered_with_what_would_be_right(admin, request_, right):
+    status, headers, words = await admin.ask(request_)
+    assert status == 400
+    assert headers["content-type"] == "application/json"
+    assert (words is None) if right is None else words["error"].endswith(f"right is {right}")
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_answer_may_take_its_time_and_others_are_answered_meanwhile(admin):
+    admin.state.waits = defer.Deferred()
+    later = defer.ensureDeferred(admin.ask("GET /clients?slow=2"))
+    head = defer.ensureDeferred(admin.ask("HEAD /clients?slow=2"))
+    assert (await admin.ask("GET /live"))[0] == 200
+    assert not later.called
+    waiting, admin.state.waits = admin.state.waits, defer.succeed(None)
+    waiting.callback(None)
+    status, headers, words = await later
+    assert (status, words["total"]) == (200, 7)
+    assert int(headers["content-length"]) == len(json.dumps(words, separators=(",", ":"))) + 1
+    status, headers, words = await head
+    assert (status, words) == (200, None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_leaves_before_the_answer_is_there_gets_none_and_harms_nobody(admin):
+    admin.state.waits = defer.Deferred()
+    family = socket.AF_UNIX if isinstance(admin.where, str) else socket.AF_INET
+    with socket.socket(family) as client:
+        client.connect(admin.where)
+        client.sendall(b"GET /symbols HTTP/1.1\r\nHost: a\r\n\r\n")
+        await until(lambda: admin.state.asked == 1, "the question")
+    # The next one comes after the end of the first, which the port hears in order.
+    assert (await admin.ask("GET /live"))[0] == 200
+    assert (await admin.ask("GET /live"))[0] == 200
+    admin.state.waits.callback(None)
+    assert (await admin.ask("GET /live"))[0] == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_report_that_fails_is_an_error_in_words(admin, logged_failures):
+    admin.state.waits = defer.fail(ZeroDivisionError())
+    status, _, words = await admin.ask("GET /clients")
+    assert (status, words) == (500, {"error": "the answer failed; the log says how"})
+    assert logged_failures.flush(ZeroDivisionError)
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("*/*", "text/plain"),
+        ("application/openmetrics-text; version=1.0.0", "application/openmetrics"),
+    ],
+)
+async def test_metrics_are_text_of_the_kind_that_is_asked_for(admin, accept, kind):
+    def fetch() -> tuple[int, dict[str, str], bytes]:
+        return ask(admin.where, f"GET /metrics HTTP/1.1\r\nAccept: {accept}\r\nX-Rest:")
+
+    status, headers, body = await deferToThread(fetch)
+    assert status == 200
+    assert headers["content-type"].startswith(kind)
+    assert b"\nquotepush_subscriptions 7" in body
+    assert body.endswith(b"# EOF\n") is (kind != "text/plain")
 
 
 # -- the operator's page, and who may have a browser ask -------------------------------------------

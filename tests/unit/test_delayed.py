@@ -12,7 +12,7 @@ from pushservice.announcements import Announcements
 from pushservice.delayed import TURN_EVERY, TURN_QUOTES, Tiers, Together, move
 from pushservice.hub import Hub
 from pushservice.limits import Limits
-from pushservice.metrics import Counters
+from pushservice.metrics import Counters, Measures
 from pushservice.tape import Tape
 
 
@@ -533,3 +533,38 @@ def test_a_client_that_watches_nothing_is_moved_without_a_word():
     client = daemon.client(10)
     assert raised(daemon, client, 10, 0)
     assert client.events() == []
+
+
+def test_each_turn_of_a_tier_is_measured_with_its_time():
+    daemon = Daemon(10)
+    daemon.client(10, "A")
+    daemon.publish(("A", 1), ("A", 2))
+    (late,) = daemon.tiers.hubs
+    moments = iter(range(100))
+    measures = late.measures = Measures(lambda: float(next(moments)))
+    daemon.clock.pass_time(10)
+    assert (sum(measures.turn_seconds.counts), measures.turn_seconds.sum) == (1, 1.0)
+    assert (sum(measures.turn_events.counts), measures.turn_events.sum) == (1, 2)
+
+
+def test_a_tier_measures_with_the_hub_that_it_belongs_to():
+    daemon = Daemon(10)
+    assert [hub.measures for hub in daemon.tiers.hubs] == [daemon.hub.measures]
+
+
+def test_subscriptions_stay_as_many_when_a_client_moves():
+    daemon = Daemon(10)
+    client = daemon.client(10, "A", "B")
+    (late,) = daemon.tiers.hubs
+    assert daemon.hub.common.subscriptions == 2
+    assert move(client.outbox, late, daemon.hub)
+    assert daemon.hub.common.subscriptions == 2
+    daemon.hub.leave(client.outbox)
+    assert daemon.hub.common.subscriptions == 0
+
+
+def test_the_tape_says_how_full_it_is_and_what_it_dropped():
+    daemon = Daemon(10, budget=1 << 20)
+    assert daemon.tiers.tape() == {"used": 0, "dropped": 0}
+    daemon.publish(("A", 1))
+    assert daemon.tiers.tape()["used"] > 0

@@ -11,7 +11,7 @@ from core_doubles import Client, FixedClock, RecordingOutlet, make_hub, publish
 from pushservice import wire
 from pushservice.hub import Hub, NoRoom
 from pushservice.limits import Limits
-from pushservice.metrics import Counters
+from pushservice.metrics import Counters, Measures
 from pushservice.outbox import Outbox
 from pushservice.topic import Topic
 
@@ -668,3 +668,61 @@ def test_an_inherited_value_makes_none_go_and_goes_first_itself():
         assert hub.topic(gone) is not None
         publish(hub, (f"AFTER-{gone}", b"1"))
         assert hub.topic(gone) is None
+
+
+# -- what is counted and measured ------------------------------------------------------------------
+
+
+def test_subscriptions_are_counted_as_they_come_and_go_in_whatever_way():
+    hub = make_hub()
+    common = hub.common
+    one, two = Client(hub, "t-1"), Client(hub, "t-2")
+    one.say({"op": "subscribe", "symbols": ["A", "B", "bad symbol", "A"]})
+    assert common.subscriptions == 2
+    two.say({"op": "subscribe", "symbols": ["A"], "interval": 1000})
+    two.say({"op": "subscribe", "symbols": ["C"], "mode": "raw"})
+    assert common.subscriptions == 4
+    # Another way to watch it is no other subscription.
+    two.say({"op": "subscribe", "symbols": ["A"]})
+    one.say({"op": "subscribe", "symbols": ["A"], "interval": 1000})
+    assert common.subscriptions == 4
+    one.say({"op": "unsubscribe", "symbols": ["A", "Z"]})
+    assert common.subscriptions == 3
+    two.session.close()
+    two.session.close()
+    assert common.subscriptions == 1
+    one.say({"op": "unsubscribe"})
+    assert common.subscriptions == 0
+
+
+def test_one_that_is_refused_for_lack_of_room_is_none():
+    hub = make_hub(limits=Limits(total_symbols=1))
+    client = Client(hub)
+    client.say({"op": "subscribe", "symbols": ["A", "B"]})
+    assert hub.common.subscriptions == 1
+
+
+def test_those_of_a_tier_are_counted_with_the_others():
+    hub = make_hub()
+    late = hub.tier(None)
+    client = Client(hub)
+    late.subscribe(client.outbox, "A")
+    assert hub.common.subscriptions == late.common.subscriptions == 1
+    late.unsubscribe(client.outbox, late.topic("A"))
+    assert hub.common.subscriptions == 0
+
+
+def test_the_events_of_a_turn_are_measured_and_a_paced_turn_is_one_with_its_time():
+    clock, moments = FixedClock(), iter(range(100))
+    measures = Measures(lambda: float(next(moments)))
+    hub = Hub(clock, "k", Counters(), lambda *_: None, measures=measures)
+    for conn in ("1", "2", "3"):
+        Client(hub, conn).say({"op": "subscribe", "symbols": ["A", "B"]})
+    publish(hub, ("A", b"1"), ("A", b"2"), ("B", b"1"))
+    assert (sum(measures.turn_events.counts), measures.turn_events.sum) == (1, 9)
+    assert sum(measures.turn_seconds.counts) == 0, "whoever reads the feed measures that"
+    Client(hub, "4").say({"op": "subscribe", "symbols": ["A"], "interval": 20})
+    publish(hub, ("A", b"3"))
+    clock.pass_time(0.02)
+    assert (sum(measures.turn_events.counts), measures.turn_events.sum) == (3, 9 + 3 + 1)
+    assert (sum(measures.turn_seconds.counts), measures.turn_seconds.sum) == (1, 1.0)

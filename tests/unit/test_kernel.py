@@ -14,7 +14,7 @@ import pytest_twisted
 from waiting import read, until
 
 from pushservice.interfaces import Progress
-from pushservice.kernel import bound_send_buffer, bytes_sent, progress
+from pushservice.kernel import bound_send_buffer, bytes_held, bytes_sent, progress
 
 
 def listening_on(kind: str, directory: Path) -> socket.socket:
@@ -177,3 +177,14 @@ def test_nobody_knows_how_many_bytes_were_sent_on_what_is_no_stream_connection()
     assert bytes_sent(None) is None
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         assert bytes_sent(other) is None
+
+
+def test_what_the_far_end_has_not_taken_is_held_by_the_kernel(ends):
+    near, far = ends
+    assert bytes_held(near) == 0
+    fill(near)
+    assert bytes_held(near) == seen(near).waiting > 0
+    far.close()
+    near.close()
+    assert bytes_held(near) == 0
+    assert bytes_held(None) == 0

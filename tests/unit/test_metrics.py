@@ -1,4 +1,4 @@
-"""Counters: every one starts at zero, adds up and is shown; the null sink keeps nothing."""
+"""Counters and histograms start at zero, add up and are shown; the null sink keeps nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import pushservice
-from pushservice.metrics import Counters, NullCounters
+from pushservice.metrics import Counters, Histogram, Measures, NullCounters, steps
 
 NAMES = [counter.name for counter in dataclasses.fields(Counters)]
 
@@ -62,3 +62,48 @@ def test_every_counter_is_counted_somewhere(name):
     package = Path(pushservice.__file__).parent
     sources = [path for path in package.rglob("*.py") if path.name != "metrics.py"]
     assert any(re.search(rf"\.{name} \+= ", path.read_text("utf-8")) for path in sources)
+
+
+# -- histograms ------------------------------------------------------------------------------------
+
+
+def test_steps_are_1_2_and_5_within_their_ends():
+    assert steps(0.5, 20) == (0.5, 1, 2, 5, 10, 20)
+    assert steps(0.001, 0.003) == (0.001, 0.002)
+
+
+def test_a_value_at_a_bound_is_within_it_and_one_above_all_is_in_the_last_bucket():
+    histogram = Histogram((1, 2))
+    for value in (0, 1, 1.5, 2, 2.1):
+        histogram.observe(value)
+    assert histogram.snapshot() == {"bounds": [1, 2], "counts": [2, 2, 1], "sum": 6.6}
+
+
+def test_what_was_seen_several_times_counts_as_often():
+    histogram = Histogram((1, 2))
+    histogram.observe(1.5, 500)
+    assert histogram.snapshot() == {"bounds": [1, 2], "counts": [0, 500, 0], "sum": 750.0}
+
+
+def test_a_histograms_snapshot_stands_still_while_counting_goes_on():
+    histogram = Histogram((1,))
+    before = histogram.snapshot()
+    histogram.observe(1)
+    assert before["counts"] == [0, 0]
+
+
+def test_measures_are_shown_by_name_and_none_is_anothers():
+    measures = Measures()
+    measures.turn_quotes.observe(3)
+    shown = measures.snapshot()
+    assert sum(shown["turn_quotes"]["counts"]) == 1
+    assert all(sum(each["counts"]) == 0 for name, each in shown.items() if name != "turn_quotes")
+    assert {
+        *("receive_to_write_seconds", "publish_to_write_seconds", "feed_lag_seconds"),
+        *("reactor_delay_seconds", "turn_quotes", "turn_events", "turn_seconds"),
+    } == set(shown)
+    assert all(list(each["bounds"]) == sorted(each["bounds"]) for each in shown.values())
+
+
+def test_without_a_stopwatch_everything_takes_no_time():
+    assert Measures().stopwatch() == 0.0

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
-from core_doubles import Client, make_hub, publish
+from core_doubles import Client, FixedClock, make_hub, publish
 
 from pushservice import wire
 from pushservice.announcements import Announcements
 from pushservice.closing import CloseCode
 from pushservice.hub import Hub
+from pushservice.interfaces import Progress
 from pushservice.limits import Limits
 from pushservice.metrics import Counters
 from pushservice.outbox import ANSWERS_BUDGET
@@ -592,3 +593,36 @@ def test_values_that_were_learnt_are_no_updates(behind, everybody):
     client.outbox.drained()
     quotes = [event for event in client.events() if event["ev"] == "quote"]
     assert handed(client) == len(quotes) == (0 if behind else 2)
+
+
+def test_when_it_fell_behind_is_known_while_it_is():
+    clock = FixedClock(1000.0)
+    client = Client(make_hub(clock))
+    assert client.outbox.behind_since is None
+    client.outbox.blocked()
+    clock.advance(5)
+    client.outbox.blocked()
+    assert client.outbox.behind_since == 1000.0
+    client.outbox.drained()
+    assert client.outbox.behind_since is None
+    client.outbox.blocked()
+    assert client.outbox.behind_since == 1005.0
+    client.session.close()
+    assert client.outbox.behind_since is None
+
+
+def test_what_is_kept_for_it_and_what_its_outlet_has_is_queued():
+    hub = make_hub()
+    client = Client(hub)
+    client.say({"op": "subscribe", "symbols": ["A"], "mode": "raw"})
+    client.outlet.now_taken = Progress(0, 50)
+    assert client.outbox.queued() == 50
+    client.outbox.blocked()
+    assert client.outbox.queued() == 50
+    publish(hub, ("A", b"1" * 200))
+    kept = client.outbox.queued() - 50
+    assert 200 < kept < 400
+    client.say({"op": "ping"})
+    assert client.outbox.queued() > 50 + kept
+    client.outbox.drained()
+    assert client.outbox.queued() == 50

@@ -464,3 +464,24 @@ def test_a_transport_of_another_kind_gets_a_portable_outlet():
     made = choose("direct", reactor).make(StringTransport(), lambda code: None)
     assert type(made) is PortableOutlet
     assert made.progress() is None, "it has no socket that could be asked"
+
+
+@pytest_twisted.ensureDeferred
+async def test_all_that_waits_for_the_client_is_queued_wherever_it_waits(pair):
+    ours, client = pair
+    ours.outlet.attach(ours.outbox)
+    assert ours.outlet.queued() < 2000, "a ticket of TLS at most"
+    written = len(await fill(ours))
+    ours.outlet.write(b"x" * 300_000)
+    await until_turned(10)
+    in_kernel = waiting(ours.socket(), termios.TIOCOUTQ)
+    # The far end's kernel has some, and TLS adds some.
+    assert 300_000 < ours.outlet.queued() < (written + 300_000) * 1.1
+    assert ours.outlet.queued() > in_kernel + 250_000
+    await deferToThread(read, client, written + 300_000)
+    await until(lambda: ours.outlet.queued() == 0, "the end of the queue")
+
+
+@pytest_twisted.ensureDeferred
+async def test_of_a_transport_that_says_nothing_of_itself_nothing_is_queued():
+    assert PortableOutlet(StringTransport(), lambda _: None).queued() == 0

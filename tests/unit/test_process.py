@@ -54,6 +54,15 @@ class Crew:
     def status(self) -> dict[str, Any]:
         return {"pid": 1, "workers": [{"number": 1, "clients": 2}]}
 
+    def figures(self) -> dict[str, Any]:
+        return {"totals": {"subscriptions": 7}}
+
+    async def clients(self, most: int) -> dict[str, Any]:
+        return {"clients": [most]}
+
+    async def symbols(self, most: int) -> dict[str, Any]:
+        return {"symbols": [most]}
+
     async def roll(self, plan: Plan) -> bool:
         self.plans.append(plan)
         self.rolled.append(defer.Deferred())
@@ -324,6 +333,30 @@ def test_how_it_stands_is_a_line_for_each_process(run, lines):
     daemon.process.log_status()
     assert "status: {'pid': 1}" in lines
     assert "status of worker 1: {'number': 1, 'clients': 2}" in lines
+
+
+def test_histograms_and_sums_are_left_out_of_the_log_and_what_is_there_twice(run, lines):
+    daemon = run(plain=True)
+    of_process = {"clients": 2, "measures": {"a": 1}}
+    daemon.crew.status = lambda: {
+        "pid": 1,
+        **of_process,
+        "workers": [{"number": 0} | of_process],
+        "totals": {"clients": 2},
+    }
+    daemon.process.log_status()
+    assert [line for line in lines if "status" in line] == ["status: {'pid': 1, 'clients': 2}"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_crews_answers_are_the_processes_and_it_is_ready_as_that_says(run):
+    daemon = run(plain=True)
+    assert await daemon.process.clients(3) == {"clients": [3]}
+    assert await daemon.process.symbols(4) == {"symbols": [4]}
+    assert daemon.process.figures() == {"totals": {"subscriptions": 7}, "ready": 1}
+    daemon.process.leave()
+    assert daemon.process.figures()["ready"] == 0
+    daemon.reactor.advance(0)
 
 
 @pytest_twisted.ensureDeferred

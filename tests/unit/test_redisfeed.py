@@ -16,7 +16,7 @@ from waiting import until
 
 from pushservice.channels import SymbolReader
 from pushservice.listening import Everything
-from pushservice.metrics import Counters
+from pushservice.metrics import Counters, Measures
 from pushservice.redisfeed import PING_EVERY, SILENCE, TURN_BUDGET, RedisFeed, _Subscriber
 from pushservice.redisurl import RedisAddress, redis_address
 
@@ -453,3 +453,103 @@ def test_a_turn_that_takes_long_makes_reads_smaller_until_there_is_room_again():
     assert sizes(2, TURN_BUDGET * 0.7) == [4096, 4096], "no change where it fits"
     assert sizes(5, TURN_BUDGET * 0.1) == [8192, 16384, 32768, 65536, 65536]
     assert len(fed.target.quotes) == 15
+
+
+# -- what is measured ------------------------------------------------------------------------------
+
+
+class Measured:
+    """A feed whose turns take as long, and send as much, as a test says."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.clock.rightNow = 1_763_799_999.5
+        self.moment = 0.0
+        #: seconds that the turns to come take, and the events that they send
+        self.seconds, self.events = 0.0, 0
+        self.fed = Fed(self.clock, RedisAddress(path="/nowhere"), f"{CHANNEL}.*")
+        self.measures = self.fed.feed.measures = Measures(lambda: self.moment)
+        self.fed.target.flush = self._flush
+        self._connection = type("Connection", (_Subscriber,), {"feed": self.fed.feed})()
+        self._connection.transport = StringTransport()
+        self._connection._messages = hiredis.Reader()
+
+    def _flush(self) -> None:
+        self.moment += self.seconds
+        self.fed.counters.events_out += self.events
+
+    def read(self, *payloads: bytes, before: bytes = b"") -> None:
+        """One read of quotes with these payloads."""
+        data = before
+        for payload in payloads:
+            words = (b"pmessage", b"test_redisfeed.*", b"test_redisfeed.A", payload)
+            data += b"*4\r\n" + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+        self._connection.dataReceived(data)
+
+    def seen(self, name: str) -> tuple[int, float]:
+        """How often a measure was taken, and the sum."""
+        histogram = getattr(self.measures, name)
+        return sum(histogram.counts), pytest.approx(histogram.sum)
+
+
+def test_a_reads_quotes_and_its_time_are_measured_once_for_each_event_it_sent():
+    measured = Measured()
+    measured.seconds, measured.events = 0.25, 30
+    measured.read(b"1", b"2", b"3")
+    measured.seconds, measured.events = 0.5, 10
+    measured.read(b"4")
+    assert measured.seen("turn_quotes") == (2, 4)
+    assert measured.seen("turn_seconds") == (2, 0.75)
+    assert measured.seen("receive_to_write_seconds") == (40, 30 * 0.25 + 10 * 0.5)
+
+
+def test_what_nobody_got_was_written_to_nobody_in_whatever_time():
+    measured = Measured()
+    measured.seconds = 0.25
+    measured.read(b'{"ts":1763799999400}')
+    assert measured.seen("turn_seconds") == (1, 0.25)
+    assert measured.seen("receive_to_write_seconds") == (0, 0)
+    assert measured.seen("feed_lag_seconds") == (1, 0.1)
+    assert measured.seen("publish_to_write_seconds") == (0, 0)
+
+
+def test_a_read_without_quotes_is_no_turn():
+    measured = Measured()
+    measured.events = 3
+    measured.read(before=PONG)
+    for name in measured.measures.snapshot():
+        assert measured.seen(name) == (0, 0), name
+
+
+def test_the_first_quote_of_a_read_tells_since_when_it_was_on_its_way():
+    measured = Measured()
+    measured.seconds, measured.events = 0.25, 7
+    measured.read(b'{"ts":1763799999300}', b'{"ts":1763799999400}')
+    assert measured.seen("feed_lag_seconds") == (1, 0.2)
+    assert measured.seen("publish_to_write_seconds") == (1, 0.45)
+
+
+@pytest.mark.parametrize("payload", [b"1", b'{"ts":1}', b'{"ts":1763713000000}', b""])
+def test_without_a_moment_that_can_be_nothing_is_known_of_the_way(payload):
+    measured = Measured()
+    measured.events = 7
+    measured.read(payload, b'{"ts":1763799999400}')
+    assert measured.seen("feed_lag_seconds") == (0, 0)
+    assert measured.seen("publish_to_write_seconds") == (0, 0)
+    assert measured.seen("turn_quotes") == (1, 2)
+
+
+def test_a_publisher_whose_clock_is_ahead_is_late_by_nothing():
+    measured = Measured()
+    measured.seconds, measured.events = 0.25, 1
+    measured.read(b'{"ts":1763799999900}')
+    assert measured.seen("feed_lag_seconds") == (1, 0)
+    assert measured.seen("publish_to_write_seconds") == (1, 0.25)
+
+
+def test_an_answer_of_redis_before_the_quotes_of_a_read_is_no_quote():
+    measured = Measured()
+    measured.events = 1
+    measured.read(b'{"ts":1763799999400}', before=PONG)
+    assert measured.seen("turn_quotes") == (1, 1)
+    assert measured.seen("feed_lag_seconds") == (0, 0)

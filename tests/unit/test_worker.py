@@ -363,3 +363,31 @@ def test_a_process_that_is_stuck_says_where():
     worker.process.send_signal(signal.SIGABRT)
     assert worker.end() == -signal.SIGABRT
     assert b"Fatal Python error: Aborted" in worker.errors
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_report_is_told_with_the_number_of_its_question(made):
+    worker, link, _, daemon = made
+    daemon.hub.publish("A", b"1")
+    daemon.hub.flush()
+    worker.heard({"do": "report", "id": 7, "what": "clients", "most": 3})
+    worker.heard({"do": "report", "id": 8, "what": "symbols", "most": 3})
+    worker.heard({"do": "report", "id": 9, "what": "named", "symbols": ["A", "B"]})
+    await until(lambda: link.words().count("report") == 3, "the reports")
+    reports = {each["id"]: each["report"] for each in link.said if each["is"] == "report"}
+    assert reports[7] == {"clients": [], "total": 0}
+    assert [row["symbol"] for row in reports[8]["symbols"]] == ["A"]
+    assert [row["symbol"] for row in reports[9]["symbols"]] == ["A"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_report_that_fails_is_logged_and_ends_nothing(made, logged_failures, monkeypatch):
+    worker, link, stopping, daemon = made
+    monkeypatch.setattr(daemon.hub, "outboxes", lambda: 1 / 0)
+    worker.heard({"do": "report", "id": 7, "what": "clients", "most": 3})
+    worker.heard({"do": "report", "id": 8, "what": "nonsense", "most": 3})
+    await until(lambda: logged_failures.flush(ZeroDivisionError), "the failure")
+    assert logged_failures.flush(KeyError)
+    monkeypatch.undo()
+    assert "report" not in link.words()
+    assert stopping.running

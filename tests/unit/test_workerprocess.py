@@ -10,6 +10,7 @@ import pytest
 import pytest_twisted
 from twisted.internet import defer, reactor
 from twisted.logger import globalLogPublisher
+from twisted.python.failure import Failure
 from waiting import until
 from worker_doubles import FakeProcess, SpawningReactor
 
@@ -209,3 +210,38 @@ async def test_a_real_process_hears_is_heard_and_ends(monkeypatch, lines):
         open_after.append(len(list(Path("/proc/self/fd").iterdir())))
     assert lines.count("worker 1 wrote: to stdout") == 3
     assert open_after[0] == open_after[1] == open_after[2], "no descriptor stays"
+
+
+def test_what_it_is_asked_it_answers_by_the_questions_number():
+    started = Started()
+    worker, fake = started.worker, started.fake()
+    first, second = worker.ask("clients", most=3), worker.ask("symbols", most=4)
+    one, other = fake.told[1:]
+    assert one == {"do": "report", "id": one["id"], "what": "clients", "most": 3}
+    fake.says("report", id=other["id"], report={"total": 2})
+    fake.says("report", id=one["id"], report={"total": 1})
+    assert (first.result, second.result) == ({"total": 1}, {"total": 2})
+    fake.says("report", id=one["id"], report={"total": 9})
+    assert worker.state == "starting", "an answer twice is no nonsense"
+
+
+def test_an_answer_that_comes_too_late_is_nobodys():
+    started = Started()
+    late = started.worker.ask("clients", most=3).addTimeout(2, started.reactor)
+    failures: list[Failure] = []
+    late.addErrback(failures.append)
+    started.reactor.advance(2)
+    assert failures[0].check(defer.TimeoutError)
+    started.fake().says("report", id=started.fake().told[-1]["id"], report={})
+    assert not started.fake().signals
+
+
+def test_who_ends_answers_nobody_any_more():
+    started = Started()
+    failures: list[Failure] = []
+    started.worker.ask("clients", most=3).addErrback(failures.append)
+    started.fake().ends(3)
+    started.worker.ask("clients", most=3).addErrback(failures.append)
+    assert [str(failure.value) for failure in failures] == [
+        "worker 7 ended: with exit status 3"
+    ] * 2

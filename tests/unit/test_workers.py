@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import defer
+from twisted.internet.task import LoopingCall
 from twisted.logger import globalLogPublisher
 from worker_doubles import SOON, FakeProcess, SpawningReactor
 
@@ -30,6 +31,7 @@ from pushservice.workers import (
     LAST_DELAY,
     LOOK_EVERY,
     OLD_AGAIN_AFTER,
+    REPORTED_WITHIN,
     STABLE_AFTER,
     STEP_WITHIN,
     STUCK_AFTER,
@@ -952,3 +954,151 @@ async def test_certificates_that_are_renewed_are_told_to_all_and_to_those_that_c
     managed.manager._renew_certificates()
     assert managed.processes[1].told[-1].get("materials", [told]) == [told]
     assert len(managed.manager.status()["certificates"]) == 1
+
+
+# -- what all of them say, as one ------------------------------------------------------------------
+
+
+def said(clients: int, **counters: int) -> dict[str, Any]:
+    return {"clients": clients, "counters": counters, "feed": "up"}
+
+
+@in_turns
+async def test_totals_are_of_all_workers_and_do_not_fall_when_one_ends(make):
+    managed = await make(workers=2).start()
+    managed.feeding()
+    first, second = managed.processes
+    first.says("status", status=said(3, quotes_in=100, merged=1))
+    second.says("status", status=said(4, quotes_in=90))
+
+    def totals() -> tuple[int, int]:
+        found = managed.manager.status()["totals"]
+        return found["clients"], found["counters"]["quotes_in"]
+
+    assert totals() == (7, 190)
+    first.ends(signal=signal.SIGKILL)
+    assert totals() == (4, 190)
+    await managed.go()
+    third = managed.processes[2]
+    third.says("status", status=said(1, quotes_in=5))
+    assert totals() == (5, 195)
+    figures = managed.manager.figures()
+    posts = {each["number"]: each for each in figures["posts"]}
+    assert posts[1]["counters"]["quotes_in"] == 105
+    assert posts[1]["restarts"] == 1
+    assert posts[2]["counters"]["quotes_in"] == 90
+    assert posts[1]["states"] == {"starting": 0, "serving": 1, "draining": 0}
+    assert posts["manager"]["process"]["memory"] > 0
+
+
+@in_turns
+async def test_totals_do_not_fall_in_a_roll_or_at_the_end(make):
+    managed = await make(workers=2).start()
+    managed.feeding()
+    before = 0
+    reading = LoopingCall(lambda: seen.append(counted(managed)))
+    reading.clock = managed.reactor
+    seen: list[int] = []
+    for number, process in enumerate(managed.processes):
+        process.says("status", status=said(1, quotes_in=10**number))
+    managed.reactor.on_spawn = lambda process: managed.reactor.callLater(
+        SOON, lambda: (process.says("fed"), process.says("status", status=said(0, quotes_in=100)))
+    )
+    reading.start(SOON / 4)
+    rolled = managed.roll()
+    await managed.go(1)
+    assert rolled.result
+    managed.stop()
+    await managed.go(1)
+    reading.stop()
+    assert seen[0] == 11
+    assert seen[-1] == 211
+    for count in seen:
+        assert count >= before
+        before = count
+
+
+def counted(managed: Managed) -> int:
+    return managed.manager.status()["totals"]["counters"]["quotes_in"]
+
+
+@in_turns
+async def test_the_feed_is_up_where_one_that_serves_is_fed(make):
+    managed = await make(workers=2).start(fed=False)
+    assert managed.manager.status()["totals"]["feed"] == "down"
+    managed.processes[1].says("fed")
+    assert managed.manager.status()["totals"]["feed"] == "up"
+    assert managed.manager.faults() == []
+
+
+def answer(process: FakeProcess, **report: Any) -> dict[str, Any]:
+    """Have it answer what it was asked last; returns that."""
+    asked = process.told[-1]
+    process.says("report", id=asked["id"], report=report)
+    return asked
+
+
+def client(conn: str, merged: int) -> dict[str, Any]:
+    return {"conn": conn, "behind": None, "merged": merged}
+
+
+@in_turns
+async def test_the_slowest_clients_are_those_of_all_workers(make):
+    managed = await make(workers=2).start()
+    report = defer.Deferred.fromCoroutine(managed.manager.clients(2))
+    asked = answer(managed.processes[0], clients=[client("a", 5), client("b", 1)], total=9)
+    assert (asked["do"], asked["what"], asked["most"]) == ("report", "clients", 2)
+    assert not report.called
+    answer(managed.processes[1], clients=[client("c", 3)], total=1)
+    assert report.result == {
+        "clients": [client("a", 5), client("c", 3)],
+        "total": 10,
+        "missing": [],
+    }
+
+
+@in_turns
+async def test_who_does_not_answer_in_time_is_left_out_and_named(make):
+    managed = await make(workers=3).start()
+    report = defer.Deferred.fromCoroutine(managed.manager.clients(2))
+    answer(managed.processes[0], clients=[client("a", 5)], total=1)
+    managed.processes[2].ends(3)
+    await managed.go(REPORTED_WITHIN - 0.1)
+    assert not report.called
+    await managed.go(0.2)
+    assert report.result == {"clients": [client("a", 5)], "total": 1, "missing": [2, 3]}
+
+
+def symbol(name: str, n: int, watchers: int) -> dict[str, Any]:
+    return {
+        "symbol": name,
+        "n": n,
+        "watchers": watchers,
+        "rate": None,
+        "age": None,
+        "stale": False,
+    }
+
+
+@in_turns
+async def test_watchers_of_a_busy_symbol_are_counted_at_those_workers_too_where_it_is_not(make):
+    managed = await make(workers=2).start()
+    one, other = managed.processes
+    report = defer.Deferred.fromCoroutine(managed.manager.symbols(2))
+    answer(one, symbols=[symbol("A", 9, 1), symbol("B", 8, 1)], total=3)
+    answer(other, symbols=[symbol("A", 9, 2), symbol("C", 7, 5)], total=4)
+    assert one.told[-1]["what"] == "symbols", "it has named both"
+    asked = answer(other, symbols=[symbol("B", 2, 10)], total=4)
+    assert (asked["what"], asked["symbols"]) == ("named", ["B"])
+    assert report.result == {
+        "symbols": [symbol("A", 9, 3), symbol("B", 8, 11)],
+        "total": 4,
+        "missing": [],
+    }
+
+
+@in_turns
+async def test_where_no_worker_serves_there_is_nobody_to_ask(make):
+    managed = make(workers=1)
+    report = defer.Deferred.fromCoroutine(managed.manager.symbols(2))
+    assert report.result == {"symbols": [], "total": 0, "missing": []}

@@ -1,0 +1,79 @@
+"""Processes come, count and end: no total falls, and each is the sum of all that was said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pushservice.metrics import Counters, Histogram
+from pushservice.totals import Past, together
+
+BOUNDS = (0.001, 0.1, 1, 10)
+values = st.floats(min_value=0, max_value=100, allow_nan=False)
+
+
+@given(st.lists(st.tuples(values, st.integers(min_value=1, max_value=1000))))
+def test_a_histogram_counts_each_value_in_the_first_bucket_that_holds_it(seen):
+    histogram = Histogram(BOUNDS)
+    for value, times in seen:
+        histogram.observe(value, times)
+    for at, bound in enumerate([*BOUNDS, float("inf")]):
+        at_most = sum(times for value, times in seen if value <= bound)
+        assert sum(histogram.counts[: at + 1]) == at_most
+    assert abs(histogram.sum - sum(value * times for value, times in seen)) < 1e-3
+
+
+class Process:
+    """Counts, and says so now and then."""
+
+    def __init__(self) -> None:
+        self.counters = Counters()
+        self.histogram = Histogram(BOUNDS)
+        self.said: dict[str, Any] = {}
+
+    def count(self, value: float) -> None:
+        self.counters.quotes_in += 1
+        self.histogram.observe(value)
+
+    def says(self) -> None:
+        self.said = {
+            "clients": 1,
+            "counters": self.counters.snapshot(),
+            "measures": {"one": self.histogram.snapshot()},
+        }
+
+
+deeds = st.lists(
+    st.tuples(st.sampled_from(["count", "say", "end"]), st.integers(0, 2), values), max_size=60
+)
+
+
+@given(deeds)
+def test_totals_never_fall_and_miss_nothing_that_was_said(deeds):
+    living = {number: Process() for number in range(3)}
+    past = Past()
+    ended: list[Process] = []
+    before = (0, [0] * (len(BOUNDS) + 1))
+    for deed, number, value in deeds:
+        process = living[number]
+        if deed == "count":
+            process.count(value)
+        elif deed == "say":
+            process.says()
+        else:
+            # Whatever it did since it last said so is not known to anybody.
+            past.ended(number, process.said)
+            ended.append(process)
+            living[number] = Process()
+        totals = together((each.said for each in living.values()), past.all())
+        quotes = totals.get("counters", {}).get("quotes_in", 0)
+        counts = totals.get("measures", {}).get("one", {"counts": before[1]})["counts"]
+        said = [each.said for each in (*living.values(), *ended) if each.said]
+        assert quotes == sum(each["counters"]["quotes_in"] for each in said)
+        assert sum(counts) == quotes
+        assert quotes >= before[0]
+        assert all(now >= then for now, then in zip(counts, before[1], strict=True))
+        assert totals["clients"] == sum(1 for each in living.values() if each.said)
+        before = (quotes, counts)
