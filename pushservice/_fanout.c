@@ -44,38 +44,15 @@ send_now(int descriptor, const char *data, Py_ssize_t length)
     }
 }
 
-/* The numbers of wire.Joint, and one that is none of them: what pieces become that are joined as
- * DEFLATED but of which none is compressed. */
-enum { FRAMES = 0, ARRAY = 1, DEFLATED = 2, UNWRAPPED = 3 };
-
-/* What stands around the pieces of a turn: the frame's first byte (none where it is 0), what comes
- * before, between and after them, and how many bytes of each piece are left out, before and after. */
-static const struct layout {
-    unsigned char first;
-    unsigned char before, between, after;
-    unsigned char skip_before, skip_after;
-    const char *opening, *comma, *closing;
-} layouts[] = {
-    [FRAMES] = {0, 0, 0, 0, 0, 0, "", "", ""},
-    [ARRAY] = {0x81, 1, 1, 1, 0, 0, "[", ",", "]"},
-    [DEFLATED] = {0xC1, 6, 5, 6, 0, 0, "\x00\x01\x00\xfe\xff[", "\x01\x00\xfe\xff,",
-                  "\x01\x00\xfe\xff]\x00"},
-    [UNWRAPPED] = {0x81, 1, 1, 1, 5, 1, "[", ",", "]"},
-};
-
-/* Whether a piece is one stored block (RFC 1951, section 3.2.4) and the first byte of another, as
- * deflate.stored makes it. */
-static int
-is_stored(const unsigned char *piece, size_t size)
-{
-    return size >= 6 && piece[0] == 0 && (size_t)(piece[1] | piece[2] << 8) == size - 6;
-}
+/* The numbers of wire.Joint. */
+enum { FRAMES = 0, ARRAY = 1, DEFLATED = 2 };
 
 /* The bytes of the turn that was framed last, and the pieces that they carry: borrowed, and valid
  * only within one call of send_plain or send_tls. */
 static struct {
     char *data;
     size_t length;
+    char *memory;
     size_t capacity;
     PyObject **pieces;
     Py_ssize_t count;
@@ -130,16 +107,114 @@ put(char *to, const char *from, size_t size)
     return to + size;
 }
 
+/* What stands around a stored block's data (RFC 1951, section 3.2.4) in a piece that deflate.stored
+ * makes: before it a header, LEN and NLEN, after it the header of an empty block. */
+enum { STORED_BEFORE = 5, STORED_AROUND = 6, MOST_STORED = 65535 };
+
+/* Whether a piece is such a one, which its text can be taken out of. */
+static int
+is_stored(const char *piece, size_t size)
+{
+    const unsigned char *byte = (const unsigned char *)piece;
+
+    return size >= STORED_AROUND && byte[0] == 0 &&
+           (size_t)(byte[1] | byte[2] << 8) == size - STORED_AROUND;
+}
+
+/* Where the next byte goes, and where LEN and NLEN of the stored block that it belongs to are, if it
+ * belongs to one. */
+struct blocks {
+    char *to;
+    char *run;
+};
+
+static void
+end_run(struct blocks *blocks)
+{
+    unsigned size = (unsigned)(blocks->to - blocks->run - 4);
+
+    blocks->run[0] = (char)size;
+    blocks->run[1] = (char)(size >> 8);
+    blocks->run[2] = (char)~size;
+    blocks->run[3] = (char)(~size >> 8);
+    blocks->run = NULL;
+}
+
+/* Append text to a stored block, or to several: of the first the header is there already. */
+static void
+put_text(struct blocks *blocks, const char *text, size_t size)
+{
+    while (size > 0) {
+        size_t here;
+
+        if (blocks->run != NULL && blocks->to - blocks->run - 4 == MOST_STORED) {
+            end_run(blocks);
+            *blocks->to++ = 0;
+        }
+        if (blocks->run == NULL) {
+            blocks->run = blocks->to;
+            blocks->to += 4;
+        }
+        here = (size_t)(MOST_STORED - (blocks->to - blocks->run - 4));
+        here = size < here ? size : here;
+        blocks->to = put(blocks->to, text, here);
+        text += here;
+        size -= here;
+    }
+}
+
+/* A JSON array of the pieces' events in DEFLATE blocks; returns the end. */
+static char *
+put_blocks(char *to, PyObject **items, Py_ssize_t count)
+{
+    struct blocks blocks = {to, NULL};
+
+    *blocks.to++ = 0;
+    put_text(&blocks, "[", 1);
+    for (Py_ssize_t at = 0; at < count; at++) {
+        const char *piece = PyBytes_AS_STRING(items[at]);
+        size_t size = (size_t)PyBytes_GET_SIZE(items[at]);
+
+        if (at > 0)
+            put_text(&blocks, ",", 1);
+        if (is_stored(piece, size)) {
+            put_text(&blocks, piece + STORED_BEFORE, size - STORED_AROUND);
+        } else {
+            end_run(&blocks);
+            blocks.to = put(blocks.to, piece, size);
+        }
+    }
+    put_text(&blocks, "]", 1);
+    end_run(&blocks);
+    *blocks.to++ = 0;
+    return blocks.to;
+}
+
+/* The same as text, where each piece has so many bytes before and around its event. */
+static char *
+put_array(char *to, PyObject **items, Py_ssize_t count, size_t before, size_t around)
+{
+    *to++ = '[';
+    for (Py_ssize_t at = 0; at < count; at++) {
+        if (at > 0)
+            *to++ = ',';
+        to = put(to, PyBytes_AS_STRING(items[at]) + before,
+                 (size_t)PyBytes_GET_SIZE(items[at]) - around);
+    }
+    *to++ = ']';
+    return to;
+}
+
 /* Fill `framed` from a list of pieces; false on a Python error. */
 static int
 frame_turn(PyObject *pieces, int joint)
 {
-    const struct layout *layout;
     int all_stored = joint == DEFLATED;
     Py_ssize_t count = PyList_GET_SIZE(pieces);
     PyObject **items = ((PyListObject *)pieces)->ob_item;
     size_t length = 0;
-    char *to;
+    unsigned char head[LONGEST_HEAD];
+    char *body, *to;
 
     if (joint < FRAMES || joint > DEFLATED) {
         PyErr_SetString(PyExc_ValueError, "pieces are not joined in this way");
@@ -154,31 +229,36 @@ frame_turn(PyObject *pieces, int joint)
             PyErr_SetString(PyExc_TypeError, "a piece is bytes");
             return 0;
         }
-        size_t size = (size_t)PyBytes_GET_SIZE(items[at]);
-        length += size;
+        length += (size_t)PyBytes_GET_SIZE(items[at]);
         if (all_stored)
-            all_stored = is_stored((const unsigned char *)PyBytes_AS_STRING(items[at]), size);
+            all_stored = is_stored(PyBytes_AS_STRING(items[at]),
+                                   (size_t)PyBytes_GET_SIZE(items[at]));
     }
-    layout = &layouts[all_stored ? UNWRAPPED : joint];
-    length -= (size_t)count * (size_t)(layout->skip_before + layout->skip_after);
-    length += (size_t)layout->before + layout->after;
-    if (count > 0)
-        length += (size_t)(count - 1) * layout->between;
-    if (!reserve((void **)&framed.data, &framed.capacity, length + LONGEST_HEAD) ||
+    /* A comma, LEN and NLEN for each piece, a header more for each stored block that is full, and
+     * what is around them all. */
+    length += (size_t)count * 5 + length / MOST_STORED * 5 + 16;
+    if (!reserve((void **)&framed.memory, &framed.capacity, LONGEST_HEAD + length) ||
         !reserve((void **)&framed.pieces, &framed.pieces_capacity, (size_t)count * sizeof *items))
         return 0;
-    to = framed.data;
-    if (layout->first)
-        to += put_head((unsigned char *)to, layout->first, length);
-    to = put(to, layout->opening, layout->before);
-    for (Py_ssize_t at = 0; at < count; at++) {
-        size_t size = (size_t)PyBytes_GET_SIZE(items[at]);
-        size -= (size_t)(layout->skip_before + layout->skip_after);
-        if (at > 0)
-            to = put(to, layout->comma, layout->between);
-        to = put(to, PyBytes_AS_STRING(items[at]) + layout->skip_before, size);
+    /* The head goes right before the body, once its length is known. */
+    framed.data = to = body = framed.memory + LONGEST_HEAD;
+    if (joint == FRAMES) {
+        for (Py_ssize_t at = 0; at < count; at++)
+            to = put(to, PyBytes_AS_STRING(items[at]), (size_t)PyBytes_GET_SIZE(items[at]));
+    } else {
+        int compressed = joint == DEFLATED && !all_stored;
+        size_t size;
+
+        if (compressed)
+            to = put_blocks(body, items, count);
+        else if (all_stored)
+            to = put_array(body, items, count, STORED_BEFORE, STORED_AROUND);
+        else
+            to = put_array(body, items, count, 0, 0);
+        size = put_head(head, compressed ? 0xC1 : 0x81, (size_t)(to - body));
+        framed.data = body - size;
+        memcpy(framed.data, head, size);
     }
-    to = put(to, layout->closing, layout->after);
     framed.length = (size_t)(to - framed.data);
     memcpy(framed.pieces, items, (size_t)count * sizeof *items);
     framed.count = count;
@@ -192,8 +272,8 @@ forget_framed(void)
 {
     framed.count = 0;
     if (framed.capacity > KEEP_CAPACITY) {
-        PyMem_Free(framed.data);
-        framed.data = NULL;
+        PyMem_Free(framed.memory);
+        framed.memory = NULL;
         framed.capacity = 0;
     }
 }

@@ -8,7 +8,8 @@ in any order make one message, with stored blocks of `[`, `,` and `]` that begin
 
     00 01 00 FE FF [    piece    01 00 FE FF ,    piece    01 00 FE FF ] 00
 
-The last byte begins the block whose four bytes the receiver adds (section 7.2.2).
+The last byte begins the block whose four bytes the receiver adds (section 7.2.2). Pieces that are
+not compressed share a stored block with what stands around them.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ WINDOW_BITS: Final = 12
 #: The least time that comes within 1% of the least size for quotes of 200 bytes.
 _LEVEL: Final = 4
 _MEMORY_LEVEL: Final = 5
-#: Clients from which on they share a compressed piece: below, compressing costs more time than all
-#: else that is done for these clients in a full turn. See docs/performance.rst.
-WORTHWHILE: Final = 32
+#: So many clients always share a compressed piece. For fewer, compressing takes more than a third
+#: of all other time of a long turn: of its pieces only the first are compressed, one for each EACH
+#: clients. See docs/performance.rst.
+ALWAYS: Final = 100
+EACH: Final = 8
 
 
 # -- what is agreed on -------------------------------------------------------------------------
@@ -125,24 +128,27 @@ class Inflation:
 _MOST_STORED: Final = 65535
 
 _FIRST_COMPRESSED: Final = 0xC1
-_OPENING: Final = b"\x00\x01\x00\xfe\xff["
-_COMMA: Final = b"\x01\x00\xfe\xff,"
-_CLOSING: Final = b"\x01\x00\xfe\xff]\x00"
 
 
 def stored(event: bytes) -> bytes:
     """`event` as a piece that is not compressed."""
-    size = len(event)
-    if size <= _MOST_STORED:
-        return b"\x00%b%b%b\x00" % (size.to_bytes(2, "little"), _complement(size), event)
-    return (
-        b"".join(stored(event[at : at + _MOST_STORED])[:-1] for at in range(0, size, _MOST_STORED))
-        + b"\x00"
+    return b"\x00%b\x00" % _blocks(event)
+
+
+def _blocks(text: bytes) -> bytes:
+    """Stored blocks of `text`; of the first the header is there already (RFC 1951, 3.2.4)."""
+    return b"\x00".join(
+        [
+            _sizes(chunk := text[at : at + _MOST_STORED]) + chunk
+            for at in range(0, max(1, len(text)), _MOST_STORED)
+        ]
     )
 
 
-def _complement(size: int) -> bytes:
-    return (_MOST_STORED - size).to_bytes(2, "little")
+def _sizes(text: bytes) -> bytes:
+    """LEN and NLEN."""
+    size = len(text)
+    return size.to_bytes(2, "little") + (size ^ _MOST_STORED).to_bytes(2, "little")
 
 
 def _is_stored(piece: bytes) -> bool:
@@ -153,13 +159,33 @@ def _is_stored(piece: bytes) -> bool:
 class Deflater:
     """Compresses what many clients get, each by itself; one for a process."""
 
-    __slots__ = ("_counters", "_stream", "worthwhile")
+    __slots__ = ("_always", "_compressed", "_counters", "_stream", "_turn")
 
-    def __init__(self, counters: Counters, worthwhile: int) -> None:
-        """What fewer than `worthwhile` clients share is not to be compressed."""
-        self.worthwhile = worthwhile
+    def __init__(self, counters: Counters, always: int) -> None:
+        """What `always` clients or more share is always worth it."""
+        self._always = always
         self._counters = counters
+        # The latest turn, by its `t`, and how many pieces were compressed in it.
+        self._turn = self._compressed = 0
         self._stream = self._new()
+
+    def chosen(self, clients: int, plain: Quote, compressed: Quote) -> Quote:
+        """What is to make the pieces that so many clients share."""
+        if clients >= self._always:
+            return compressed
+        most = clients // EACH
+        if not most:
+            return plain
+
+        def quote(symbol: bytes, n: int, t: int, body: bytes) -> bytes:
+            if t > self._turn:
+                self._turn, self._compressed = t, 0
+            elif self._compressed >= most:
+                return plain(symbol, n, t, body)
+            self._compressed += 1
+            return compressed(symbol, n, t, body)
+
+        return quote
 
     def deflate(self, text: bytes) -> bytes:
         """`text` as a piece; longer than `stored` makes it where it does not get shorter."""
@@ -200,7 +226,7 @@ class DeflatedJson(JsonCodec):
         return stored(super().quote(symbol, n, t, body))
 
     def quoting(self, clients: int) -> Quote:
-        return self.quote if clients < self._deflater.worthwhile else self._compressed
+        return self._deflater.chosen(clients, self.quote, self._compressed)
 
     def _compressed(self, symbol: bytes, n: int, t: int, body: bytes) -> bytes:
         event = super().quote(symbol, n, t, body)
@@ -217,12 +243,21 @@ class DeflatedJson(JsonCodec):
         return stored(event)
 
     def frames(self, pieces: Iterable[bytes]) -> bytes:
-        pieces = list(pieces)
-        if all(map(_is_stored, pieces)):
-            return super().frames([piece[5:-1] for piece in pieces])
-        blocks = _COMMA.join(pieces)
-        size = len(_OPENING) + len(blocks) + len(_CLOSING)
-        return b"%b%b%b%b" % (frame_head(size, _FIRST_COMPRESSED), _OPENING, blocks, _CLOSING)
+        blocks, text, comma = [], [b"["], b""
+        for piece in pieces:
+            text.append(comma)
+            comma = b","
+            if _is_stored(piece):
+                text.append(piece[5:-1])
+            else:
+                blocks += [_blocks(b"".join(text)), piece]
+                text = []
+        text.append(b"]")
+        rest = b"".join(text)
+        if not blocks:
+            return frame_head(len(rest)) + rest
+        body = b"\x00%b%b\x00" % (b"".join(blocks), _blocks(rest))
+        return frame_head(len(body), _FIRST_COMPRESSED) + body
 
 
 class DeflatedRaw(RawCodec):
@@ -232,7 +267,7 @@ class DeflatedRaw(RawCodec):
         self._deflater = deflater
 
     def quoting(self, clients: int) -> Quote:
-        return self.quote if clients < self._deflater.worthwhile else self._compressed
+        return self._deflater.chosen(clients, self.quote, self._compressed)
 
     def _compressed(self, symbol: bytes, n: int, t: int, body: bytes) -> bytes:
         plain = self.quote(symbol, n, t, body)
@@ -244,10 +279,10 @@ class DeflatedRaw(RawCodec):
         return frame
 
 
-def codecs(counters: Counters, worthwhile: int = WORTHWHILE) -> Mapping[str, Codec]:
+def codecs(counters: Counters, always: int = ALWAYS) -> Mapping[str, Codec]:
     """The codecs of clients with which compression was agreed on, by subprotocol.
 
-    They compress what `worthwhile` clients or more share.
+    They compress all that `always` clients or more share, and for fewer the first of a turn.
     """
-    deflater = Deflater(counters, worthwhile)
+    deflater = Deflater(counters, always)
     return {codec.name: codec for codec in (DeflatedJson(deflater), DeflatedRaw(deflater))}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,12 @@ def running(directory: Path, *more: str) -> Iterator[DemoDaemon]:
     process.terminate()
     rest, _ = process.communicate(timeout=20)
     assert b"Traceback" not in log.read_bytes() + rest
+
+
+@pytest.fixture
+def demonstration() -> Callable[..., AbstractContextManager[DemoDaemon]]:
+    """Starts one of a test's own: demonstration(directory, option, ...)."""
+    return running
 
 
 @pytest.fixture(scope="session")

@@ -65,7 +65,7 @@ def _reserved_bits() -> Iterator[Case]:
         "RSV1 fails the connection where compression was offered and not accepted",
         "5.2, 9.1",
         frame(TEXT, b"\xf2\x48\xcd\xc9\xc9\x07\x00", rsv=4),
-        offers="permessage-deflate; client_max_window_bits",
+        offers="permessage-deflate; server_max_window_bits=8",
     )
 
 

@@ -253,9 +253,10 @@ class Puppet:
             assert time.monotonic() < deadline, f"no {kind} in {DEADLINE} s"
         return events[0]
 
-    def upgrade(self) -> dict[str, Any]:
+    def upgrade(self, *headers: str) -> dict[str, Any]:
         """Do the opening handshake; returns the welcome."""
-        self.send(f"{UPGRADE}\r\n".encode())
+        more = "".join(f"{header}\r\n" for header in headers)
+        self.send(f"{UPGRADE}{more}\r\n".encode())
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             head += self._take(1)

@@ -1,18 +1,23 @@
 // Clients of Node's `ws` for test_fanout.py: argv is the directory that has node_modules, standard
-// input is {url, ca, end, clients: [[symbol, ...], ...]}. Prints "subscribed" once every client is,
+// input is {url, ca, end, clients: [[symbol, ...], ...], extensions}, the last those that are to be
+// agreed on, none where it is missing. Prints "subscribed" once every client is,
 // and at the end {clients: [{quotes: [[symbol, n, payload], ...], merged}, ...]}.
 import { createRequire } from "node:module";
 import { readFileSync } from "node:fs";
 
 const WebSocket = createRequire(`${process.argv[2]}/`)("ws");
-const { url, ca, end, clients } = JSON.parse(readFileSync(0, "utf8"));
+const { url, ca, end, clients, extensions = "" } = JSON.parse(readFileSync(0, "utf8"));
 
 let waiting = clients.length;
 
 function run(symbols) {
   return new Promise((resolve, reject) => {
     const seen = { quotes: [], merged: 0 };
-    const socket = new WebSocket(url, ["quotepush.v1.json"], { ca: readFileSync(ca) });
+    const options = { ca: readFileSync(ca), perMessageDeflate: extensions !== "" };
+    const socket = new WebSocket(url, ["quotepush.v1.json"], options);
+    socket.on("open", () => {
+      if (socket.extensions.split(";")[0] !== extensions) reject(new Error(socket.extensions));
+    });
     socket.on("error", reject);
     socket.on("close", (code) => {
       if (code === 1000) resolve(seen);

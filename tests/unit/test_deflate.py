@@ -25,6 +25,11 @@ def deflated(name: str = wire.JSON_SUBPROTOCOL, counters: Counters | None = None
     return deflate.codecs(counters or Counters(), 1)[name]
 
 
+def usual(name: str) -> wire.Codec:
+    """A codec that compresses what is worth it."""
+    return deflate.codecs(Counters())[name]
+
+
 # -- what is agreed on -------------------------------------------------------------------------
 
 
@@ -152,6 +157,19 @@ def test_pieces_in_any_order_make_the_message_that_the_plain_codec_makes():
             assert [(0x81, inflated(payload))] == unframe(text)
 
 
+def test_what_is_not_compressed_shares_a_block_with_what_stands_around_it():
+    codec = deflated()
+    small, long = codec.quoting(1)(b'"A"', 1, 1, EVENT), b'"%b"' % (b"x" * 40_000)
+    alone = [codec.event(event) for event in (b"1", b"2", b"3")]
+    [(_, payload)] = unframe(codec.frames([*alone, small, *alone]))
+    assert payload == b"\x00\x07\x00\xf8\xff[1,2,3,%b\x07\x00\xf8\xff,1,2,3]\x00" % small
+    events = [long, long, long]
+    [(_, payload)] = unframe(codec.frames([small, *map(codec.event, events)]))
+    text = inflated(payload)
+    assert text.endswith(b",%b]" % b",".join(events))
+    assert len(payload) == len(small) + len(text) - len(inflated(small)) + 1 + 4 + 5 + 5
+
+
 def test_a_turn_of_which_nothing_is_compressed_is_the_plain_codec_s_frame():
     codec = deflated()
     for events in ([], [b"1"], [EVENT, b'{"ev":"gap","s":"A"}']):
@@ -176,10 +194,30 @@ def test_what_does_not_get_smaller_is_stored():
 
 
 def test_few_clients_share_nothing_that_is_compressed():
-    for codec in deflate.codecs(Counters(), 3).values():
-        few = codec.quoting(2)(b'"A"', 1, 1, EVENT)
+    for codec in map(usual, wire.CODECS):
+        few = codec.quoting(7)(b'"A"', 1, 1, EVENT)
         assert few == codec.quote(b'"A"', 1, 1, EVENT)
-        assert len(codec.quoting(3)(b'"A"', 1, 1, EVENT)) < len(few)
+        assert len(codec.quoting(8)(b'"A"', 1, 1, EVENT)) < len(few)
+
+
+def test_of_a_long_turn_the_more_is_compressed_the_more_clients_share_it():
+    for codec in map(usual, wire.CODECS):
+        plain = codec.quote(b'"A"', 1, 1, EVENT)
+
+        def compressed(clients: int, t: int, codec=codec, plain=plain) -> int:
+            quote = codec.quoting(clients)
+            return sum(len(quote(b'"A"', 1, t, EVENT)) < len(plain) for _ in range(50))
+
+        assert [compressed(clients, clients) for clients in (7, 8, 17, 99, 100)] == [
+            0,
+            1,
+            2,
+            12,
+            50,
+        ]
+        assert compressed(16, 99) == 0, "of a turn in which more were compressed for others"
+        assert compressed(16, 98) == 0, "or of an older one, as those of paced clients are"
+        assert compressed(16, 101) == 2
 
 
 def test_a_raw_payload_is_one_message_that_is_compressed_or_is_not():

@@ -321,6 +321,7 @@ PIECES = st.one_of(
     st.binary(max_size=400).map(lambda body: DEFLATED.quoting(1)(b'"A"', 1, 1, body)),
     st.binary(max_size=400).map(DEFLATED.event),
     st.binary(max_size=20).map(lambda rest: b"\x00" + rest),
+    st.integers(30_000, 70_000).map(lambda size: DEFLATED.event(b"x" * size)),
 )
 
 
