@@ -20,7 +20,6 @@ from autobahn.websocket.compress import (
     PerMessageDeflateResponse,
     PerMessageDeflateResponseAccept,
 )
-from OpenSSL import SSL
 from twisted.application.service import Service
 from twisted.internet import defer
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
@@ -40,8 +39,8 @@ from pushservice.client.conversation import (
 )
 from pushservice.client.events import Event, QuoteError, State
 from pushservice.client.options import Options, Settings
-from pushservice.client.refusals import MAX_MESSAGE, TLS_FAILED, no_tls, retry_after, told_by
-from pushservice.client.twisted_tls import Trust, Untrusted
+from pushservice.client.refusals import MAX_MESSAGE, TLS_FAILED, retry_after, told_by
+from pushservice.client.twisted_tls import Trust, tls_fault
 from pushservice.wire import JSON_SUBPROTOCOL
 
 _GOODBYE_SECONDS: Final = 2.0
@@ -436,18 +435,15 @@ class _Protocol(_UntypedProtocol):  # type: ignore[misc]  # the boundary to Auto
         self._link.service.ended(self._link, self._how_it_ended(reason))
 
     def _how_it_ended(self, reason: Failure) -> Callable[[Conversation, float], None]:
-        error, place = reason.value, self._link.service.place
         if self._refusal is not None:
             status, header = self._refusal
             text, wait = told_by(self._body), retry_after(header)
             return lambda core, now: core.refused(now, status, text, wait)
-        if isinstance(error, Untrusted):
-            return lambda core, now: core.failed(now, TLS_FAILED, str(error))
-        if isinstance(error, SSL.Error):
-            words = _words_of(error)
-            if "wrong version number" in words:
-                return lambda core, now: core.failed(now, TLS_FAILED, no_tls(place))
-            return lambda core, now: core.lost(now, _BROKEN, f"{place}: TLS: {words}")
+        fault = tls_fault(reason.value, self._link.service.place)
+        if fault is not None and fault.lasting:
+            return lambda core, now: core.failed(now, TLS_FAILED, fault.reason)
+        if fault is not None:
+            return lambda core, now: core.lost(now, _BROKEN, fault.reason)
         code = self.remoteCloseCode
         text = (
             self.remoteCloseReason
@@ -455,13 +451,6 @@ class _Protocol(_UntypedProtocol):  # type: ignore[misc]  # the boundary to Auto
             or (self.wasNotCleanReason if code is None else "")
         )
         return lambda core, now: core.lost(now, code, text or "")
-
-
-def _words_of(error: SSL.Error) -> str:
-    """OpenSSL's errors are tuples, of which the last part tells."""
-    if error.args and isinstance(error.args[0], list):
-        return ", ".join(str(entry[-1]) for entry in error.args[0])
-    return str(error)
 
 
 class _Factory(_UntypedFactory):  # type: ignore[misc]  # the boundary to Autobahn

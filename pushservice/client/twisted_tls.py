@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -32,7 +33,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pushservice.client.options import Options
-from pushservice.client.refusals import NOT_FOR_HOST, untrusted
+from pushservice.client.refusals import NOT_FOR_HOST, no_tls, untrusted
 
 
 class Untrusted(Exception):
@@ -100,6 +101,27 @@ class Trust:
             verify_certificate_hostname(certificate, self._host.encode("idna").decode())
         else:
             verify_certificate_ip_address(certificate, self._host)
+
+
+class TLSFault(NamedTuple):
+    """Why there is no TLS, and whether that will be so until somebody does something."""
+
+    reason: str
+    lasting: bool
+
+
+def tls_fault(error: BaseException | None, place: str) -> TLSFault | None:
+    """What went wrong with TLS to `place`, if that is what ended a connection."""
+    if isinstance(error, Untrusted):
+        return TLSFault(str(error), lasting=True)
+    if not isinstance(error, SSL.Error):
+        return None
+    # OpenSSL's errors are tuples, of which the last part tells.
+    entries = error.args[0] if error.args and isinstance(error.args[0], list) else []
+    words = ", ".join(str(entry[-1]) for entry in entries) or "it broke off"
+    if "wrong version number" in words:
+        return TLSFault(no_tls(place), lasting=True)
+    return TLSFault(f"{place}: TLS: {words}", lasting=False)
 
 
 def _authorities(path: str | Path) -> list[Certificate]:
