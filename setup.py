@@ -49,6 +49,7 @@ setup(
         "prometheus-client>=0.22",
         "pyjwt>=2.9",
         "pyopenssl>=25.1",
+        "rich>=13",
         "service-identity>=23.1",
         "setproctitle>=1.3",
         "twisted>=26.10",
