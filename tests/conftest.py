@@ -1,4 +1,4 @@
-"""What all tests share: a real redis-server, and proof that each test left the reactor clean."""
+"""What all tests share: a redis-server, the npm package, proof that the reactor was left clean."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import gc
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import pytest_twisted
+from npm_packages import npm_project, packed_client
 from redis_process import RedisServer, free_port, start_redis
 from twisted.internet import reactor, task
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
@@ -44,6 +46,15 @@ def own_redis() -> Iterator[Callable[..., RedisServer]]:
         server.stop()
     for directory in directories:
         shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def client_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project for Node that has our npm package installed, and what its examples need."""
+    directory = tmp_path_factory.mktemp("npm")
+    types = ["@types/node", "@types/react", "@types/react-dom", "@types/ws"]
+    needed = ["esbuild", "react", "react-dom", "typescript", "ws", *types]
+    return npm_project(directory, packed_client(directory), *needed)
 
 
 # -- the reactor stays clean ---------------------------------------------------------------------

@@ -16,6 +16,7 @@ CLIENT: Final = Path(__file__).parents[1] / "pushservice" / "web" / "client"
 PINNED: Final = {
     "@types/node": "20.19.24",
     "@types/react": "19.2.2",
+    "@types/react-dom": "19.2.2",
     "@types/ws": "8.18.1",
     "esbuild": "0.25.12",
     "react": "19.2.0",
@@ -63,3 +64,9 @@ def packed_client(directory: Path) -> Path:
     packed = run_npm("pack", "--json", "--pack-destination", directory, CLIENT, directory=directory)
     [made] = json.loads(packed)
     return directory / str(made["filename"])
+
+
+def node_with_websocket() -> list[str]:
+    """The command of a Node that has a WebSocket of its own: Node 20 has it only when asked to."""
+    version = subprocess.check_output(["node", "--version"], text=True)
+    return ["node", "--experimental-websocket"] if version.startswith("v20.") else ["node"]

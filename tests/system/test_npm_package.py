@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from npm_packages import CLIENT, npm_project, packed_client, run_npm
+from npm_packages import CLIENT, node_with_websocket, packed_client, run_npm
 from redis_process import RedisServer
 from system_harness import Publish, StartDaemon
 
@@ -33,22 +33,13 @@ console.log(JSON.stringify({exports: Object.keys(all).sort(), methods: own(all.Q
 """
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project that has the packed package installed, and what checks types."""
-    directory = tmp_path_factory.mktemp("npm")
-    packed = packed_client(directory)
-    needed = ("typescript", "ws", "@types/ws", "@types/node")
-    return npm_project(directory, packed, *needed)
-
-
-def node(project: Path, program: str, *options: str) -> str:
+def node(client_project: Path, program: str) -> str:
     """Run a module in the project; returns what it printed."""
-    file = project / "program.mjs"
+    file = client_project / "program.mjs"
     file.write_text(program)
     done = subprocess.run(
-        ["node", *options, str(file)],
-        cwd=project,
+        [*node_with_websocket(), str(file)],
+        cwd=client_project,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -59,14 +50,14 @@ def node(project: Path, program: str, *options: str) -> str:
     return done.stdout
 
 
-def check_types(project: Path, text: str, *options: str) -> str:
+def check_types(client_project: Path, text: str, *options: str) -> str:
     """What tsc has against a program: nothing, if it is right."""
-    file = project / "program.ts"
+    file = client_project / "program.ts"
     file.write_text(text)
-    tsc = project / "node_modules" / ".bin" / "tsc"
+    tsc = client_project / "node_modules" / ".bin" / "tsc"
     done = subprocess.run(
         [str(tsc), *STRICT, *options, str(file)],
-        cwd=project,
+        cwd=client_project,
         capture_output=True,
         text=True,
         timeout=180,
@@ -93,8 +84,8 @@ def test_the_package_holds_these_files_and_no_others(tmp_path: Path):
         assert sorted(archive.getnames()) == [f"package/{name}" for name in FILES]
 
 
-def test_the_types_name_what_there_is(project: Path):
-    there = json.loads(node(project, ASK_NAMES))
+def test_the_types_name_what_there_is(client_project: Path):
+    there = json.loads(node(client_project, ASK_NAMES))
     types = (CLIENT / "quotepush.d.ts").read_text("utf-8")
     exported = re.findall(r"^export (?:class|function) (\w+)", types, re.MULTILINE)
     assert there["exports"] == sorted(exported)
@@ -108,24 +99,33 @@ def test_the_types_name_what_there_is(project: Path):
 
 
 @pytest.mark.parametrize("module", ["nodenext", "esnext"])
-def test_what_the_types_must_allow_and_forbid(project: Path, module: str):
+def test_what_the_types_must_allow_and_forbid(client_project: Path, module: str):
     resolution = ["--module", module, "--target", "es2022"]
     resolution += ["--moduleResolution", "bundler" if module == "esnext" else module]
-    assert check_types(project, (HERE / "types.ts").read_text("utf-8"), *resolution) == ""
+    assert check_types(client_project, (HERE / "types.ts").read_text("utf-8"), *resolution) == ""
 
 
-def test_the_types_need_neither_a_browser_s_nor_node_s(project: Path):
+def test_the_types_need_neither_a_browser_s_nor_node_s(client_project: Path):
     program = """
         import {Quotepush} from "quotepush";
         new Quotepush("wss://localhost/").subscribe("AAPL", ({n}) => n.toFixed());
     """
-    options = ["--module", "nodenext", "--lib", "es2022", "--typeRoots", str(project / "none")]
-    assert check_types(project, program, *options) == ""
+    options = [
+        "--module",
+        "nodenext",
+        "--lib",
+        "es2022",
+        "--typeRoots",
+        str(client_project / "none"),
+    ]
+    assert check_types(client_project, program, *options) == ""
 
 
-def test_a_wrong_type_is_found(project: Path):
+def test_a_wrong_type_is_found(client_project: Path):
     program = 'import {Quotepush} from "quotepush";\nnew Quotepush().on("gap", 7);\n'
-    assert "program.ts(2,27): error TS2345" in check_types(project, program, "--module", "nodenext")
+    assert "program.ts(2,27): error TS2345" in check_types(
+        client_project, program, "--module", "nodenext"
+    )
 
 
 def receiving(url: str, websocket: str) -> str:
@@ -147,7 +147,7 @@ def receiving(url: str, websocket: str) -> str:
     "websocket", ['createRequire(import.meta.url)("ws")', "globalThis.WebSocket"], ids=["ws", "own"]
 )
 def test_the_installed_package_receives_quotes_and_lets_node_end(
-    project: Path,
+    client_project: Path,
     websocket: str,
     daemon: StartDaemon,
     own_redis: Callable[..., RedisServer],
@@ -156,10 +156,4 @@ def test_the_installed_package_receives_quotes_and_lets_node_end(
     redis = own_redis()
     started = daemon("--plain", redis=redis.url)
     publish(redis, [("quote.S", "7")])
-    # Node 20 has a WebSocket of its own only when asked to.
-    options = ["--experimental-websocket"] if node_is_20() else []
-    assert node(project, receiving(started.url, websocket), *options) == "7\nS 7\n"
-
-
-def node_is_20() -> bool:
-    return subprocess.check_output(["node", "--version"], text=True).startswith("v20.")
+    assert node(client_project, receiving(started.url, websocket)) == "7\nS 7\n"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from crew import StartCrew
-from npm_packages import CLIENT
+from npm_packages import CLIENT, node_with_websocket
 from redis_process import RedisServer
 from restarts import PATIENCE, StartClients, Tally, follow, proven, whole_daemons, workers
 
@@ -25,11 +25,8 @@ class NodeClients:
 
     def __init__(self, clients: list[Any], node_modules: Path, trusted: Path) -> None:
         sockets = ["ws", "own"]
-        # Node 20 has a WebSocket of its own only when asked to.
-        version = subprocess.check_output(["node", "--version"], text=True)
-        options = ["--experimental-websocket"] if version.startswith("v20.") else []
         self._process = subprocess.Popen(
-            ["node", *options, str(SCRIPT), str(node_modules), str(CLIENT / "quotepush.js")],
+            [*node_with_websocket(), str(SCRIPT), str(node_modules), str(CLIENT / "quotepush.js")],
             env=os.environ | {"NODE_EXTRA_CA_CERTS": str(trusted), "NODE_NO_WARNINGS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

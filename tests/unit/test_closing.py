@@ -62,12 +62,8 @@ def test_a_client_reconnects_after_the_codes_that_the_protocol_names():
 
 
 def test_our_javascript_client_reconnects_after_the_same_codes():
-    script = (
-        Path(pushservice.web.__file__)
-        .with_name("client")
-        .joinpath("quotepush.js")
-        .read_text("utf-8")
-    )
+    client = Path(pushservice.web.__file__).parent / "client"
+    script = (client / "quotepush.js").read_text("utf-8")
     found = re.search(r"const RETRYABLE = new Set\(\[([\d, ]+)\]\)", script)
     assert found is not None
     assert {int(code) for code in found[1].split(",")} == RECONNECT_AFTER
