@@ -29,7 +29,7 @@ setup(
     packages=["pushservice", "pushservice.web", "twisted.plugins"],
     # Written out, so that an editable install maps the plugin's directory too.
     package_dir={"": "."},
-    package_data={"pushservice": ["py.typed"], "pushservice.web": ["index.html", "quotepush.js"]},
+    package_data={"pushservice": ["py.typed"], "pushservice.web": ["*.html", "*.js"]},
     # Optional twice: no compiler is no error here, and outlet.py does without it.
     ext_modules=[Extension("pushservice._fanout", ["pushservice/_fanout.c"], optional=True)],
     entry_points={"console_scripts": ["quotepush = pushservice.cli:main"]},

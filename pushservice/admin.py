@@ -12,12 +12,14 @@ from typing import Any, Final, Protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.web.http import Request as HTTPRequest
+from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
 from pushservice.coercers import Admin
+from pushservice.console import console_documents, may_be_called
 from pushservice.exposition import exposed
 from pushservice.ports import CannotListen, listen
-from pushservice.questions import Number, Questions, Reply, json_reply, with_number
+from pushservice.questions import Number, Question, Questions, Reply, json_reply, with_number
 from pushservice.reports import Report
 
 _IDLE_TIMEOUT: Final = 30
@@ -37,8 +39,32 @@ class Known(Protocol):
 
 
 class _Site(Site):
+    def __init__(self, root: Resource, host: str | None, reactor: Any) -> None:
+        """`host` is what the port is bound to; None where names do not lead to it."""
+        super().__init__(  # type: ignore[no-untyped-call]  # the library's, unannotated
+            root, reactor=reactor, timeout=_IDLE_TIMEOUT, parsePOSTFormSubmission=False
+        )
+        self.noisy = False
+        self._host = host
+
+    def getResourceFor(self, request: Request) -> Resource:
+        named = self._host is None or may_be_called(request.getHeader(b"host"), self._host)
+        # To other methods any question says in words that it does not take them.
+        if named and request.method in (b"GET", b"HEAD"):
+            found: Resource = super().getResourceFor(request)  # type: ignore[no-untyped-call]
+            return found
+        return _MISDIRECTED
+
     def log(self, request: HTTPRequest) -> None:
         """No access log: probes ask every few seconds."""
+
+
+_MISDIRECTED: Final = Question(
+    lambda _request: json_reply(
+        {"error": "ask for localhost, or by an address: this port goes by no other name"},
+        HTTPStatus.MISDIRECTED_REQUEST,
+    )
+)
 
 
 def open_admin(reactor: Any, where: Admin, known: Known) -> IListeningPort:
@@ -46,7 +72,8 @@ def open_admin(reactor: Any, where: Admin, known: Known) -> IListeningPort:
 
     `/live` is 200 as long as anything is answered. `/ready` is 200, or 503 with the `faults` that
     are `known`. `/status` is the status with these. `/clients?slow=N` and `/symbols?top=N` are the
-    slowest clients and the busiest symbols. `/metrics` is made of the figures.
+    slowest clients and the busiest symbols. `/metrics` is made of the figures. `/` is the operator's
+    page. What is asked of a loopback port by a name that is not its own is 421.
     """
 
     def ready(_request: Request) -> Reply:
@@ -58,26 +85,19 @@ def open_admin(reactor: Any, where: Admin, known: Known) -> IListeningPort:
         accept = request.getHeader("accept") or ""
         return Reply(HTTPStatus.OK, *exposed(known.figures(), accept))
 
-    site = _Site(  # type: ignore[no-untyped-call]  # the library's, unannotated
-        Questions(
-            {
-                "live": lambda _request: json_reply({"live": True}),
-                "ready": ready,
-                "status": lambda _: json_reply({"faults": known.faults()} | known.status()),
-                "metrics": metrics,
-                "clients": with_number(
-                    SLOW, lambda most: Deferred.fromCoroutine(known.clients(most))
-                ),
-                "symbols": with_number(
-                    TOP, lambda most: Deferred.fromCoroutine(known.symbols(most))
-                ),
-            }
-        ),
-        reactor=reactor,
-        timeout=_IDLE_TIMEOUT,
-        parsePOSTFormSubmission=False,
+    tree = Questions(
+        {
+            "live": lambda _request: json_reply({"live": True}),
+            "ready": ready,
+            "status": lambda _: json_reply({"faults": known.faults()} | known.status()),
+            "metrics": metrics,
+            "clients": with_number(SLOW, lambda most: Deferred.fromCoroutine(known.clients(most))),
+            "symbols": with_number(TOP, lambda most: Deferred.fromCoroutine(known.symbols(most))),
+        }
     )
-    site.noisy = False
+    for name, document in console_documents().items():
+        tree.putChild(name.encode(), document)
+    site = _Site(tree, None if isinstance(where, str) else where[0], reactor)
     try:
         return listen(reactor, _endpoint(where), site)
     except CannotListen as error:

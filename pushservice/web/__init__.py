@@ -49,7 +49,7 @@ def _head_of(body: bytes, request: Request) -> bytes:
     return b""
 
 
-class _Document(Resource):
+class Document(Resource):
     """Bytes that don't change while the daemon runs."""
 
     isLeaf = True
@@ -124,8 +124,11 @@ class _Root(Resource):
         return self._otherwise
 
 
-def content_security_policy(page: str) -> str:
-    """A policy under which `page` runs its own inline script and style and nothing else."""
+def content_security_policy(page: str, connect: str = "'self' ws: wss:") -> str:
+    """A policy under which `page` runs scripts of its place, its own inline ones and styles.
+
+    It may ask what `connect` names, and nothing else.
+    """
 
     def hashes(tag: str) -> str:
         inline = re.findall(rf"<{tag}\b(?![^>]*\bsrc=)[^>]*>(.*?)</{tag}>", page, re.DOTALL)
@@ -134,7 +137,7 @@ def content_security_policy(page: str) -> str:
 
     return (
         f"default-src 'none'; script-src 'self' {hashes('script')};"
-        f" style-src 'self' {hashes('style')}; connect-src 'self' ws: wss:; img-src data:;"
+        f" style-src 'self' {hashes('style')}; connect-src {connect}; img-src data:;"
         " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
 
@@ -177,7 +180,7 @@ def _page_tree(recent_symbols: Callable[[int], Sequence[str]]) -> Resource:
     page = (here / "index.html").read_text("utf-8")
     policy = content_security_policy(page).encode()
     nothing = _Nothing(NOT_FOUND, "There is nothing here; the page is at /\n", {})
-    index = _Document(
+    index = Document(
         page.encode(), b"text/html; charset=utf-8", {b"content-security-policy": policy}
     )
     root = _Root(nothing)
@@ -187,9 +190,7 @@ def _page_tree(recent_symbols: Callable[[int], Sequence[str]]) -> Resource:
     # Other origins may import the client: it is meant for them too.
     root.putChild(
         b"quotepush.js",
-        _Document(
-            script, b"text/javascript; charset=utf-8", {b"access-control-allow-origin": b"*"}
-        ),
+        Document(script, b"text/javascript; charset=utf-8", {b"access-control-allow-origin": b"*"}),
     )
     root.putChild(b"symbols.json", _Symbols(recent_symbols))
     return root

@@ -1,4 +1,4 @@
-"""The browser client quotepush.js, tested under Node with a fake socket, clock and random."""
+"""Scripts of the pages, tested under Node: the client with a fake socket, clock and random."""
 
 import shutil
 import subprocess
@@ -6,17 +6,18 @@ from pathlib import Path
 
 import pytest
 
-TEST_FILE = Path(__file__).with_name("quotepush.test.mjs")
+TEST_FILES = ("quotepush.test.mjs", "figures.test.mjs")
 TIMEOUT = 60.0
 
 
-def test_the_javascript_client_passes_its_own_tests() -> None:
+@pytest.mark.parametrize("name", TEST_FILES)
+def test_a_script_passes_its_own_tests(name: str) -> None:
     node = shutil.which("node") or shutil.which("nodejs")
     if node is None:
         pytest.fail("node is missing: install it (Debian: apt-get install nodejs)")
     try:
         run = subprocess.run(
-            [node, "--test", str(TEST_FILE)],
+            [node, "--test", str(Path(__file__).with_name(name))],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

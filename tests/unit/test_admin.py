@@ -45,12 +45,12 @@ class State:
         return {"symbols": [{"symbol": str(at)} for at in range(most)], "total": 8}
 
 
-def ask(where: Any, request: str) -> tuple[int, dict[str, str], bytes]:
+def ask(where: Any, request: str, host: str = "localhost") -> tuple[int, dict[str, str], bytes]:
     """One request and its whole answer."""
     with socket.socket(socket.AF_UNIX if isinstance(where, str) else socket.AF_INET) as client:
         client.settimeout(10)
         client.connect(where)
-        client.sendall(f"{request} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+        client.sendall(f"{request} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
         data = b"".join(iter(lambda: client.recv(65536), b""))
     head, _, body = data.partition(b"\r\n\r\n")
     first, *fields = head.decode().split("\r\n")
@@ -67,8 +67,8 @@ class Admin:
         host: Any = self.port.getHost()
         self.where = where if isinstance(where, str) else ("127.0.0.1", host.port)
 
-    async def ask(self, request: str) -> tuple[int, dict[str, str], Any]:
-        status, headers, body = await deferToThread(ask, self.where, request)
+    async def ask(self, request: str, host: str = "localhost") -> tuple[int, dict[str, str], Any]:
+        status, headers, body = await deferToThread(ask, self.where, request, host)
         return status, headers, json.loads(body) if body else None
 
     async def close(self) -> None:
@@ -116,7 +116,7 @@ async def test_who_asks_for_the_head_gets_no_body(admin):
 
 
 @pytest_twisted.ensureDeferred
-@pytest.mark.parametrize("path", ["/", "/metrics2", "/../live"])
+@pytest.mark.parametrize("path", ["/console", "/metrics2", "/../live"])
 async def test_what_is_not_there_is_answered_with_what_is(admin, path):
     status, _, words = await admin.ask(f"GET {path}")
     assert status == 404
@@ -216,7 +216,7 @@ async def test_who_leaves_before_the_answer_is_there_gets_none_and_harms_nobody(
     family = socket.AF_UNIX if isinstance(admin.where, str) else socket.AF_INET
     with socket.socket(family) as client:
         client.connect(admin.where)
-        client.sendall(b"GET /symbols HTTP/1.1\r\nHost: a\r\n\r\n")
+        client.sendall(b"GET /symbols HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await until(lambda: admin.state.asked == 1, "the question")
     # The next one comes after the end of the first, which the port hears in order.
     assert (await admin.ask("GET /live"))[0] == 200
@@ -250,3 +250,33 @@ async def test_metrics_are_text_of_the_kind_that_is_asked_for(admin, accept, kin
     assert headers["content-type"].startswith(kind)
     assert b"\nquotepush_subscriptions 7" in body
     assert body.endswith(b"# EOF\n") is (kind != "text/plain")
+
+
+# -- the operator's page, and who may have a browser ask -------------------------------------------
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_operator_s_page_and_its_scripts_are_there(admin):
+    for path, kind in [("/", "text/html"), ("/console.js", "text/javascript")]:
+        status, headers, body = await deferToThread(ask, admin.where, f"GET {path}")
+        assert status == 200
+        assert headers["content-type"] == f"{kind}; charset=utf-8"
+        assert body
+    status, headers, _ = await deferToThread(ask, admin.where, "POST /")
+    assert status == 405
+
+
+@pytest.mark.parametrize("admin", ["tcp"], indirect=True)
+@pytest.mark.parametrize("path", ["/", "/status", "/live", "/console.js", "/nothing"])
+@pytest_twisted.ensureDeferred
+async def test_a_name_that_is_not_its_own_gets_nothing_from_a_loopback_port(admin, path):
+    status, _, words = await admin.ask(f"GET {path}", host="rebound.example:8009")
+    assert status == 421
+    assert "localhost" in words["error"]
+    assert (await admin.ask("GET /live", host="localhost"))[0] == 200
+
+
+@pytest.mark.parametrize("admin", ["unix"], indirect=True)
+@pytest_twisted.ensureDeferred
+async def test_names_do_not_matter_on_a_unix_socket(admin):
+    assert (await admin.ask("GET /live", host="whatever.example"))[0] == 200

@@ -60,6 +60,7 @@ FLOORS = {
         "exposition",
         "insight",
         "vitals",
+        "console",
         "ports",
         "balance",
         "tally",

@@ -375,7 +375,7 @@ async def test_operators_are_answered_until_the_end(run):
 
 def ask(where: tuple[str, int]) -> dict[str, Any]:
     with socket.create_connection(where, timeout=10) as client:
-        client.sendall(b"GET /status HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        client.sendall(b"GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         data = b"".join(iter(lambda: client.recv(65536), b""))
     return json.loads(data.partition(b"\r\n\r\n")[2])
 
