@@ -51,7 +51,7 @@ class _Site(Site):
         named = self._host is None or may_be_called(request.getHeader(b"host"), self._host)
         # To other methods any question says in words that it does not take them.
         if named and request.method in (b"GET", b"HEAD"):
-            found: Resource = super().getResourceFor(request)  # type: ignore[no-untyped-call]
+            found: Resource = super().getResourceFor(request)  # type: ignore[no-untyped-call]  # the library's
             return found
         return _MISDIRECTED
 
