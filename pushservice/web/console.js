@@ -218,12 +218,12 @@ const workers = new List($("left"), "workers", "Workers", [
   ["No.", ({number}) => text(number), "text key w1"],
   ["Process", ({pid}) => text(pid), "w2"],
   ["State", (worker) => (worker.draining ? "draining" : text(worker.state)), "text mark"],
-  ["Feed", ({feed, age}) => (feed === "up" ? `up, ${writeAge(age)}` : text(feed)), "text w4"],
-  ["Age", ({seconds}) => writeDuration(seconds), "w4"],
+  ["Feed", ({feed, age}) => (feed === "up" ? `up, ${writeAge(age)}` : text(feed)), "text w3"],
+  ["Age", ({seconds}) => writeDuration(seconds), "w3"],
   ["Clients", ({clients}) => writeCount(clients), "w2"],
   ["Behind", ({behind}) => writeCount(behind), "w2"],
-  ["CPU", (worker) => writeShare(history.cpu(worker)), "w2"],
-  ["Memory", ({process}) => writeBytes(process?.memory), "w3"],
+  ["CPU", (worker) => writeShare(history.cpu(worker)), "w1"],
+  ["Memory", ({process}) => writeBytes(process?.memory), "w2"],
   ["Restarts", ({restarts}) => writeCount(restarts), "w3"],
 ], ({state, feed, draining}) => (state === "serving" && feed !== "down" && !draining ? "" : "warn"));
 
