@@ -76,12 +76,12 @@ const latency = (name) => PERCENTILES.map((label) => [`${name}.${label}`, label]
 const aSecond = (write) => (value) => (value === null ? NOTHING : `${write(value)}/s`);
 
 const charts = [
-  {name: "quotes", title: "Quotes in", help: "quotes received from Redis, a second",
+  {name: "quotes", title: "Quotes in", help: "quotes received from Redis, a second; every worker gets them all",
     series: [["quotes", ""]], write: aSecond(writeShort), tick: writeShort},
   {name: "events", title: "Events out", help: "events handed to clients, a second",
     series: [["events", ""]], write: aSecond(writeShort), tick: writeShort},
   {name: "bytes", title: "Bytes out", help: "bytes handed to connections, a second",
-    series: [["bytes", ""]], write: aSecond(writeBytes), tick: writeBytes},
+    series: [["bytes", ""]], write: aSecond(writeBytes), tick: writeBytes, whole: true},
   {name: "merged", title: "Merged", help: "updates that a newer one replaced for a client that was behind, a second",
     series: [["merged", ""]], write: aSecond(writeShort), tick: writeShort, whole: true},
   {name: "receive", title: "Receive to write", help: "from the read of a quote to the write to its clients",

@@ -59,11 +59,20 @@ export function restarted(before, now) {
   return before.pid !== now.pid || increase(before.uptime, now.uptime) === null;
 }
 
-const RATES = {quotes: "quotes_in", events: "events_out", bytes: "bytes_out", merged: "merged"};
+const RATES = {events: "events_out", bytes: "bytes_out", merged: "merged"};
 const SHARES = {p50: 0.5, p90: 0.9, p99: 0.99};
 const LATENCIES = {
   receive: "receive_to_write_seconds", publish: "publish_to_write_seconds", reactor: "reactor_delay_seconds",
 };
+
+/** Quotes that came, a second: each worker gets them all, so that is the most that any of them got. */
+function received(before = [], now = [], seconds) {
+  const rates = now.map(({number, pid, counters}) => {
+    const earlier = before.find((each) => each.number === number && each.pid === pid);
+    return increase(earlier?.counters?.quotes_in, counters?.quotes_in);
+  }).filter(known);
+  return rates.length ? Math.max(...rates) / seconds : null;
+}
 
 /**
  * A point of the charts: levels of the answer `now` and, where there is one `before` of the same run,
@@ -79,6 +88,7 @@ export function pointOf(before, now) {
     const grown = seconds > 0 ? increase(earlier.counters?.[counter], totals.counters?.[counter]) : null;
     point[name] = grown === null ? null : grown / seconds;
   }
+  point.quotes = seconds > 0 ? received(before.status.workers, now.status.workers, seconds) : null;
   for (const [name, measure] of Object.entries(LATENCIES)) {
     const gained = same ? histogramIncrease(earlier.measures?.[measure], totals.measures?.[measure]) : null;
     for (const [label, share] of Object.entries(SHARES)) point[`${name}.${label}`] = percentile(gained, share);
@@ -226,6 +236,7 @@ export function writeBytes(number) {
 /** Seconds of a latency: 85 µs, 1.25 ms, 3.1 s. */
 export function writeLatency(seconds) {
   if (!known(seconds)) return NOTHING;
+  if (seconds === 0) return `0${THIN}s`;
   if (seconds < 0.0009995) return `${Math.round(seconds * 1e6)}${THIN}µs`;
   if (seconds < 0.9995) return `${digits(seconds * 1000)}${THIN}ms`;
   return `${digits(seconds)}${THIN}s`;
@@ -305,7 +316,7 @@ export function troubles(counters) {
   return Object.entries(counters ?? {}).filter(([name, total]) => TROUBLE.test(name) && total > 0);
 }
 
-/** The clients of an answer of /clients for which anything is held back or was merged. */
+/** The clients of an answer of /clients that are behind, or were so that quotes were merged for them. */
 export function slowOnes(clients) {
-  return clients.filter(({behind, merged, queued}) => known(behind) || merged > 0 || queued > 0);
+  return clients.filter(({behind, merged}) => known(behind) || merged > 0);
 }

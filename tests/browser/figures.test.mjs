@@ -18,9 +18,13 @@ const BOUNDS = [0.001, 0.01, 0.1];
 function answer(seconds, {pid = 1, uptime = seconds, rate = 100, counts = [0, 0, 0, 0], ...totals} = {}) {
   return {at: T + seconds * 1000, status: {
     pid, uptime, faults: [],
+    workers: [
+      {number: 1, pid: 10 * pid, counters: {quotes_in: rate * uptime}},
+      {number: 2, pid: 10 * pid + 1, counters: {quotes_in: rate * uptime / 2}},
+    ],
     totals: {
       clients: 3, behind: 1,
-      counters: {quotes_in: rate * uptime, events_out: 0, bytes_out: 0, merged: 0},
+      counters: {quotes_in: 1.5 * rate * uptime, events_out: 40 * uptime, bytes_out: 0, merged: 0},
       measures: {receive_to_write_seconds: {bounds: BOUNDS, counts, sum: 0}},
       ...totals,
     },
@@ -72,11 +76,20 @@ test("a point has rates by the daemon's own clock and levels", () => {
   const before = answer(10), now = answer(12);
   now.at += 300; // the answer came late, which is no change of the rate
   const point = pointOf(before, now);
-  near(point.quotes, 100);
+  near(point.events, 40);
   assert.equal(point.merged, 0);
   assert.deepEqual([point.clients, point.behind], [3, 1]);
   assert.equal(point["receive.p50"], null);
   near(pointOf(answer(10), answer(12, {counts: [0, 9, 0, 0]}))["receive.p50"], 0.0055);
+});
+
+test("quotes that every worker gets are counted once, as those of the worker that got most", () => {
+  near(pointOf(answer(10), answer(12)).quotes, 100);
+  const replaced = answer(12);
+  replaced.status.workers[0] = {number: 1, pid: 99, counters: {quotes_in: 5}};
+  near(pointOf(answer(10), replaced).quotes, 50);
+  replaced.status.workers = [];
+  assert.equal(pointOf(answer(10), replaced).quotes, null);
 });
 
 test("the first point has levels and no rates", () => {
@@ -103,7 +116,7 @@ test("history keeps five minutes", () => {
   for (let second = 0; second <= 400; second++) history.take(answer(second));
   assert.equal(history.points.length, SPAN / 1000 + 1);
   assert.equal(history.points[0].at, T + 100_000);
-  assert.equal(history.grown("quotes_in"), 100 * 300);
+  assert.equal(history.grown("events_out"), 40 * 300);
 });
 
 test("reports that come by a beat of their own are no jumps of the rate", () => {
@@ -111,10 +124,10 @@ test("reports that come by a beat of their own are no jumps of the rate", () => 
   // Every other answer still has the counters of the one before.
   for (let second = 0; second <= 20; second++) {
     const at = answer(second);
-    at.status.totals.counters.quotes_in = 200 * Math.floor(second / 2);
+    at.status.totals.counters.events_out = 200 * Math.floor(second / 2);
     history.take(at);
   }
-  for (const point of history.points.slice(2)) near(point.quotes, 100);
+  for (const point of history.points.slice(2)) near(point.events, 100);
 });
 
 test("a restart breaks the lines of rates, not those of levels, and never shows as a negative rate", () => {
@@ -124,7 +137,7 @@ test("a restart breaks the lines of rates, not those of levels, and never shows 
   assert.equal(history.stretches("quotes").length, 2);
   assert.equal(history.stretches("clients").length, 1);
   for (const {quotes} of history.points) assert.ok(quotes === null || quotes >= 0);
-  assert.equal(history.grown("quotes_in"), 900);
+  assert.equal(history.grown("events_out"), 40 * 9);
 });
 
 test("time in which nothing was asked is a break, and no rate is taken over it", () => {
@@ -197,7 +210,7 @@ test("numbers are written in few characters and with their units", () => {
     [writeCount, [[0, "0"], [1234567, "1,234,567"], [999, "999"], [1000, "1,000"]]],
     [writeShare, [[0, "0 %"], [0.0001, "0.1 %"], [0.004, "0.4 %"], [0.12, "12 %"], [1, "100 %"]]],
     [writeBytes, [[0, "0 B"], [512.4, "512 B"], [999.6, "1.00 kB"], [12_345, "12.3 kB"], [5e6, "5.00 MB"]]],
-    [writeLatency, [[0, "0 µs"], [0.000085, "85 µs"], [0.00099996, "1.00 ms"], [0.00125, "1.25 ms"],
+    [writeLatency, [[0, "0 s"], [0.000085, "85 µs"], [0.00099996, "1.00 ms"], [0.00125, "1.25 ms"],
       [0.9996, "1.00 s"], [3.14159, "3.14 s"]]],
     [writeDuration, [[0, "0 s"], [59.9, "59 s"], [60, "1 min"], [200, "3 min 20 s"], [7_440, "2 h 4 min"],
       [86_400, "1 d"], [442_000, "5 d 2 h"], [-3, "0 s"]]],
@@ -253,8 +266,8 @@ test("counters of trouble are shown once they are not zero", () => {
   assert.deepEqual(troubles(undefined), []);
 });
 
-test("slow is who is behind, had merged or has something queued", () => {
-  const client = {behind: null, merged: 0, queued: 0};
-  const slow = [{...client, behind: 0}, {...client, merged: 1}, {...client, queued: 1}];
+test("slow is who is behind or had quotes merged, not whose bytes are just leaving", () => {
+  const client = {behind: null, merged: 0, queued: 233};
+  const slow = [{...client, behind: 0}, {...client, merged: 1}];
   assert.deepEqual(slowOnes([client, ...slow]), slow);
 });
