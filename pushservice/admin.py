@@ -72,8 +72,8 @@ def open_admin(reactor: Any, where: Admin, known: Known) -> IListeningPort:
 
     `/live` is 200 as long as anything is answered. `/ready` is 200, or 503 with the `faults` that
     are `known`. `/status` is the status with these. `/clients?slow=N` and `/symbols?top=N` are the
-    slowest clients and the busiest symbols. `/metrics` is made of the figures. `/` is the operator's
-    page. What is asked of a loopback port by a name that is not its own is 421.
+    slowest clients and the busiest symbols. `/metrics` is made of the figures. `/` is a page for
+    people. What is asked of a loopback port by a name that is not its own is 421.
     """
 
     def ready(_request: Request) -> Reply:
