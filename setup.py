@@ -61,6 +61,7 @@ setup(
             "psutil>=5.9",
             "pytest>=8",
             "pytest-twisted>=1.14",
+            "pyyaml>=6.0",
             "websockets>=13",
             "wheel>=0.43",
             "wsproto>=1.2",
