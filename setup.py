@@ -72,6 +72,7 @@ setup(
             "psutil>=5.9",
             "pytest>=8",
             "pytest-twisted>=1.14",
+            "pyyaml>=6.0",
             "wheel>=0.43",
             "wsproto>=1.2",
             "setuptools>=69",

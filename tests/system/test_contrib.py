@@ -111,7 +111,7 @@ def test_the_readme_parses_names_every_file_and_its_links_lead_somewhere():
     for reference in document.findall(nodes.reference):
         target = reference.get("refuri", "")
         assert not target or "://" in target or (CONTRIB / target).exists(), target
-    files = {path.name for path in CONTRIB.iterdir()} - {"README.rst"}
+    files = {path.name for path in CONTRIB.rglob("*") if path.is_file()} - {"README.rst"}
     assert {name for name in files if f"``{name}``" in text} == files
 
 
@@ -849,7 +849,7 @@ def test_the_check_that_operators_are_told_to_make_can_be_made(certs: Path, tmp_
 
 def test_the_examples_name_options_that_there_are():
     known = {option.name for option in (*OPTIONS, CONFIG_FILE)}
-    for path in CONTRIB.iterdir():
+    for path in filter(Path.is_file, CONTRIB.rglob("*")):
         text = path.read_text("utf-8")
         for name in re.findall(
             r"^#? *#? {4,}([a-z]+(?:-[a-z]+)+|listen|plain|admin) = ", text, re.MULTILINE

@@ -216,7 +216,7 @@ async def test_who_leaves_before_the_answer_is_there_gets_none_and_harms_nobody(
     family = socket.AF_UNIX if isinstance(admin.where, str) else socket.AF_INET
     with socket.socket(family) as client:
         client.connect(admin.where)
-        client.sendall(b"GET /symbols HTTP/1.1\r\nHost: a\r\n\r\n")
+        client.sendall(b"GET /symbols HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await until(lambda: admin.state.asked == 1, "the question")
     # The next one comes after the end of the first, which the port hears in order.
     assert (await admin.ask("GET /live"))[0] == 200

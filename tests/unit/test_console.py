@@ -159,3 +159,46 @@ def test_a_loopback_port_may_not_be_called_by_anybody_s_name(host, bound_to):
 @pytest.mark.parametrize("bound_to", ["0.0.0.0", "::", "10.0.0.11", "quotes-1.internal"])
 def test_other_ports_go_by_whatever_name_leads_there(bound_to):
     assert may_be_called(b"quotes-1.internal:8009", bound_to)
+
+
+# -- colours ---------------------------------------------------------------------------------------
+
+
+def palettes() -> dict[str, dict[str, str]]:
+    """The page's colours by their names, in light and in dark."""
+    page = (WEB / "console.html").read_text("utf-8")
+    light, dark = re.findall(r":root \{(.*?)\}", page, re.DOTALL)[:2]
+    schemes = {"light": light, "dark": dark}
+    return {
+        name: dict(re.findall(r"--([\w-]+): (#[0-9a-f]{3,6});", text))
+        for name, text in schemes.items()
+    }
+
+
+def luminance(colour: str) -> float:
+    """As WCAG 2 defines it."""
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    channels = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+    red, green, blue = (
+        value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
+        for value in channels
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    darker, lighter = sorted((luminance(one), luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_and_lines_can_be_told_from_what_is_behind_them(scheme):
+    colours = palettes()[scheme]
+    words = [(name, back) for name in ("text", "muted") for back in ("bg", "card", "hover")]
+    words += [(name, f"{name}-bg") for name in ("good", "bad", "warn")]
+    words += [(name, back) for name in ("bad", "warn") for back in ("card", "hover")]
+    words += [("card", name) for name in ("good", "bad", "warn")]
+    for front, back in words:
+        assert contrast(colours[front], colours[back]) >= 4.5, (front, back)
+    for at in range(3):
+        assert contrast(colours[f"series{at}"], colours["card"]) >= 3, at
