@@ -252,6 +252,14 @@ def test_the_quickstart_leads_to_quotes_of_the_reader_s_own(steps, tmp_path):
             reader.send(json.dumps({"op": "subscribe", "symbols": ["AAPL"]}))
             while not any(each["ev"] == "quote" for each in json.loads(reader.recv(timeout=20))):
                 pass
+            with subprocess.Popen(
+                [sys.executable, "-u", "-c", steps["python"].replace("8008", str(port))],
+                cwd=tmp_path,
+                stdout=subprocess.PIPE,
+            ) as receiver:
+                line = publish_until_received(lambda: None, receiver)
+                receiver.kill()
+            assert line.startswith((b"AAPL ", b"600519.SH "))
             symbols, ready = (json.loads(each) for each in lines_of_json(typed("curl", path)))
             assert symbols
             assert all(isinstance(symbol, str) for symbol in symbols)
