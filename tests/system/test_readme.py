@@ -217,12 +217,13 @@ def test_the_quickstart_leads_to_quotes_of_the_reader_s_own(steps, tmp_path):
     port, admin = free_port(), free_port()
     environment = tools(tmp_path, 0)
 
-    def typed(block: str, socket: str) -> str:
-        """What a block prints, with our ports and the socket in it."""
-        command = re.sub(r"(-s )\S+", rf"\g<1>{socket}", steps[block])
+    def typed(block: str, socket: str, more: str = "") -> str:
+        """What a block prints, with our ports and the socket in it, and `more` at its end."""
+        command = re.sub(r"(-s )\S+", rf"\g<1>{socket}", steps[block]) + more
         command = command.replace("8008", str(port)).replace("8009", str(admin))
         return subprocess.run(
             ["bash", "-ec", command],
+            cwd=tmp_path,
             env=environment,
             stdout=subprocess.PIPE,
             check=True,
@@ -260,6 +261,10 @@ def test_the_quickstart_leads_to_quotes_of_the_reader_s_own(steps, tmp_path):
                 line = publish_until_received(lambda: None, receiver)
                 receiver.kill()
             assert line.startswith((b"AAPL ", b"600519.SH "))
+            # The output is no terminal here, and so gets lines of JSON.
+            watched = typed("watch", path, " --count 2").splitlines()
+            assert {json.loads(line)["s"] for line in watched} <= {"AAPL", "600519.SH"}
+            assert len(watched) == 2
             symbols, ready = (json.loads(each) for each in lines_of_json(typed("curl", path)))
             assert symbols
             assert all(isinstance(symbol, str) for symbol in symbols)
