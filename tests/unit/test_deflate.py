@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import random
 import zlib
+from random import Random
 
 import pytest
 from core_doubles import Client, FixedClock, inflated, make_hub, publish, unframe
@@ -14,6 +14,7 @@ from pushservice.announcements import Announcements
 from pushservice.auth import Identity, Rights
 from pushservice.closing import CloseCode, ErrorCode
 from pushservice.deflate import Corrupt, Inflation, TooLong, agree, stored
+from pushservice.delayed import move
 from pushservice.metrics import Counters
 
 EVENT = b'{"ev":"quote","s":"A","n":1,"t":1000,"d":{"last":1.50,"bid":1.50,"ask":1.50}}'
@@ -184,7 +185,7 @@ def test_an_event_that_is_too_large_for_one_stored_block_is_sent_all_the_same():
 
 
 def test_what_does_not_get_smaller_is_stored():
-    noise = random.Random(1).randbytes(2_000)
+    noise = Random(1).randbytes(2_000)
     codec, counters = deflated(), Counters()
     piece = codec.quoting(1)(b'"A"', 1, 1, noise)
     assert piece == stored(wire.JSON.quote(b'"A"', 1, 1, noise))
@@ -272,12 +273,17 @@ def test_no_piece_refers_to_another_even_after_many():
 
 
 def test_what_is_compressed_can_be_read_with_the_window_that_was_agreed_on():
-    codec = deflated()
-    # What repeats is just further away than a window of 12 bits reaches, and closer than one of 15.
-    far = bytes(97 + (n * n // 7 + n) % 26 for n in range(4_500))
+    # What repeats is further away than a window of 12 bits reaches, and closer than one of 15.
+    far = bytes(Random(1).choices(range(97, 123), k=5_000))
     body = b'"%b%b"' % (far, far)
-    [(_, payload)] = unframe(codec.frames([codec.quoting(1)(b'"A"', 1, 1, body)]))
-    assert json.loads(inflated(payload, 12))[0]["d"] == body[1:-1].decode()
+    piece = deflated().quoting(1)(b'"A"', 1, 1, body)
+    reader, text = zlib.decompressobj(-12), b""
+    # In small steps: what is in one output buffer could be referred to from further away.
+    text = reader.decompress(piece, 100)
+    while reader.unconsumed_tail:
+        text += reader.decompress(reader.unconsumed_tail, 100)
+    assert text + reader.flush() == wire.JSON.quote(b'"A"', 1, 1, body)
+    assert len(piece) < len(body)
 
 
 # -- every kind of event -----------------------------------------------------------------------
@@ -345,6 +351,7 @@ def all_that_is_said(codec: wire.Codec) -> tuple[list[bytes], set[int]]:
     client.outbox.drained()
     read()
     client.session.failed("k7f3.1")
+    client.session.shut_out("the token was revoked")
     announcements.dismiss(CloseCode.RESTARTING, lambda: 3500)
     read()
     return texts, first_bytes
@@ -367,6 +374,22 @@ def test_every_raw_message_is_the_same_compressed_as_plain():
     plain, _ = all_that_is_said(wire.RAW)
     assert said == plain
     assert first_bytes == {0x81, 0xC1}
+
+
+def test_a_client_that_moves_to_a_delay_is_told_the_same_compressed_as_plain():
+    told = []
+    for codec in (deflated(), wire.JSON):
+        hub = make_hub()
+        late = hub.tier(None)
+        client = Client(hub, codec=codec)
+        client.say({"op": "subscribe", "symbols": ["A", "B"]})
+        publish(hub, ("A", EVENT))
+        publish(late, ("A", EVENT))
+        client.texts()
+        assert move(client.outbox, hub, late)
+        told.append(client.texts())
+    assert told[0] == told[1]
+    assert [event["ev"] for event in json.loads(told[1][0])] == ["gap", "gap"]
 
 
 def test_an_error_is_a_message_that_is_not_compressed():
