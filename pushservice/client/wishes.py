@@ -46,8 +46,8 @@ class _Symbol:
     def __init__(self, name: str) -> None:
         self.name = name
         self.wanted = True
-        #: the number of its last quote in the count that goes on; 0 where none goes on
-        self.n = 0
+        #: the number of its last quote in the count that goes on; None where none goes on
+        self.n: int | None = None
         #: the link on which it was served last; 0 for none so far
         self.link = 0
         #: the request that asked for it last
@@ -163,7 +163,7 @@ class Wishes:
         self._epoch = epoch
         self._limit = limit
         for symbol in self._symbols.values():
-            symbol.n = 0
+            symbol.n = None
 
     def serve(self) -> None:
         """The server takes requests from now on: ask for what it does not serve yet."""
@@ -279,7 +279,7 @@ class Wishes:
 
     def _served(self, symbol: _Symbol) -> None:
         missed = symbol.link != 0
-        symbol.n = 0
+        symbol.n = None
         symbol.link = self._link
         if missed:
             # What was published while it was not served never comes.
@@ -346,6 +346,12 @@ class Wishes:
         else:
             self._settle(call.done, call.errors)
 
+    def missed(self, name: str) -> None:
+        """Updates of a symbol were lost before they reached the daemon."""
+        symbol = self._symbols.get(name)
+        if symbol is not None and symbol.wanted:
+            self._tell(Gap(symbol.name, "feed"))
+
     # -- what comes ----------------------------------------------------------------------------
 
     def quoted(self, event: QuoteEvent | SnapshotEvent) -> None:
@@ -356,7 +362,8 @@ class Wishes:
         snapshot = type(event) is SnapshotEvent
         last = symbol.n
         symbol.n = n = event.n
-        merged = n - last - 1 if last and not snapshot and n > last else 0
+        # A snapshot may have the number 0: of a value that no update brought.
+        merged = n - last - 1 if last is not None and not snapshot and n > last else 0
         # The payload is copied: as a view it would keep the whole message in memory.
         self._tell(Quote(symbol.name, n, event.t, bytes(event.d), snapshot, merged, self._epoch))
 

@@ -314,3 +314,19 @@ def test_quotes_before_the_answer_and_of_strangers_are_dropped():
     talk.subscribe("A")
     talk.say(quote("A", 1), quote("Z", 1))
     assert talk.take(Quote) == []
+
+
+def test_a_snapshot_that_no_update_brought_begins_the_count_at_0():
+    talk = Dialogue()
+    talk.served("A")
+    talk.say(snapshot("A", 0), quote("A", 3))
+    assert [(quoted.n, quoted.merged) for quoted in talk.take(Quote)] == [(0, 0), (3, 2)]
+
+
+def test_a_gap_of_a_symbol_that_was_unsubscribed_is_not_told():
+    talk = Dialogue()
+    talk.served("A")
+    talk.unsubscribe("A")
+    talk.take()
+    talk.say({"ev": "gap", "s": "A"}, {"ev": "gap", "s": "Z"})
+    assert talk.take() == []
