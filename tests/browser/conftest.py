@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
 from redis_process import free_port
 from token_makers import key_file
 from waiting import wait_for_line
@@ -87,16 +87,42 @@ def guarded_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoDae
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def playwright() -> Iterator[Playwright]:
+    with sync_playwright() as started:
+        yield started
+
+
+@contextmanager
+def chromium(playwright: Playwright, *not_by_default: str) -> Iterator[Browser]:
+    """A Chromium, started without some of the arguments that Playwright gives by default."""
     found = next((path for path in map(shutil.which, BROWSERS) if path), None)
     if found is None:
         pytest.fail("no Chromium is installed (Debian: apt-get install chromium)")
     # Chromium's own sandbox does not work for root.
     arguments = [*ARGUMENTS, "--no-sandbox"] if os.geteuid() == 0 else ARGUMENTS
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, headless=True, args=arguments)
+    started = playwright.chromium.launch(
+        executable_path=found,
+        headless=True,
+        args=arguments,
+        ignore_default_args=list(not_by_default),
+    )
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="module")
+def browser(playwright: Playwright) -> Iterator[Browser]:
+    with chromium(playwright) as started:
         yield started
-        started.close()
+
+
+@pytest.fixture
+def remembered_page(playwright: Playwright) -> Iterator[Page]:
+    """A page in a browser that keeps pages which were left, for its back button."""
+    with chromium(playwright, "--disable-back-forward-cache") as started:
+        made = started.new_context(ignore_https_errors=True)
+        made.set_default_timeout(TIMEOUT_MS)
+        yield made.new_page()
 
 
 @pytest.fixture
