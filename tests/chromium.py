@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Final
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Playwright
 
 #: How long a page has for whatever is awaited of it.
 TIMEOUT_MS: Final = 20_000
@@ -27,14 +27,21 @@ _ARGUMENTS: Final = [
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
-    """A running browser; fails where none is installed."""
+def chromium(playwright: Playwright, *not_by_default: str) -> Iterator[Browser]:
+    """A running browser, without some of the arguments that Playwright gives by default.
+
+    Fails where none is installed.
+    """
     found = next((path for path in map(shutil.which, _NAMES) if path), None)
     if found is None:
         pytest.fail("no Chromium is installed (Debian: apt-get install chromium)")
     # Chromium's own sandbox does not work for root.
     arguments = [*_ARGUMENTS, "--no-sandbox"] if os.geteuid() == 0 else _ARGUMENTS
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, headless=True, args=arguments)
-        yield started
-        started.close()
+    started = playwright.chromium.launch(
+        executable_path=found,
+        headless=True,
+        args=arguments,
+        ignore_default_args=list(not_by_default),
+    )
+    yield started
+    started.close()

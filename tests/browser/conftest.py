@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from chromium import TIMEOUT_MS, chromium
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
 from redis_process import free_port
 from token_makers import key_file
 from waiting import wait_for_line
@@ -80,9 +80,24 @@ def guarded_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoDae
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
+def playwright() -> Iterator[Playwright]:
+    with sync_playwright() as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def browser(playwright: Playwright) -> Iterator[Browser]:
+    with chromium(playwright) as started:
+        yield started
+
+
+@pytest.fixture
+def remembered_page(playwright: Playwright) -> Iterator[Page]:
+    """A page in a browser that keeps pages which were left, for its back button."""
+    with chromium(playwright, "--disable-back-forward-cache") as started:
+        made = started.new_context(ignore_https_errors=True)
+        made.set_default_timeout(TIMEOUT_MS)
+        yield made.new_page()
 
 
 @pytest.fixture

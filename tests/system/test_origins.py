@@ -14,7 +14,7 @@ from typing import Any, Final
 import pytest
 from chromium import TIMEOUT_MS, chromium
 from guests import JSON, Issuer, check_unsaid
-from playwright.sync_api import Browser, Frame, Page, Route, expect
+from playwright.sync_api import Browser, Frame, Page, Route, expect, sync_playwright
 from system_harness import DEADLINE, Daemon, StartDaemon
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
@@ -141,7 +141,7 @@ def test_an_origin_that_is_none_keeps_the_daemon_from_starting(
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with chromium() as started:
+    with sync_playwright() as playwright, chromium(playwright) as started:
         yield started
 
 
