@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 IMAGES: Final = Path(__file__).with_name("images")
 BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
-SIZE: Final = {"width": 1280, "height": 1250}
+SIZE: Final = {"width": 1280, "height": 900}
 WAIT: Final = 310.0
 CLIENTS: Final = 120
 SLOW: Final = 4
