@@ -53,12 +53,16 @@ class Standing:
         self._punctuality.stop()
 
     def status(self) -> dict[str, Any]:
-        """Clients, symbols, counters, measures, and what the process uses."""
+        """Clients, symbols, counters, measures, and what the process uses.
+
+        `as_of` is when that was, in milliseconds since the epoch; rates need it.
+        """
         hub, tiers = self._hub, self._tiers
         age = hub.last_message_t
         clients, behind = hub.count_outboxes(), len(hub.common.behind)
         return {
             "epoch": hub.epoch,
+            "as_of": hub.now(),
             "age": None if age is None else max(0, hub.now() - age),
             "clients": clients,
             "flowing": clients - behind,

@@ -115,18 +115,14 @@ export class Chart {
     });
   }
 
-  #shown() {
-    const {at} = this.#cursor;
-    if (at !== null) return this.#history.near(at);
-    return this.#alive ? this.#history.points.at(-1) ?? null : null;
-  }
-
   #renderValues() {
-    const point = this.#shown();
+    const {at: moment} = this.#cursor;
+    const point = moment === null ? null : this.#history.near(moment);
     this.#spec.series.forEach(([key], at) => {
-      setText(this.#values[at], this.#spec.write(point?.[key] ?? null));
+      const now = this.#alive ? this.#history.newest(key) : null;
+      setText(this.#values[at], this.#spec.write(moment === null ? now : point?.[key] ?? null));
     });
-    setText(this.#time, this.#cursor.at === null ? "" : writeClock(new Date(this.#cursor.at)));
+    setText(this.#time, moment === null ? "" : writeClock(new Date(moment)));
   }
 
   #scale(values) {
@@ -158,7 +154,8 @@ export class Chart {
       // On the pixel's middle: a line of one pixel stays one.
       const at = Math.round(y(tick)) + 0.5;
       svg("line", this.#grid, {x1: LEFT, x2: this.#width - RIGHT, y1: at, y2: at});
-      svg("text", this.#grid, {x: LEFT - 7, y: at + 3.5, "text-anchor": "end"}).textContent = writeTick(tick, writeAxis);
+      const label = svg("text", this.#grid, {x: LEFT - 7, y: at + 3.5, "text-anchor": "end"});
+      label.textContent = writeTick(tick, writeAxis);
     }
     const every = this.#width < 360 ? 2 : 1;
     for (const minutes of MINUTES.filter((minute) => minute % every === 0)) {

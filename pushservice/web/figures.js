@@ -59,36 +59,56 @@ export function restarted(before, now) {
   return before.pid !== now.pid || increase(before.uptime, now.uptime) === null;
 }
 
-const RATES = {events: "events_out", bytes: "bytes_out", merged: "merged"};
+const RATES = {quotes: "quotes_in", events: "events_out", bytes: "bytes_out", merged: "merged"};
+// Each worker gets all quotes: those of all together would be counted several times.
+const OF_ONE = new Set(["quotes"]);
 const SHARES = {p50: 0.5, p90: 0.9, p99: 0.99};
 const LATENCIES = {
   receive: "receive_to_write_seconds", publish: "publish_to_write_seconds", reactor: "reactor_delay_seconds",
 };
 
-/** Quotes that came, a second: each worker gets them all, so that is the most that any of them got. */
-function received(before = [], now = [], seconds) {
-  const rates = now.map(({number, pid, counters}) => {
-    const earlier = before.find((each) => each.number === number && each.pid === pid);
-    return increase(earlier?.counters?.quotes_in, counters?.quotes_in);
-  }).filter(known);
-  return rates.length ? Math.max(...rates) / seconds : null;
+/** What a worker of the answer `before` said; null where it was not there. */
+function earlierOf({number, pid}, before) {
+  return before.workers?.find((each) => each.number === number && each.pid === pid) ?? null;
+}
+
+/**
+ * By how much a counter of each worker grew a second, by the worker's own clock: workers say how they
+ * stand once a second, each at a beat of its own. Null of one that is about to say it; none of those
+ * that have just come, or that have long said nothing.
+ */
+function ratesOf(counter, before, now) {
+  const workers = now.workers ?? [];
+  const newest = Math.max(...workers.map((worker) => worker.as_of));
+  const rates = [];
+  for (const worker of workers) {
+    const earlier = earlierOf(worker, before);
+    if (earlier === null || newest - worker.as_of > GAP) continue;
+    const grown = increase(earlier.counters?.[counter], worker.counters?.[counter]);
+    const seconds = (worker.as_of - earlier.as_of) / 1000;
+    rates.push(grown === null || !(seconds > 0) ? null : grown / seconds);
+  }
+  return rates;
 }
 
 /**
  * A point of the charts: levels of the answer `now` and, where there is one `before` of the same run,
- * what happened in between, a second. Both are `{at, status}`.
+ * what happened in between, a second; `anew` where it is another run. Both are `{at, status}`.
  */
 export function pointOf(before, now) {
   const totals = now.status.totals ?? {};
   const point = {at: now.at, clients: measured(totals.clients), behind: measured(totals.behind)};
-  const same = before && !restarted(before.status, now.status) && now.at - before.at <= GAP;
-  const earlier = same ? before.status.totals ?? {} : {};
-  const seconds = same ? now.status.uptime - before.status.uptime || (now.at - before.at) / 1000 : 0;
+  const anew = Boolean(before) && restarted(before.status, now.status);
+  const same = before && !anew && now.at - before.at <= GAP;
+  point.anew = anew;
   for (const [name, counter] of Object.entries(RATES)) {
-    const grown = seconds > 0 ? increase(earlier.counters?.[counter], totals.counters?.[counter]) : null;
-    point[name] = grown === null ? null : grown / seconds;
+    const rates = same ? ratesOf(counter, before.status, now.status) : [];
+    const told = rates.filter(known);
+    if (told.length === 0) point[name] = null;
+    else if (OF_ONE.has(name)) point[name] = Math.max(...told);
+    else point[name] = told.length < rates.length ? null : told.reduce((sum, rate) => sum + rate, 0);
   }
-  point.quotes = seconds > 0 ? received(before.status.workers, now.status.workers, seconds) : null;
+  const earlier = same ? before.status.totals ?? {} : {};
   for (const [name, measure] of Object.entries(LATENCIES)) {
     const gained = same ? histogramIncrease(earlier.measures?.[measure], totals.measures?.[measure]) : null;
     for (const [label, share] of Object.entries(SHARES)) point[`${name}.${label}`] = percentile(gained, share);
@@ -109,10 +129,10 @@ export class History {
       this.points = [];
       this.#answers = [];
     }
-    // Answers of workers come once a second by a beat of their own: over two seconds that evens out.
+    // Over two seconds each worker has said something new.
     const even = this.#answers.findLast((each) => answer.at - each.at >= 1_500);
     this.points.push(pointOf(even && answer.at - even.at <= GAP ? even : last, answer));
-    if (last && restarted(last.status, answer.status)) this.#answers = [];
+    if (this.points.at(-1).anew) this.#answers = [];
     this.#answers.push(answer);
     const from = answer.at - SPAN;
     while (this.points[0].at < from) this.points.shift();
@@ -120,6 +140,17 @@ export class History {
   }
 
   get last() { return this.#answers.at(-1) ?? null; }
+
+  /** The value of a series now: the last that is known of this run, and not for long. */
+  newest(name) {
+    for (let at = this.points.length - 1; at >= 0; at--) {
+      const point = this.points[at];
+      if (this.points.at(-1).at - point.at > GAP) break;
+      if (known(point[name])) return point[name];
+      if (point.anew) break;
+    }
+    return null;
+  }
 
   /** The point nearest to `at`; null where none is within a second and a half. */
   near(at) {
@@ -138,21 +169,25 @@ export class History {
   }
 
   /** The share of a core that a worker of the last answer used over some seconds; null where not known. */
-  cpu({number, pid, process}) {
-    const now = this.last;
-    const then = now && this.#answers.findLast((each) => now.at - each.at >= CPU_OVER);
-    const before = then?.status.workers?.find((each) => each.number === number && each.pid === pid);
-    const used = increase(before?.process?.cpu, process?.cpu);
-    return used === null ? null : used / ((now.at - then.at) / 1000);
+  cpu(worker) {
+    const then = this.last && this.#answers.findLast((each) => this.last.at - each.at >= CPU_OVER);
+    const before = then && earlierOf(worker, then.status);
+    const used = increase(before?.process?.cpu, worker.process?.cpu);
+    const seconds = (worker.as_of - before?.as_of) / 1000;
+    return used === null || !(seconds > 0) ? null : used / seconds;
   }
 
-  /** Unbroken stretches of one series, `[[{at, value}, ...], ...]`, broken where nothing is known. */
+  /**
+   * Unbroken stretches of one series, `[[{at, value}, ...], ...]`: broken where nothing is known for a
+   * while, and by another run of the daemon.
+   */
   stretches(name) {
     const found = [];
-    let previous = null;
-    for (const {at, [name]: value} of this.points) {
-      if (value === null || value === undefined) { previous = null; continue; }
-      if (previous === null || at - previous > GAP) found.push([]);
+    let previous = -Infinity;
+    for (const {at, anew, [name]: value} of this.points) {
+      if (anew) previous = -Infinity;
+      if (!known(value)) continue;
+      if (at - previous > GAP) found.push([]);
       found.at(-1).push({at, value});
       previous = at;
     }

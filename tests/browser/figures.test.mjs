@@ -14,17 +14,19 @@ const {
 const T = 1_700_000_000_000;
 const BOUNDS = [0.001, 0.01, 0.1];
 
+const workerOf = (number, pid, uptime, counters) => ({number, pid, as_of: T + 1000 * uptime, counters});
+
 /** An answer `seconds` after the start of a daemon whose counters grow evenly. */
 function answer(seconds, {pid = 1, uptime = seconds, rate = 100, counts = [0, 0, 0, 0], ...totals} = {}) {
   return {at: T + seconds * 1000, status: {
     pid, uptime, faults: [],
     workers: [
-      {number: 1, pid: 10 * pid, counters: {quotes_in: rate * uptime}},
-      {number: 2, pid: 10 * pid + 1, counters: {quotes_in: rate * uptime / 2}},
+      workerOf(1, 10 * pid, uptime, {quotes_in: rate * uptime, events_out: 30 * uptime, merged: 0}),
+      workerOf(2, 10 * pid + 1, uptime, {quotes_in: rate * uptime / 2, events_out: 10 * uptime, merged: 0}),
     ],
     totals: {
       clients: 3, behind: 1,
-      counters: {quotes_in: 1.5 * rate * uptime, events_out: 40 * uptime, bytes_out: 0, merged: 0},
+      counters: {events_out: 40 * uptime},
       measures: {receive_to_write_seconds: {bounds: BOUNDS, counts, sum: 0}},
       ...totals,
     },
@@ -72,7 +74,7 @@ test("percentiles of many observations are close to the exact ones", () => {
   for (const share of [0.1, 0.5, 0.9, 0.99]) near(percentile({bounds, counts}, share), share * 1000);
 });
 
-test("a point has rates by the daemon's own clock and levels", () => {
+test("a point has rates by the workers' own clocks and levels", () => {
   const before = answer(10), now = answer(12);
   now.at += 300; // the answer came late, which is no change of the rate
   const point = pointOf(before, now);
@@ -86,7 +88,7 @@ test("a point has rates by the daemon's own clock and levels", () => {
 test("quotes that every worker gets are counted once, as those of the worker that got most", () => {
   near(pointOf(answer(10), answer(12)).quotes, 100);
   const replaced = answer(12);
-  replaced.status.workers[0] = {number: 1, pid: 99, counters: {quotes_in: 5}};
+  replaced.status.workers[0] = workerOf(1, 99, 12, {quotes_in: 5});
   near(pointOf(answer(10), replaced).quotes, 50);
   replaced.status.workers = [];
   assert.equal(pointOf(answer(10), replaced).quotes, null);
@@ -119,23 +121,75 @@ test("history keeps five minutes", () => {
   assert.equal(history.grown("events_out"), 40 * 300);
 });
 
-test("reports that come by a beat of their own are no jumps of the rate", () => {
+test("workers that say how they stand by a beat of their own make no jumps of the rate", () => {
   const history = new History();
-  // Every other answer still has the counters of the one before.
+  // They say it every 1.3 seconds, and are asked once a second.
   for (let second = 0; second <= 20; second++) {
+    const told = Math.floor(second / 1.3) * 1.3;
     const at = answer(second);
-    at.status.totals.counters.events_out = 200 * Math.floor(second / 2);
+    at.status.workers = [workerOf(1, 7, told, {quotes_in: 100 * told, events_out: 40 * told})];
     history.take(at);
   }
-  for (const point of history.points.slice(2)) near(point.events, 100);
+  for (const point of history.points.slice(2)) {
+    near(point.quotes, 100);
+    near(point.events, 40);
+  }
 });
 
-test("a restart breaks the lines of rates, not those of levels, and never shows as a negative rate", () => {
+test("a worker that is late makes no dip, and one that has long said nothing counts no more", () => {
+  const late = answer(12);
+  late.status.workers[1] = answer(10).status.workers[1];
+  assert.deepEqual([pointOf(answer(10), late).events, pointOf(answer(10), late).quotes], [null, 100]);
+  const before = answer(18), stuck = answer(20);
+  before.status.workers[1] = stuck.status.workers[1] = answer(10).status.workers[1];
+  near(pointOf(before, stuck).events, 30);
+});
+
+test("a value that is not known for a moment does not break a line", () => {
+  const history = new History();
+  for (let second = 0; second <= 6; second++) {
+    const at = answer(second);
+    if (second === 4) at.status.workers = answer(2).status.workers;
+    history.take(at);
+  }
+  assert.equal(history.points[4].events, null);
+  near(history.newest("events"), 40);
+  assert.deepEqual(history.stretches("events").map((run) => run.length), [5]);
+});
+
+test("a worker that has said nothing new has no rate, and a clock that was set back gives none", () => {
+  const same = answer(12);
+  same.status.workers = answer(10).status.workers;
+  assert.equal(pointOf(answer(10), same).quotes, null);
+  const back = answer(12);
+  for (const worker of back.status.workers) worker.as_of = T;
+  assert.equal(pointOf(answer(10), back).events, null);
+});
+
+test("the newest value is kept for a moment, and not over a restart", () => {
+  const history = new History();
+  assert.equal(history.newest("events"), null);
+  const silent = (second) => {
+    const at = answer(second);
+    for (const worker of at.status.workers) worker.as_of = T;
+    return at;
+  };
+  for (const each of [answer(0), answer(1), answer(2), silent(3)]) history.take(each);
+  near(history.newest("events"), 40);
+  for (const second of [4, 5, 6]) history.take(silent(second));
+  assert.equal(history.newest("events"), null);
+  for (const second of [7, 8, 9]) history.take(answer(second));
+  near(history.newest("events"), 40);
+  history.take(answer(10, {pid: 2, uptime: 1}));
+  assert.equal(history.newest("events"), null);
+});
+
+test("a restart breaks the lines, and never shows as a negative rate", () => {
   const history = new History();
   for (let second = 0; second <= 10; second++) history.take(answer(second));
   for (let second = 11; second <= 20; second++) history.take(answer(second, {pid: 2, uptime: second - 10}));
   assert.equal(history.stretches("quotes").length, 2);
-  assert.equal(history.stretches("clients").length, 1);
+  assert.equal(history.stretches("clients").length, 2);
   for (const {quotes} of history.points) assert.ok(quotes === null || quotes >= 0);
   assert.equal(history.grown("events_out"), 40 * 9);
 });
@@ -167,7 +221,7 @@ test("the nearest point is found, and none far away", () => {
 
 test("a worker's share of a core is what it used of the last seconds", () => {
   const history = new History();
-  const worker = (second, pid = 7) => ({number: 1, pid, process: {cpu: second * 0.25}});
+  const worker = (second, pid = 7) => ({number: 1, pid, as_of: T + 1000 * second, process: {cpu: second * 0.25}});
   assert.equal(history.cpu(worker(0)), null);
   for (let second = 0; second <= 10; second++) {
     const at = answer(second);
