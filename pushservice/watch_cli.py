@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from pushservice.client_options import (
+from pushservice.client_cli import (
     MOST_RECENT,
     client_options,
     client_settings,
