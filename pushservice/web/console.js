@@ -130,7 +130,7 @@ const facts = Object.fromEntries([
 
 /**
  * A table in a card. A column is `[label, text(row), className]`; the class `wide` gives it a line of its
- * own on a phone, `mark` the colour of its row. `markOf(row)` is that: "", "warn" or "bad".
+ * own on a phone, `mark` the colour of its row. `markOf(row)` is that: "", "warn", "bad" or "unfed".
  */
 class List {
   #card; #note; #body; #empty; #columns; #markOf; #table;
@@ -219,14 +219,14 @@ const workers = new List($("left"), "workers", "Workers", [
   ["No.", ({number}) => text(number), "text key w1"],
   ["Process", ({pid}) => text(pid), "w2"],
   ["State", (worker) => (worker.draining ? "draining" : text(worker.state)), "text mark"],
-  ["Feed", ({feed, age}) => (feed === "up" ? `up, ${writeAge(age)}` : text(feed)), "text w3"],
+  ["Feed", ({feed, age}) => (feed === "up" ? `up, ${writeAge(age)}` : text(feed)), "text feed w3"],
   ["Age", ({seconds}) => writeDuration(seconds), "w3"],
   ["Clients", ({clients}) => writeCount(clients), "w2"],
   ["Behind", ({behind}) => writeCount(behind), "w2"],
   ["CPU", (worker) => writeShare(history.cpu(worker)), "w1"],
   ["Memory", ({process}) => writeBytes(process?.memory), "w2"],
   ["Restarts", ({restarts}) => writeCount(restarts), "w3"],
-], ({state, feed, draining}) => (state === "serving" && feed !== "down" && !draining ? "" : "warn"));
+], ({state, feed, draining}) => (state !== "serving" || draining ? "warn" : feed === "down" ? "unfed" : ""));
 
 const trouble = new List($("left"), "troubles", "Refused, dropped, failed", [
   ["What", ([name]) => name.replaceAll("_", " "), "text key wide"],
