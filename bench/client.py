@@ -3,8 +3,8 @@
     python bench/client.py [seconds]
 
 Frames as the daemon writes them, with 1, 10 or 100 quotes of 120 bytes each, go through the
-conversation and, as with asyncio, the mailbox, to a reader that looks at the symbol alone, or at
-the decoded payload too. On one busy core of a virtual machine, Python 3.11:
+conversation and, as with asyncio, the mailbox, to a reader that looks at no payload, or has the
+payload decoded, too. On one busy core of a virtual machine, Python 3.11:
 
        1 a frame:   600,000 quotes/s,   400,000 with data decoded
       10 a frame: 1,100,000 quotes/s,   620,000 with data decoded
