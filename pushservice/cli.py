@@ -17,8 +17,11 @@ from pushservice import __version__
 from pushservice.coercers import AUTO
 from pushservice.config import Config
 from pushservice.configfile import Sources
+from pushservice.daemon_options import declared
+from pushservice.feed_cli import feed
 from pushservice.layers import SECTIONS
-from pushservice.options import CONFIG_FILE, OPTIONS, Option
+from pushservice.options import CONFIG_FILE, OPTIONS
+from pushservice.record_cli import record
 from pushservice.settings import Settings
 from pushservice.token_cli import token
 
@@ -34,22 +37,15 @@ def main() -> None:
     """
 
 
-main.add_command(token)
+for command in (token, feed, record):
+    main.add_command(command)
 
 
 def _daemon_options(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command every option of the daemon; what was typed comes as one keyword each."""
     for option in reversed((CONFIG_FILE, *OPTIONS)):
-        command = _declared(option)(command)
+        command = declared(option)(command)
     return command
-
-
-def _declared(option: Option) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    names = (f"--{option.name}", option.name.replace("-", "_"))
-    if option.flag:
-        return click.option(*names, is_flag=True, help=option.described)
-    # All of them may be typed again, as on twistd's command line; the last one counts.
-    return click.option(*names, multiple=True, metavar=option.placeholder, help=option.described)
 
 
 @main.command(short_help="Say whether the configuration is good.")

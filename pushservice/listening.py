@@ -11,7 +11,14 @@ from typing import Any, Final, Protocol
 
 from twisted.internet import defer
 
-from pushservice.channels import Ignored, SymbolReader, single_star
+from pushservice.channels import (
+    IGNORED,
+    MAX_REMEMBERED,
+    Ignored,
+    SymbolReader,
+    glob_regex,
+    single_star,
+)
 from pushservice.interfaces import Clock, DelayedCall
 from pushservice.topic import Topic
 
@@ -46,6 +53,46 @@ class Everything:
 
     def symbol(self, pattern: bytes | None, channel: bytes, payload: bytes) -> str | Ignored | None:
         return None if pattern is None else self._symbols.read(pattern, channel, payload)
+
+
+class Verbatim:
+    """Listens to all that the patterns match; what it gives for the symbol is the channel itself.
+
+    A channel that several patterns match is listened to once. One that is no UTF-8 has no name.
+    Raises ValueError for a pattern that Redis would take for something that nobody means.
+    """
+
+    def __init__(self, patterns: Sequence[str], ignored: Sequence[str] = ()) -> None:
+        """`ignored` are channels whose messages are no quotes, whatever matches them."""
+        patterns = list(dict.fromkeys(patterns))
+        self._patterns = [pattern.encode() for pattern in patterns]
+        self._globs = [glob_regex(pattern) for pattern in patterns]
+        self._ignored = frozenset(channel.encode() for channel in ignored)
+        self._known: dict[tuple[bytes, bytes], str | Ignored | None] = {}
+
+    @defer.inlineCallbacks
+    def begin(self, connection: Any) -> Any:
+        for pattern in self._patterns:
+            yield connection.psubscribe([pattern])
+
+    def symbol(self, pattern: bytes | None, channel: bytes, payload: bytes) -> str | Ignored | None:
+        if pattern is None:
+            return None
+        key = (pattern, channel)
+        if key not in self._known:
+            if len(self._known) >= MAX_REMEMBERED:
+                self._known.clear()
+            self._known[key] = self._read(pattern, channel)
+        return self._known[key]
+
+    def _read(self, pattern: bytes, channel: bytes) -> str | Ignored | None:
+        earlier = self._globs[: self._patterns.index(pattern)]
+        if channel in self._ignored or any(glob.fullmatch(channel) for glob in earlier):
+            return IGNORED
+        try:
+            return channel.decode()
+        except UnicodeDecodeError:
+            return None
 
 
 class Demand:

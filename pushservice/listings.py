@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import chain, zip_longest
+from typing import Final
+
+from pushservice.wire import symbol_fault
 
 #: The fewest ticks a price may count: below, a single tick would already be too large a move.
 SMALLEST_PRICE_TICKS = 100
@@ -294,3 +297,33 @@ SYMBOLS: tuple[Listing, ...] = _read_tables(
     _TOKYO,
     _LONDON,
 )
+
+#: the most listings that a number may ask for
+MOST_LISTINGS: Final = 100_000
+
+
+def listings_of(text: str) -> tuple[Listing, ...]:
+    """The listings that somebody asks for: so many, or those of symbols with commas between them.
+
+    What is not among SYMBOLS is made up: SIM0201 and so on past their number, and any other symbol
+    at a price of 100.00. Raises ValueError for what is neither, or a symbol that can't be one.
+    """
+    if text.isascii() and text.isdigit():
+        count = int(text)
+        if not 1 <= count <= MOST_LISTINGS:
+            raise ValueError(f"{text} is not a number from 1 to {MOST_LISTINGS}")
+        more = range(len(SYMBOLS) + 1, count + 1)
+        return SYMBOLS[:count] + tuple(_made_up(f"SIM{number:04}") for number in more)
+    known = {listing.symbol: listing for listing in SYMBOLS}
+    symbols = dict.fromkeys(filter(None, (each.strip() for each in text.split(","))))
+    for symbol in symbols:
+        fault = symbol_fault(symbol)
+        if fault is not None:
+            raise ValueError(f"{symbol!r}: {fault}")
+    if not symbols:
+        raise ValueError(f"{text!r} is no number and names no symbol, such as AAPL,600519.SH")
+    return tuple(known.get(symbol) or _made_up(symbol) for symbol in symbols)
+
+
+def _made_up(symbol: str) -> Listing:
+    return Listing(symbol, symbol, Decimal("100.00"), 2, 100)

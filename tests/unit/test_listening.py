@@ -7,8 +7,9 @@ from twisted.internet import defer
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from pushservice.channels import Ignored, SymbolReader
-from pushservice.listening import DROP_AFTER, Demand, Everything
+from pushservice import listening as listening_room
+from pushservice.channels import IGNORED, Ignored, SymbolReader
+from pushservice.listening import DROP_AFTER, Demand, Everything, Verbatim
 
 
 class Connection:
@@ -260,3 +261,33 @@ def test_when_stopped_nothing_is_left_with_the_clock():
 def test_a_pattern_that_names_no_channel_for_a_symbol_is_refused(pattern):
     with pytest.raises(ValueError, match=r"has not one \* and no other wildcard"):
         Demanded(pattern)
+
+
+# -- by channel ------------------------------------------------------------------------------------
+
+
+def test_verbatim_gives_the_channel_once_for_all_patterns_that_match_it():
+    listening = Verbatim(["quote.*", "*", "quote.*"])
+    assert listening.symbol(b"quote.*", b"quote.A B*", b"") == "quote.A B*"
+    assert listening.symbol(b"*", b"quote.A B*", b"") is IGNORED
+    assert listening.symbol(b"*", b"other", b"") == "other"
+
+
+def test_verbatim_passes_over_what_is_ignored_and_what_has_no_name():
+    listening = Verbatim(["*"], ["quotepush:demand"])
+    assert listening.symbol(b"*", b"quotepush:demand", b"") is IGNORED
+    assert listening.symbol(b"*", b"\xff", b"") is None
+    assert listening.symbol(None, b"a", b"") is None
+
+
+def test_verbatim_remembers_a_bounded_number_of_channels(monkeypatch):
+    monkeypatch.setattr(listening_room, "MAX_REMEMBERED", 3)
+    listening = Verbatim(["*"])
+    for n in range(10):
+        assert listening.symbol(b"*", b"%d" % n, b"") == str(n)
+    assert len(listening._known) <= 3
+
+
+def test_verbatim_refuses_a_pattern_that_nobody_means():
+    with pytest.raises(ValueError, match="has no ]"):
+        Verbatim(["quote.["])

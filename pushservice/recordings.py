@@ -1,0 +1,194 @@
+"""Recordings in files: written so that an abrupt end costs a second at most, read from any of them.
+
+Must not know: what the lines say, beyond that the first is the header; Redis; or who plays them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Final, Self
+
+import zstandard
+
+from pushservice.recording import BadLine, Mark, Message, read_header, read_line
+
+#: what a recording may be compressed by, and the names of files that say so
+COMPRESSIONS: Final = {"none": ".jsonl", "gzip": ".jsonl.gz", "zstd": ".jsonl.zst"}
+#: stands for the standard output, or the standard input
+STANDARD: Final = "-"
+
+_CHUNK: Final = 64 * 1024
+#: bytes of the longest line: a payload of Redis's largest string, in base64, would be longer
+_LONGEST_LINE: Final = 256 * 1024 * 1024
+
+
+class BadRecording(ValueError):
+    """It can't be read; the text names the file, the line where there is one, and why."""
+
+
+def compression_of(name: str) -> str:
+    """The compression that a file's name asks for: one of COMPRESSIONS."""
+    if name.endswith(".gz"):
+        return "gzip"
+    return "zstd" if name.endswith((".zst", ".zstd")) else "none"
+
+
+class RecordingFile:
+    """A recording that is being written. Lines are in the file after each `flush`.
+
+    `path` is the file's, or `-` for the standard output. Raises OSError when it can't be written,
+    and FileExistsError where there is one already, unless `overwrite` is true.
+    """
+
+    def __init__(self, path: str, compression: str, *, overwrite: bool = False) -> None:
+        self._own = path != STANDARD
+        mode = "wb" if overwrite else "xb"
+        self._file: BinaryIO = _opened(path, mode) if self._own else sys.stdout.buffer
+        self._lines: Any = self._file
+        if compression == "gzip":
+            self._lines = gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=self._file)
+        elif compression == "zstd":
+            self._lines = zstandard.ZstdCompressor(level=3).stream_writer(self._file, closefd=False)
+
+    def write(self, line: bytes) -> None:
+        """Take a line."""
+        self._lines.write(line)
+
+    def flush(self) -> None:
+        """Have all that was written readable in the file, whatever becomes of this process."""
+        # Both end a block, so that a reader gets all before it; what is open stays open.
+        if self._lines is not self._file:
+            self._lines.flush()
+        self._file.flush()
+
+    def close(self) -> None:
+        """End it in order. The file is closed even where its end can't be written."""
+        try:
+            if self._lines is not self._file:
+                self._lines.close()
+            self._file.flush()
+        finally:
+            if self._own:
+                self._file.close()
+
+
+class Recording:
+    """A recording that is read, whatever it is compressed by: iterate over what it holds, once.
+
+    `header` is there at once. `warnings` says what was left out, for people, once all is read: an
+    end that was cut, and a line that was. Raises BadRecording for what is no recording, and for a
+    line that is none, with its number.
+    """
+
+    def __init__(self, path: str) -> None:
+        """`path` is a file's, or `-` for the standard input."""
+        self.name = "the standard input" if path == STANDARD else path
+        self.warnings: list[str] = []
+        try:
+            self._file: BinaryIO = sys.stdin.buffer if path == STANDARD else _opened(path, "rb")
+        except OSError as error:
+            raise BadRecording(f"can't read {path}: {error.strerror}") from None
+        self._own = path != STANDARD
+        self._rest = self._numbered()
+        try:
+            first = next(self._rest, None)
+            if first is None:
+                raise BadRecording(f"{self.name} is empty")
+            self.header = read_header(first[1])
+        except BadLine as error:
+            self.close()
+            raise BadRecording(f"{self.name}: {error}") from None
+        except BadRecording:
+            self.close()
+            raise
+
+    def __iter__(self) -> Iterator[Message | Mark]:
+        for number, line, whole in self._rest:
+            try:
+                found = read_line(line)
+            except BadLine as error:
+                if whole:
+                    raise BadRecording(f"{self.name}, line {number}: {error}") from None
+                self.warnings.append(
+                    f"{self.name}: the last line is cut; its {len(line)} bytes were left out"
+                )
+                return
+            if found is not None:
+                yield found
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Read no more. May be called twice."""
+        if self._own:
+            self._file.close()
+
+    # -- within ----------------------------------------------------------------------------------
+
+    def _numbered(self) -> Iterator[tuple[int, bytes, bool]]:
+        """The lines by number, without their ends; the last may have had none."""
+        number = 0
+        begun: list[bytes] = []
+        size = 0
+        for chunk in self._plain():
+            *lines, rest = chunk.split(b"\n")
+            for line in lines:
+                number += 1
+                yield number, b"".join([*begun, line]), True
+                begun.clear()
+                size = 0
+            begun.append(rest)
+            size += len(rest)
+            if size > _LONGEST_LINE:
+                raise BadRecording(f"{self.name}: line {number + 1} has no end")
+        last = b"".join(begun)
+        if last:
+            yield number + 1, last, False
+
+    def _plain(self) -> Iterator[bytes]:
+        """The bytes as they were before they were compressed, by what the first of them say."""
+        try:
+            chunk = self._file.read(_CHUNK)
+            if chunk.startswith(b"\x1f\x8b"):
+                yield from self._inflated(chunk, lambda: zlib.decompressobj(wbits=31))
+            elif chunk.startswith(b"\x28\xb5\x2f\xfd"):
+                yield from self._inflated(chunk, zstandard.ZstdDecompressor().decompressobj)
+            else:
+                while chunk:
+                    yield chunk
+                    chunk = self._file.read(_CHUNK)
+        except (zlib.error, zstandard.ZstdError) as error:
+            raise BadRecording(f"{self.name}: what is compressed is damaged: {error}") from None
+        except OSError as error:
+            reason = error.strerror or os.strerror(error.errno or 0)
+            raise BadRecording(f"can't read {self.name}: {reason}") from None
+
+    def _inflated(self, chunk: bytes, begin: Any) -> Iterator[bytes]:
+        stream = begin()
+        while chunk:
+            if stream.eof:
+                # Files that were put together with cat go on after an end.
+                stream = begin()
+            yield stream.decompress(chunk)
+            chunk = stream.unused_data or self._file.read(_CHUNK)
+        if not stream.eof:
+            self.warnings.append(f"{self.name} ends before its end: whoever wrote it was cut off")
+
+
+def _opened(path: str, mode: str) -> Any:
+    return Path(path).open(mode)
