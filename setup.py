@@ -42,6 +42,7 @@ setup(
         "msgspec>=0.18",
         "pyjwt>=2.9",
         "pyopenssl>=25.1",
+        "rich>=13",
         "service-identity>=23.1",
         "setproctitle>=1.3",
         "twisted>=26.10",

@@ -24,6 +24,7 @@ from pushservice.options import CONFIG_FILE, OPTIONS
 from pushservice.record_cli import record
 from pushservice.settings import Settings
 from pushservice.token_cli import token
+from pushservice.watch_cli import watch
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -37,7 +38,7 @@ def main() -> None:
     """
 
 
-for command in (token, feed, record):
+for command in (token, feed, record, watch):
     main.add_command(command)
 
 

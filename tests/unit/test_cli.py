@@ -187,7 +187,7 @@ def test_the_help_tells_of_the_commands_and_of_every_option(run):
     said = run("--help")
     assert said.returncode == 0
     assert re.search(
-        r"^  check  Say whether the configuration is good\.$", said.stdout, re.MULTILINE
+        r"^  check +Say whether the configuration is good\.$", said.stdout, re.MULTILINE
     )
     said = run("check", "--help", COLUMNS="100")
     text = re.sub(r"\s+", " ", said.stdout)
