@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from pushservice import __version__
+from pushservice.bench_cli import bench
 from pushservice.coercers import AUTO
 from pushservice.config import Config
 from pushservice.configfile import Sources
@@ -29,7 +30,38 @@ from pushservice.watch_cli import watch
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-@click.group(context_settings=_CONTEXT)
+#: what the overview is made of: headings, and the commands below each
+_GROUPS: Final = {
+    "Quotes": ("feed", "watch", "record", "bench"),
+    "The daemon": ("check", "token"),
+    "This shell": ("completion",),
+}
+_FIRST_STEPS: Final = """\b
+First steps, in three terminals:
+  twistd -n quotepush --redis redis://localhost
+  quotepush feed
+  quotepush watch wss://localhost:8008 --insecure
+
+quotepush COMMAND --help has examples of each. The daemon's own options are in
+twistd quotepush --help."""
+
+
+class _Overview(click.Group):
+    """A group whose commands are listed under headings."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, self.commands))
+        for heading, names in _GROUPS.items():
+            with formatter.section(heading):
+                formatter.write_dl(
+                    [
+                        (name.ljust(width), self.commands[name].get_short_help_str(80))
+                        for name in names
+                    ]
+                )
+
+
+@click.group(cls=_Overview, context_settings=_CONTEXT, epilog=_FIRST_STEPS)
 @click.version_option(__version__, prog_name="quotepush", message="%(prog)s %(version)s")
 def main() -> None:
     """Live market quotes from Redis to WebSocket clients: tools beside the daemon.
@@ -38,8 +70,25 @@ def main() -> None:
     """
 
 
-for command in (token, feed, record, watch):
+for command in (token, feed, record, watch, bench):
     main.add_command(command)
+
+_COMPLETION_EXAMPLES: Final = """\b
+Examples:
+  quotepush completion bash > ~/.local/share/bash-completion/completions/quotepush
+  eval "$(quotepush completion zsh)"      a line for ~/.zshrc
+  quotepush completion fish > ~/.config/fish/completions/quotepush.fish"""
+
+
+@main.command(short_help="Print what has a shell complete commands.", epilog=_COMPLETION_EXAMPLES)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script with which SHELL completes commands, options and files after Tab."""
+    from click.shell_completion import get_completion_class
+
+    made = get_completion_class(shell)
+    assert made is not None, "click knows these shells"
+    click.echo(made(main, {}, "quotepush", "_QUOTEPUSH_COMPLETE").source())
 
 
 def _daemon_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -49,7 +98,13 @@ def _daemon_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@main.command(short_help="Say whether the configuration is good.")
+_CHECK_EXAMPLES: Final = """\b
+Examples:
+  quotepush check --config quotepush.toml
+  quotepush check --redis rediss://redis.example --cert fullchain.pem --key privkey.pem"""
+
+
+@main.command(short_help="Say whether the configuration is good.", epilog=_CHECK_EXAMPLES)
 @_daemon_options
 def check(**given: Any) -> None:
     """Say what every option is set to, who set it, and all that is wrong with it.

@@ -8,18 +8,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from twisted.logger import (
-    FilteringLogObserver,
-    ILogObserver,
-    LogEvent,
-    LogLevel,
-    LogLevelFilterPredicate,
-    formatEvent,
-    globalLogPublisher,
-)
-from zope.interface import implementer
+if TYPE_CHECKING:
+    from twisted.logger import LogEvent
 
 
 class StatusLine:
@@ -51,9 +43,23 @@ class StatusLine:
         """A line that stays."""
         self._write(f"{self._ended()}{text}\n")
 
+    def end(self) -> None:
+        """What others write begins on a line of its own."""
+        if self._open:
+            self._write(self._ended())
+
     @contextmanager
     def warnings(self) -> Iterator[None]:
         """What is logged as a warning or worse becomes a line that stays."""
+        from twisted.logger import (
+            FilteringLogObserver,
+            ILogObserver,
+            LogLevel,
+            LogLevelFilterPredicate,
+            formatEvent,
+            globalLogPublisher,
+        )
+        from zope.interface import implementer
 
         @implementer(ILogObserver)
         def write(event: LogEvent) -> None:

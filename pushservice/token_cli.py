@@ -38,10 +38,18 @@ _ALGORITHMS: Final = click.Choice(["HS256", "EdDSA"])
 _AS_DAEMON: Final = "As the daemon's option."
 _PATH: Final = click.Path(path_type=Path)
 
+_EXAMPLES: Final = """\b
+Examples:
+  quotepush token key sign.pem > verify.pem
+  quotepush token make --key sign.pem --user ann --symbols '*.SH' --expires 1h > token.txt
+  quotepush token show --key verify.pem < token.txt
+  quotepush token ticket --redis redis://localhost --user ann
+  quotepush token revoke --redis redis://localhost --user ann"""
+
 Command = Callable[..., None]
 
 
-@click.group()
+@click.group(epilog=_EXAMPLES)
 def token() -> None:
     """Make and show tokens, write tickets, and revoke both."""
 

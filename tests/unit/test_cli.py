@@ -12,6 +12,7 @@ import pytest
 from redis_process import Authority
 
 import pushservice
+from pushservice.cli import main
 from pushservice.options import OPTIONS
 
 QUOTEPUSH = str(Path(sys.executable).with_name("quotepush"))
@@ -195,3 +196,74 @@ def test_the_help_tells_of_the_commands_and_of_every_option(run):
         placeholder = "" if option.flag else f" {option.placeholder}"
         assert f"--{option.name}{placeholder} {option.described}" in text
     assert max(map(len, said.stdout.splitlines())) <= 100
+
+
+# -- the overview, and completion ------------------------------------------------------------------
+
+
+def test_the_overview_has_every_command_under_a_heading_and_first_steps(run):
+    said = run("--help")
+    below = said.stdout.partition("Quotes:")[2].partition("First steps")[0]
+    listed = set(re.findall(r"^  (\w+) +\w", below, re.MULTILINE))
+    assert listed == set(main.commands)
+    assert "quotepush watch wss://localhost:8008 --insecure" in said.stdout
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_every_command_has_examples_in_its_help(run, name):
+    said = run(name, "--help")
+    assert said.returncode == 0
+    assert re.search(rf"^ +Examples:\n +quotepush {name} ", said.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_shell_gets_its_script(run, shell):
+    said = run("completion", shell)
+    assert said.returncode == 0
+    assert "_QUOTEPUSH_COMPLETE" in said.stdout
+    assert run("completion", "tcsh").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("quotepush ", {"plain,watch", "plain,feed", "plain,check"}),
+        ("quotepush wa", {"plain,watch"}),
+        ("quotepush token re", {"plain,revoke"}),
+        ("quotepush feed --spe", {"plain,--speed"}),
+        ("quotepush feed mon", {"file,mon"}),
+        ("quotepush record --compress z", {"plain,zstd"}),
+        ("quotepush watch wss://h --ca cer", {"file,cer"}),
+        ("quotepush check --cert c", {"file,c"}),
+    ],
+)
+def test_commands_options_and_files_are_completed(run, words, offered):
+    count = str(len(words.split(" ")) - 1)
+    said = run(_QUOTEPUSH_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=count)
+    assert offered <= set(said.stdout.splitlines())
+
+
+def test_bash_takes_its_script(run, tmp_path):
+    script = tmp_path / "script"
+    script.write_text(run("completion", "bash").stdout)
+    done = subprocess.run(
+        ["bash", "-c", f"source {script} && complete -p quotepush"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "_quotepush_completion" in done.stdout
+
+
+def test_no_command_brings_what_it_does_not_need_before_it_runs(run):
+    code = (
+        "import sys, pushservice.cli;"
+        "sys.exit(' '.join({'twisted', 'rich', 'websockets', 'zstandard', 'txredisapi'}"
+        " & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import click
 import docutils.core
 import msgspec
 import pytest
@@ -18,12 +19,12 @@ from door_doubles import House
 from twisted.scripts.twistd import ServerOptions
 
 from pushservice import commands, wire
+from pushservice.cli import main
 from pushservice.closing import RECONNECT_AFTER, CloseCode, ErrorCode
 from pushservice.configfile import Sources
 from pushservice.limits import BURST_SECONDS, Limits
 from pushservice.options import CONFIG_FILE, OPTIONS
 from pushservice.tap import Options
-from pushservice.token_cli import token
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "pushservice"
@@ -144,19 +145,20 @@ def twistd_options() -> set[str]:
     return names
 
 
-def token_options() -> set[str]:
-    """The options of `quotepush token`, which are no options of the daemon."""
-    return {
-        name.removeprefix("--")
-        for command in token.commands.values()
-        for option in command.params
-        for name in (*option.opts, *option.secondary_opts)
-    }
+def shell_options(group: click.Group = main) -> set[str]:
+    """The options of `quotepush`, which are no options of the daemon."""
+    names = {"help", "version"}
+    for command in group.commands.values():
+        if isinstance(command, click.Group):
+            names |= shell_options(command)
+        for option in command.params:
+            names |= {name.removeprefix("--") for name in (*option.opts, *option.secondary_opts)}
+    return names
 
 
 @each_document
 def test_every_option_that_is_named_exists(path):
-    known = {option.name for option in OPTIONS} | twistd_options() | token_options()
+    known = {option.name for option in OPTIONS} | twistd_options() | shell_options()
     # The benchmark's options are its own.
     ours = re.sub(r"script/bench .*", "", parsed(path).astext())
     found = set(re.findall(r"(?<![\w-])--([a-z][a-z-]*[a-z])", ours))

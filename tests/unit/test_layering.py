@@ -21,6 +21,8 @@ FLOORS = {
         "record_cli",
         "watch_cli",
         "watching",
+        "bench_cli",
+        "benching",
         "client_cli",
         "daemon_options",
         "process",
@@ -103,6 +105,7 @@ FLOORS = {
         "market",
         "playback",
         "board",
+        "load",
     ],
     "words": [
         "wire",
