@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
+from redis_process import Authority, start_redis
 from shell import QUOTEPUSH, Command
 from system_clients import client_of
 from system_harness import environment, free_port, poll
@@ -179,6 +180,23 @@ def test_a_market_ends_by_itself_and_its_seed_gives_the_same_again(quotepush, ow
         runs.append([(each.channel, re.sub(rb'"ts":\d+', b"", each.payload)) for each in found])
     assert runs[0] == runs[1]
     assert len({channel for channel, _ in runs[0]}) == 12
+
+
+def test_redis_may_be_spoken_to_over_tls(quotepush, tmp_path):
+    authority = Authority(tmp_path)
+    redis = start_redis(tmp_path, tls=authority.issue("redis", "127.0.0.1"))
+    try:
+        options = ["--redis", redis.url, "--redis-ca", str(authority.ca), "--channels", "rec.*"]
+        recording = quotepush("record", "tls.jsonl", *options, "--count", "20")
+        fed = quotepush("feed", *options, "--rate", "100")
+        assert recording.wait() == 0
+        assert fed.interrupt() == 0
+        stranger = quotepush("feed", "--redis", redis.url, "--seconds", "1")
+        assert stranger.wait() == 1
+        assert "authority that is not trusted" in stranger.err
+    finally:
+        redis.stop()
+    assert len(messages(tmp_path / "tls.jsonl")[0]) == 20
 
 
 def test_a_disk_that_is_full_ends_a_recording_with_status_1(quotepush, own_redis, publish):
