@@ -178,5 +178,5 @@ def keys_of(interface: str) -> set[str]:
 
 
 def test_the_tables_name_every_option_and_every_event(described: document) -> None:
-    assert first_column(described, "client-options") == keys_of("QuotepushOptions")
-    assert first_column(described, "client-events") == keys_of("QuotepushEvents")
+    assert first_column(described, "javascript-options") == keys_of("QuotepushOptions")
+    assert first_column(described, "javascript-events") == keys_of("QuotepushEvents")

@@ -169,12 +169,12 @@ def test_the_options_and_their_defaults_are_those_of_the_code(described):
         ]
         for field in fields
     ]
-    assert [row[:2] for row in table(described, "client-options")] == expected
+    assert [row[:2] for row in table(described, "python-options")] == expected
     assert list(Settings.__annotations__) == [field.name for field in fields]
 
 
 def test_the_events_and_their_attributes_are_those_of_the_code(described):
-    rows = {row[0]: row[1].split(", ") for row in table(described, "client-events")}
+    rows = {row[0]: row[1].split(", ") for row in table(described, "python-events")}
     assert set(rows) == {kind.__name__ for kind in Event.__args__}
     for name, attributes in rows.items():
         kind = getattr(pushservice.client, name)
