@@ -114,8 +114,6 @@ FLOORS = {
         "punctuality",
         "playback",
         "board",
-        "playback",
-        "board",
         "load",
     ],
     "words": [
