@@ -22,7 +22,7 @@ from pushservice.tokens import TokenAuthenticator
 
 if TYPE_CHECKING:
     from pushservice.hub import Hub
-    from pushservice.websocket import QuoteFactory
+    from pushservice.reception import QuoteFactory
 
 
 def exposure(config: Config) -> Sequence[str]:

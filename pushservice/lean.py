@@ -1,7 +1,7 @@
 """Autobahn's server protocol made lean: less memory, CPU and log a connection, same behaviour.
 
-Must not know: sessions, quotes, pages, or why connections come and go. With websocket.py the only
-user of Autobahn.
+Must not know: sessions, quotes, pages, or why connections come and go. With websocket.py and
+reception.py the only user of Autobahn.
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ from pushservice.outbox import Outbox
 from pushservice.ports import CannotListen, Listening, Ports
 from pushservice.proxies import Trusted
 from pushservice.proxyprotocol import ProxyHeaderFactory
+from pushservice.reception import QuoteFactory
 from pushservice.redistls import check_files
 from pushservice.redisurl import RedisAddress
 from pushservice.sources import Interests, Sources
@@ -51,7 +52,6 @@ from pushservice.tally import SEATS_A_POST, Tally
 from pushservice.tape import Tape
 from pushservice.tls import NeverNone, TLSFactory, development_pair
 from pushservice.web import build_site
-from pushservice.websocket import QuoteFactory
 
 #: File descriptors kept for all that is no connection, such as ports, Redis and the log; and for
 #: what a burst of accepts brings before anybody can count.

@@ -15,7 +15,7 @@ from pushservice.vitals import Vitals
 if TYPE_CHECKING:
     from pushservice.delayed import Tiers
     from pushservice.hub import Hub
-    from pushservice.websocket import QuoteFactory
+    from pushservice.reception import QuoteFactory
 
 
 class Standing:

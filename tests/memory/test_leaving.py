@@ -23,9 +23,9 @@ from waiting import until
 
 from pushservice.limits import Limits
 from pushservice.metrics import Counters
+from pushservice.reception import QuoteFactory
 from pushservice.tls import TLSFactory, development_pair, server_options
 from pushservice.web import build_site
-from pushservice.websocket import QuoteFactory
 
 
 class Visitor(Protocol):

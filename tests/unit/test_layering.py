@@ -38,6 +38,7 @@ FLOORS = {
     ],
     "edges": [
         "websocket",
+        "reception",
         "lean",
         "outlet",
         "kernel",
@@ -167,7 +168,7 @@ CLIENT_ONLY_IN = {
 #: third-party packages and the only rooms that may import them
 ONLY_IN = {
     "websockets": set(),
-    "autobahn": {"websocket", "lean"},
+    "autobahn": {"websocket", "reception", "lean"},
     "txredisapi": {
         "redislink",
         "redisfeed",

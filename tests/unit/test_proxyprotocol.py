@@ -39,9 +39,9 @@ from pushservice.proxyprotocol import (
     ProxyHeaderFactory,
     Source,
 )
+from pushservice.reception import QuoteFactory
 from pushservice.tls import TLSFactory, development_pair, server_options
 from pushservice.web import build_site
-from pushservice.websocket import QuoteFactory
 
 PROXY, STRANGER = "127.0.0.1", "192.0.2.66"
 TRUSTED = Trusted([ip_network("127.0.0.0/8"), ip_network("::1"), "unix"])
