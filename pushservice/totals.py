@@ -5,11 +5,15 @@ Must not know: how any of it was counted, who serves, or how it is shown. Takes 
 
 What only grows (counters, histograms, CPU) is summed over all processes that there ever were, so
 that no sum falls when one of them ends. What stands (clients, memory) is of those that live.
+
+Times are added up exactly, and rounded once: rounded at each step, a sum would depend on the order,
+and fall by a trifle when a process ends, which Prometheus takes for a beginning from zero.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any, Final, TypeAlias
 
 Status: TypeAlias = Mapping[str, Any]
@@ -74,7 +78,7 @@ def together(statuses: Iterable[Status], past: Status | None = None) -> dict[str
             if value is not None:
                 summed = value if summed is None else added(summed, value)
         if summed is not None:
-            _put(outcome, path, summed)
+            _put(outcome, path, _rounded(summed))
     return outcome
 
 
@@ -133,9 +137,13 @@ def grown(status: Status) -> dict[str, Any]:
 
 
 def added(one: Any, other: Any) -> Any:
-    """The sum of two of a kind: numbers, histograms, or objects of them, which may lack some."""
+    """The sum of two of a kind: numbers, histograms, or objects of them, which may lack some.
+
+    That of fractions of numbers is a Fraction, so that nothing is lost.
+    """
     if not isinstance(one, Mapping):
-        return one + other
+        whole = isinstance(one, int) and isinstance(other, int)
+        return one + other if whole else Fraction(one) + Fraction(other)
     if "bounds" in one and "bounds" in other:
         return _added_histograms(one, other)
     return {
@@ -150,11 +158,19 @@ def _added_histograms(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[
     if list(one["bounds"]) != list(other["bounds"]):
         raise ValueError("histograms with different bounds can't be added")
     counts = [mine + its for mine, its in zip(one["counts"], other["counts"], strict=True)]
-    return {"bounds": list(one["bounds"]), "counts": counts, "sum": one["sum"] + other["sum"]}
+    total = added(one["sum"], other["sum"])
+    return {"bounds": list(one["bounds"]), "counts": counts, "sum": total}
+
+
+def _rounded(value: Any) -> Any:
+    """The same as JSON."""
+    if isinstance(value, Mapping):
+        return {key: _rounded(each) for key, each in value.items()}
+    return float(value) if isinstance(value, Fraction) else value
 
 
 class Past:
-    """What has grown in processes that have ended, by the number of their post."""
+    """What has grown in processes that have ended, by the number of their post; to be added."""
 
     def __init__(self) -> None:
         self._of: dict[int, dict[str, Any]] = {}

@@ -55,7 +55,7 @@ def test_totals_never_fall_and_miss_nothing_that_was_said(deeds):
     living = {number: Process() for number in range(3)}
     past = Past()
     ended: list[Process] = []
-    before = (0, [0] * (len(BOUNDS) + 1))
+    before = (0, [0] * (len(BOUNDS) + 1), 0.0)
     for deed, number, value in deeds:
         process = living[number]
         if deed == "count":
@@ -69,11 +69,13 @@ def test_totals_never_fall_and_miss_nothing_that_was_said(deeds):
             living[number] = Process()
         totals = together((each.said for each in living.values()), past.all())
         quotes = totals.get("counters", {}).get("quotes_in", 0)
-        counts = totals.get("measures", {}).get("one", {"counts": before[1]})["counts"]
+        one = totals.get("measures", {}).get("one", {"counts": before[1], "sum": 0.0})
+        counts = one["counts"]
         said = [each.said for each in (*living.values(), *ended) if each.said]
         assert quotes == sum(each["counters"]["quotes_in"] for each in said)
         assert sum(counts) == quotes
         assert quotes >= before[0]
         assert all(now >= then for now, then in zip(counts, before[1], strict=True))
+        assert one["sum"] >= before[2], "not even by a rounding"
         assert totals["clients"] == sum(1 for each in living.values() if each.said)
-        before = (quotes, counts)
+        before = (quotes, counts, one["sum"])

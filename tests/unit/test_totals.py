@@ -127,3 +127,16 @@ def test_figures_have_the_manager_as_one_that_serves_nobody():
         "totals": {},
         "posts": [{"number": "manager", "process": {"cpu": 2.0}}],
     }
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_no_rounding_makes_a_time_fall_as_processes_end(order):
+    living = {at: {"process": {"cpu": cpu}} for at, cpu in enumerate((0.1, 0.2, 0.3))}
+    past = Past()
+    seen = [together(living.values(), past.all())["process"]["cpu"]]
+    for at in order:
+        past.ended(at, living.pop(at))
+        seen.append(together(living.values(), past.all())["process"]["cpu"])
+    assert seen == [seen[0]] * 4
+    assert isinstance(seen[-1], float)
+    assert together([], added({}, past.of(1)))["process"]["cpu"] == 0.2
