@@ -332,7 +332,7 @@ class _Link:
 
     def say(self, text: str) -> None:
         if self._protocol is not None:
-            self._protocol.sendMessage(text.encode())
+            self._protocol.say(text)
 
     def hang_up(self, *, politely: bool) -> None:
         if self._protocol is not None:
@@ -394,6 +394,11 @@ class _Protocol(_UntypedProtocol):  # type: ignore[misc]  # the boundary to Auto
     def onCloseFrame(self, code: int | None, reasonRaw: bytes | None) -> Any:
         self._limit_goodbye()
         return super().onCloseFrame(code, reasonRaw)
+
+    def say(self, text: str) -> None:
+        """Send a message; one to a server that closes already is for the next link to repeat."""
+        if self.state == self.STATE_OPEN:
+            self.sendMessage(text.encode())
 
     def leave(self, *, politely: bool) -> None:
         """End the connection."""

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import signal
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from decimal import Decimal
-from typing import Any, TypeVar
+from hashlib import sha1
+from typing import Any, ClassVar, TypeVar
 
 import pytest
 import pytest_twisted
 from guests import Issuer, check_unsaid
 from redis_process import Authority, RedisServer
 from system_harness import Daemon, StartDaemon, free_port
-from twisted.internet import defer, endpoints, protocol, reactor, task, threads
+from twisted.internet import defer, protocol, reactor, task, threads
 from twisted.logger import globalLogPublisher
 from waiting import until
 
@@ -29,6 +31,7 @@ from pushservice.client import (
     QuoteService,
     Stale,
     State,
+    Welcome,
 )
 from pushservice.tls import server_options
 
@@ -320,10 +323,10 @@ async def test_a_function_that_fails_is_logged_and_called_again(
 
 @pytest_twisted.ensureDeferred
 async def test_stopping_does_not_wait_for_a_token_that_never_comes(guarded):
-    asked = []
+    asked, cancelled = [], []
 
     def token(why):
-        asked.append(defer.Deferred())
+        asked.append(defer.Deferred(cancelled.append))
         return asked[-1]
 
     watched = Watch(guarded.url, ca=guarded.certs / "dev.crt", token=token)
@@ -331,6 +334,7 @@ async def test_stopping_does_not_wait_for_a_token_that_never_comes(guarded):
     await until(lambda: asked, "the question")
     await watched.service.stopService()
     assert watched.service.state == "closed"
+    assert cancelled == asked
 
 
 @pytest_twisted.ensureDeferred
@@ -345,7 +349,19 @@ async def test_without_a_token_it_is_closed_and_calls_fail_with_the_reason(guard
 # -- trust, and other ends -----------------------------------------------------------------------
 
 
-class Answerer(protocol.Protocol):
+class Counted(protocol.Protocol):
+    """Is known as long as it has a connection."""
+
+    open: ClassVar[set[Any]] = set()
+
+    def connectionMade(self):
+        self.open.add(self)
+
+    def connectionLost(self, reason=protocol.connectionDone):
+        self.open.discard(self)
+
+
+class Answerer(Counted):
     """Answers what is said, and leaves."""
 
     answer = b""
@@ -361,8 +377,8 @@ def listening():
     """Listens with a certificate, or without TLS: listening(files, answer) gives the port."""
     ports = []
 
-    def listen(files=None, answer=b""):
-        factory = protocol.Factory.forProtocol(type("Says", (Answerer,), {"answer": answer}))
+    def listen(files=None, answer=b"", kind=Answerer):
+        factory = protocol.Factory.forProtocol(type("Says", (kind,), {"answer": answer}))
         factory.noisy = False
         if files is None:
             ports.append(reactor.listenTCP(0, factory, interface="127.0.0.1"))
@@ -374,6 +390,10 @@ def listening():
     yield listen
     for port in ports:
         pytest_twisted.blockon(port.stopListening())
+    for each in Counted.open:
+        each.transport.abortConnection()
+    ended = until(lambda: not Counted.open, "the end of all connections")
+    pytest_twisted.blockon(defer.Deferred.fromCoroutine(ended))
 
 
 @pytest_twisted.ensureDeferred
@@ -435,14 +455,38 @@ async def test_a_port_without_tls_and_one_that_speaks_something_else_are_named(l
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_silent_server_is_not_waited_for_longer_than_allowed(watch):
-    factory = protocol.Factory.forProtocol(protocol.Protocol)
-    factory.noisy = False
-    port = await endpoints.TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
-    watched = watch(f"ws://127.0.0.1:{port.getHost().port}/", connect_timeout=0.2, backoff=5)
+async def test_a_silent_server_is_not_waited_for_longer_than_allowed(watch, listening):
+    port = listening(kind=Counted)
+    watched = watch(f"ws://127.0.0.1:{port}/", connect_timeout=0.2, backoff=5)
     assert (await watched.state("waiting")).reason == "no welcome in time"
-    await watched.service.stopService()
-    await port.stopListening()
+
+
+class Leaver(Counted):
+    """Welcomes, and says at once that it closes, but does not."""
+
+    def dataReceived(self, data):
+        key = data.partition(b"Sec-WebSocket-Key: ")[2].split(b"\r\n")[0]
+        if not key:
+            return  # what is said later
+        accept = b64encode(sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+        self.transport.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
+        )
+        text = b'[{"ev":"welcome","epoch":"e","hb":0}]'
+        self.transport.write(bytes([0x81, len(text)]) + text + b"\x88\x02\x03\xe9")
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_asked_of_a_server_that_closes_is_asked_of_the_next(watch, listening):
+    watched = watch(f"ws://127.0.0.1:{listening(kind=Leaver)}/", backoff=30)
+    subscribing = watched.service.on(
+        Welcome, lambda _: watched.service.subscribe("A").addErrback(lambda _: None)
+    )
+    await watched.state("open")
+    # It ends within the time that a goodbye may take, though the server goes on to hold it.
+    assert (await watched.state("waiting")).code == 1001
+    subscribing()
 
 
 @pytest_twisted.ensureDeferred
@@ -471,6 +515,21 @@ async def test_a_callback_may_stop_the_service_and_is_the_last_that_is_called(
     await stopped[0]
     assert len(seen) == 1
     assert watched.service.state == "closed"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_service_that_stopped_in_a_callback_has_nothing_under_way(listening):
+    answer = b"HTTP/1.1 403 Forbidden\r\n\r\n"
+    watched, left = Watch(f"ws://127.0.0.1:{listening(None, answer)}/"), []
+
+    async def stop(_):
+        await watched.service.stopService()
+        left.append([str(call) for call in reactor.getDelayedCalls()])
+
+    watched.service.startService()
+    watched.service.subscribe("A").addErrback(lambda f: defer.Deferred.fromCoroutine(stop(f)))
+    await until(lambda: left, "the end")
+    assert not [call for call in left[0] if "QuoteService" in call]
 
 
 @pytest_twisted.ensureDeferred

@@ -143,7 +143,7 @@ def test_the_wheel_holds_the_package_its_data_and_the_plugin_and_nothing_of_twis
     data |= {"pushservice/py.typed"}
     assert {"pushservice/web/client/quotepush.js", "pushservice/web/console.html"} <= data
     assert data <= names
-    modules = {f"pushservice/{path.name}" for path in (ROOT / "pushservice").glob("*.py")}
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "pushservice").rglob("*.py")}
     assert modules <= names
     assert {name for name in names if name.startswith("twisted/")} == {
         "twisted/plugins/quotepush_plugin.py"
