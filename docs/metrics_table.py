@@ -7,9 +7,10 @@ python docs/metrics_table.py > docs/metrics.rst
 from __future__ import annotations
 
 import sys
-import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Final
+
+from list_table import list_table
 
 from pushservice.families import CERTIFICATE, FAMILIES, WORKER, Family
 
@@ -76,21 +77,8 @@ def row(family: Family) -> list[str]:
 
 def table(title: str, rows: Iterable[list[str]]) -> Iterator[str]:
     """The lines of a table."""
-    yield f".. list-table:: {title}"
-    yield "   :header-rows: 1"
-    yield "   :widths: 34 10 20 36"
-    yield ""
-    for cells in (["Metric", "Kind", "Labels", "Meaning"], *rows):
-        for begin, cell in zip("*   ", cells, strict=True):
-            yield from textwrap.wrap(
-                cell,
-                100,
-                initial_indent=f"   {begin} - ",
-                subsequent_indent="       ",
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
-    yield ""
+    titles = ["Metric", "Kind", "Labels", "Meaning"]
+    return list_table(title, (34, 10, 20, 36), titles, rows)
 
 
 def page() -> str:

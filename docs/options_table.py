@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 import sys
-import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Final
+
+from list_table import list_table
 
 from pushservice.layers import SECTIONS
 from pushservice.options import CONFIG_FILE, OPTIONS, Option
@@ -74,21 +75,8 @@ def row(option: Option) -> list[str]:
 
 def table(title: str, rows: Iterable[list[str]]) -> Iterator[str]:
     """The lines of a table."""
-    yield f".. list-table:: {title}"
-    yield "   :header-rows: 1"
-    yield "   :widths: 20 26 12 42"
-    yield ""
-    for cells in (["Option", "Environment variable", "Default", "Meaning"], *rows):
-        for begin, cell in zip("*   ", cells, strict=True):
-            yield from textwrap.wrap(
-                cell,
-                100,
-                initial_indent=f"   {begin} - ",
-                subsequent_indent="       ",
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
-    yield ""
+    titles = ["Option", "Environment variable", "Default", "Meaning"]
+    return list_table(title, (20, 26, 12, 42), titles, rows)
 
 
 def page() -> str:

@@ -11,14 +11,16 @@ import json
 import socket
 import ssl
 import struct
+import subprocess
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
-from system_harness import DEADLINE, Address
+from system_harness import DEADLINE, Address, environment
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
@@ -299,3 +301,31 @@ class Ledger:
         self.last[event["s"]] = event["n"]
         self.jumped += step - 1
         return step
+
+
+def node_clients(node_modules: Path, told: object, subscribed: Callable[[], None]) -> list[Any]:
+    """What clients of Node's ws saw that do as they are `told`; see ws_clients.mjs.
+
+    `subscribed` is called once they all are.
+    """
+    script = Path(__file__).with_name("ws_clients.mjs")
+    with subprocess.Popen(
+        ["node", str(script), str(node_modules)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment(),
+    ) as node:
+        try:
+            assert node.stdin is not None
+            assert node.stdout is not None
+            node.stdin.write(json.dumps(told).encode())
+            node.stdin.close()
+            node.stdin = None
+            assert node.stdout.readline() == b"subscribed\n"
+            subscribed()
+            output, _ = node.communicate(timeout=60)
+        finally:
+            node.kill()
+    assert node.returncode == 0
+    seen: list[Any] = json.loads(output)["clients"]
+    return seen

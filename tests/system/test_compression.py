@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import urllib.request
 import zlib
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from system_clients import Client, Ledger, Puppet, client_of, open_websocket
-from system_harness import Daemon, Publish, RedisServer, StartDaemon, environment, free_port
+from system_clients import Client, Ledger, Puppet, client_of, node_clients, open_websocket
+from system_harness import Daemon, Publish, RedisServer, StartDaemon, free_port
 from websockets.asyncio.client import ClientConnection
 
 #: So many that what they share is always compressed.
@@ -227,7 +226,6 @@ def test_clients_of_node_s_ws_get_compressed_what_was_published(
     certs_directory: Path,
 ) -> None:
     served = Watched(daemon, "--channels", "nodezip.*", "--heartbeat", "1000")
-    script = Path(__file__).with_name("ws_clients.mjs")
     told = {
         "url": served.daemon.url,
         "ca": str(certs_directory / "dev.crt"),
@@ -235,28 +233,15 @@ def test_clients_of_node_s_ws_get_compressed_what_was_published(
         "clients": [["A", "B"]] * MANY,
         "extensions": "permessage-deflate",
     }
-    with subprocess.Popen(
-        ["node", str(script), str(node_modules)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=environment(),
-    ) as node:
-        try:
-            assert node.stdin is not None
-            assert node.stdout is not None
-            node.stdin.write(json.dumps(told).encode())
-            node.stdin.close()
-            node.stdin = None
-            assert node.stdout.readline() == b"subscribed\n"
-            messages = market("nodezip", "AB", 200)
-            publish(redis_server, [*messages, ("nodezip.END", b'"end"')])
-            output, _ = node.communicate(timeout=60)
-        finally:
-            node.kill()
-    assert node.returncode == 0
+    messages = market("nodezip", "AB", 200)
+    seen = node_clients(
+        node_modules,
+        told,
+        lambda: publish(redis_server, [*messages, ("nodezip.END", b'"end"')]),
+    )
     wanted = [
         ["AB"[at % 2], at // 2 + 1, json.loads(payload)] for at, (_, payload) in enumerate(messages)
     ]
-    for watched in json.loads(output)["clients"]:
+    for watched in seen:
         assert watched["quotes"] == wanted
     assert served.counters()["deflated_events"] >= len(messages)

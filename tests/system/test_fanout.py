@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from system_clients import Client, client_of, open_websocket
-from system_harness import Daemon, Publish, RedisServer, StartDaemon, environment
+from system_clients import Client, client_of, node_clients, open_websocket
+from system_harness import Daemon, Publish, RedisServer, StartDaemon
 
 SYMBOLS: Final = [f"S{number:03}" for number in range(500)]
 END: Final = "END"
@@ -134,32 +133,13 @@ def test_20_clients_of_node_s_ws_get_exactly_their_quotes_of_10000_in_order(
 ) -> None:
     market = Market.made("node", clients=20)
     served = daemon("--channels", "node.*", "--heartbeat", "1000")
-    script = Path(__file__).with_name("ws_clients.mjs")
     told = {
         "url": served.url,
         "ca": str(certs_directory / "dev.crt"),
         "end": END,
         "clients": market.clients,
     }
-    with subprocess.Popen(
-        ["node", str(script), str(node_modules)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=environment(),
-    ) as node:
-        try:
-            assert node.stdin is not None
-            assert node.stdout is not None
-            node.stdin.write(json.dumps(told).encode())
-            node.stdin.close()
-            node.stdin = None
-            assert node.stdout.readline() == b"subscribed\n"
-            publish(redis_server, market.messages)
-            output, _ = node.communicate(timeout=60)
-        finally:
-            node.kill()
-    assert node.returncode == 0
-    seen = json.loads(output)["clients"]
+    seen = node_clients(node_modules, told, lambda: publish(redis_server, market.messages))
     for symbols, watched in zip(market.clients, seen, strict=True):
         market.check(symbols, watched["quotes"])
         assert watched["merged"] == 0

@@ -179,27 +179,16 @@ def option_rows(path: Path) -> dict[str, list[str]]:
     return {row[0]: row for row in rows if row[0].startswith("--")}
 
 
-def test_the_page_of_options_is_what_their_declarations_give():
+@pytest.mark.parametrize("what", ["options", "metrics"])
+def test_the_page_of_what_is_declared_is_what_the_declarations_give(what):
     done = subprocess.run(
-        [sys.executable, ROOT / "docs" / "options_table.py"],
+        [sys.executable, ROOT / "docs" / f"{what}_table.py"],
         capture_output=True,
         check=True,
         timeout=60,
     )
-    written = (ROOT / "docs" / "options.rst").read_text("utf-8")
-    # To mend it: python docs/options_table.py > docs/options.rst
-    assert written == done.stdout.decode()
-
-
-def test_the_page_of_metrics_is_what_their_declarations_give():
-    done = subprocess.run(
-        [sys.executable, ROOT / "docs" / "metrics_table.py"],
-        capture_output=True,
-        check=True,
-        timeout=60,
-    )
-    written = (ROOT / "docs" / "metrics.rst").read_text("utf-8")
-    # To mend it: python docs/metrics_table.py > docs/metrics.rst
+    written = (ROOT / "docs" / f"{what}.rst").read_text("utf-8")
+    # To mend it: python docs/options_table.py > docs/options.rst, and so for metrics.
     assert written == done.stdout.decode()
 
 
