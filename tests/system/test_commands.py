@@ -76,7 +76,9 @@ def served(module_daemon, redis, home) -> Daemon:
 @pytest.fixture
 def fed(served, redis, home) -> Iterator[None]:
     """Quotes, as if somebody ran quotepush feed in another terminal."""
-    feed = Command("feed", "--redis", redis.url, "--quiet", directory=home)
+    feed = Command("feed", "--redis", redis.url, directory=home)
+    # Before that, Ctrl-C would end a command that is yet starting.
+    feed.wait_for("publishing")
     yield
     assert feed.interrupt() == 0
 

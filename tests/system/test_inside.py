@@ -192,7 +192,11 @@ def test_a_client_that_does_not_read_is_the_slowest_with_what_waits_for_it(
         stalled.subscribe("A", "B")
         idle.upgrade()
 
+        bursts = 0
+
         def behind() -> bool:
+            nonlocal bursts
+            bursts += 1
             publish(redis_server, [(f"{prefix}.A", json.dumps("x" * 2000))] * 50)
             return slowest()["behind"] is not None
 
@@ -205,6 +209,14 @@ def test_a_client_that_does_not_read_is_the_slowest_with_what_waits_for_it(
         assert row["protocol"] == "quotepush.v1.json"
         assert row["symbols"] == 2
         assert row["queued"] > 10_000
+        # One read of Redis may have brought all so far: only what comes from here on must merge.
+        publish(redis_server, [(f"{prefix}.A", "0")] * 10)
+        read = (50 * bursts + 10) * max(workers, 1)
+        poll(
+            lambda: summed(scrape(served), "quotes_in_total") == read,
+            "the quotes to be read",
+            PATIENCE,
+        )
         poll(lambda: slowest()["behind"] >= row["behind"] + 0.2, "it to be behind for longer")
         poll(
             lambda: summed(scrape(served), "clients", state="behind") == 1,
@@ -216,13 +228,13 @@ def test_a_client_that_does_not_read_is_the_slowest_with_what_waits_for_it(
         reader.start()
         poll(lambda: slowest()["behind"] is None, "it to catch up", PATIENCE)
         reading.set()
-        poll(lambda: value(scrape(served), "merged_total") > 0, "what was merged", PATIENCE)
+        poll(lambda: value(scrape(served), "merged_total") >= 9, "what was merged", PATIENCE)
         publish(redis_server, [(f"{prefix}.A", "1")])
         reader.join(DEADLINE)
         assert not reader.is_alive()
         row = slowest()
         assert row["conn"] == conn, "the most was merged for it"
-        assert row["merged"] > 0
+        assert row["merged"] >= 9
 
 
 def read_on(client: Puppet, enough: threading.Event) -> None:
