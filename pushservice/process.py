@@ -69,7 +69,10 @@ class Process(Service):
     def __init__(
         self, reactor: Any, plan: Plan, crew: Crew, title: str, load: Callable[[], Plan]
     ) -> None:
-        """`load` reads the configuration anew, raising ValueError with all that is wrong in it."""
+        """`load` reads the configuration anew, raising ValueError with all that is wrong in it.
+
+        Signals are caught from here on: twistd writes its pidfile before it starts what it runs.
+        """
         self._reactor = reactor
         self._config = plan.config
         self._warnings = plan.warnings
@@ -98,13 +101,13 @@ class Process(Service):
                 signal.SIGUSR2: self.log_status,
             },
         )
+        self._signals.install()
 
     # -- start and stop --------------------------------------------------------------------------
 
     def privilegedStartService(self) -> None:
-        """Catch signals before there is anything that must not be left behind; then listen."""
+        """Listen, while the process may still have the rights to."""
         super().privilegedStartService()  # type: ignore[no-untyped-call]  # the library's, unannotated
-        self._signals.install()
         self._crew.privilegedStartService()
         if self._config.admin is not None:
             try:
@@ -141,7 +144,7 @@ class Process(Service):
             self._watchdog.stop()
         if self._admin is not None:
             await defer.maybeDeferred(self._admin.stopListening)
-        self._signals.restore()
+        self._signals.ignore()
 
     # -- what signals bring ----------------------------------------------------------------------
 

@@ -24,26 +24,32 @@ class Signals:
     def __init__(self, reactor: Any, calls: Mapping[int, Callable[[], None]]) -> None:
         self._reactor = reactor
         self._calls = calls
-        self._before: dict[int, Any] = {}
+        self._delivers = False
 
     def install(self) -> None:
         """Catch them; to be called in the main thread (signal(2) by Python's rules)."""
+        self._delivers = True
         for number in self._calls:
-            self._before[number] = signal.signal(number, self._came)
+            signal.signal(number, self._came)
         # Over those of the reactor: with its own, a process that was told to end ends by the
         # signal, and not with exit status 0.
         self._reactor.callWhenRunning(self._catch_again)
 
-    def restore(self) -> None:
-        """Have what there was before `install`."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before.clear()
+    def ignore(self) -> None:
+        """Deliver none any more; none does anything for as long as the process lives.
+
+        Not even its default action: after the last service's end there is a pidfile to remove, and
+        Python gives up its handlers before the process is gone.
+        """
+        self._delivers = False
+        for number in self._calls:
+            signal.signal(number, signal.SIG_IGN)
 
     def _catch_again(self) -> None:
-        for number in _THE_REACTORS_TOO:
-            if number in self._before:
-                signal.signal(number, self._came)
+        if self._delivers:
+            for number in _THE_REACTORS_TOO:
+                if number in self._calls:
+                    signal.signal(number, self._came)
 
     def _came(self, number: int, frame: FrameType | None) -> None:
         # In the midst of anything: only what wakes the reactor up is safe.
@@ -51,5 +57,5 @@ class Signals:
 
     def _deliver(self, number: int) -> None:
         call = self._calls.get(number)
-        if call is not None and self._before:
+        if call is not None and self._delivers:
             call()

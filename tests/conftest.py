@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,6 +56,16 @@ def client_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     types = ["@types/node", "@types/react", "@types/react-dom", "@types/ws"]
     needed = ["esbuild", "react", "react-dom", "typescript", "ws", *types]
     return npm_project(directory, packed_client(directory), *needed)
+
+
+@pytest.fixture
+def signal_handlers() -> Iterator[None]:
+    """For tests in which signals are caught: the handlers of before are given back."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 # -- the reactor stays clean ---------------------------------------------------------------------

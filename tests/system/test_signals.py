@@ -214,6 +214,52 @@ def test_such_a_signal_during_the_start_ends_nothing_either(
     served.check_left_nothing()
 
 
+#: Signals the process that twistd is, right after it has written its pidfile, and right before it
+#: removes that.
+AROUND = """
+import os, sys
+if os.path.basename(sys.orig_argv[1]) == "twistd":
+    from twisted.scripts._twistd_unix import UnixApplicationRunner as Runner
+
+    def signalled(numbers):
+        for number in numbers:
+            os.kill(os.getpid(), number)
+
+    def setup(self, *arguments, before=Runner.setupEnvironment):
+        before(self, *arguments)
+        signalled({first})
+
+    def remove(self, pidfile, before=Runner.removePID):
+        signalled({last})
+        before(self, pidfile)
+
+    Runner.setupEnvironment, Runner.removePID = setup, remove
+"""
+
+
+@WITH_AND_WITHOUT
+@pytest.mark.parametrize("stopped", [False, True], ids=["starts", "stops"])
+def test_no_signal_ends_it_as_long_as_there_is_a_pidfile(
+    crew: StartCrew, short_directory: Path, workers: int, stopped: bool
+) -> None:
+    kind = [signal.SIGHUP.value, signal.SIGUSR1.value, signal.SIGUSR2.value]
+    ends = [signal.SIGTERM.value, signal.SIGINT.value]
+    modules = short_directory / "modules"
+    modules.mkdir()
+    (modules / "sitecustomize.py").write_text(
+        AROUND.format(first=kind + ends * stopped, last=kind + ends)
+    )
+    served = crew(
+        "--channels",
+        "around.*",
+        workers=workers,
+        env={"PYTHONPATH": str(modules)},
+        wait=not stopped,
+    )
+    assert served.wait(60) == 0 if stopped else served.stop() == 0
+    served.check_left_nothing()
+
+
 @WITH_AND_WITHOUT
 def test_a_log_that_was_moved_away_is_begun_anew_at_its_place(
     crew: StartCrew, workers: int, short_directory: Path

@@ -356,6 +356,8 @@ print([name for name in sys.modules if name.startswith(edges)])
 
 # -- makeService -----------------------------------------------------------------------------------
 
+pytestmark = pytest.mark.usefixtures("signal_handlers")
+
 
 def options_of(*words: str) -> Options:
     options = Options()
