@@ -108,6 +108,14 @@ def check(config: Config) -> Certificates | None:
     return Certificates(found) if found else None
 
 
+def outlets_here(reactor: Any) -> outlet.Outlets:
+    """How bytes leave in this process and its children, by the environment. Raises ValueError."""
+    try:
+        return outlet.choose(os.environ.get("QUOTEPUSH_OUTLET") or "auto", reactor)
+    except ValueError as error:
+        raise ValueError(f"QUOTEPUSH_OUTLET in the environment: {error}") from None
+
+
 def raise_file_limit() -> int:
     """Raise the soft limit of open files to the hard one; returns what it is then."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -176,13 +184,10 @@ class Daemon(Service):
                 self.certificates = check(config)
             else:
                 self.certificates = Certificates(berth.materials) if berth.materials else None
+            self._outlets = outlets_here(reactor)
         except ValueError as error:
             raise CannotStart(f"quotepush: {error}") from None
         self._limits = self._limits_here()
-        try:
-            self._outlets = outlet.choose(os.environ.get("QUOTEPUSH_OUTLET") or "auto", reactor)
-        except ValueError as error:
-            raise CannotStart(f"quotepush: QUOTEPUSH_OUTLET in the environment: {error}") from None
         interests = Interests()
         together = Together(interests)
         self.hub = Hub(

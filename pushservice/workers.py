@@ -31,7 +31,7 @@ from pushservice.kernel import bound_send_buffer
 from pushservice.metrics import Counters
 from pushservice.ports import CannotListen
 from pushservice.reports import Report, merged_clients, merged_symbols
-from pushservice.service import CannotStart, check, materials, say_served
+from pushservice.service import CannotStart, check, materials, outlets_here, say_served
 from pushservice.tally import SEATS_A_POST, Tally
 from pushservice.totals import Past, added, figures, of_post, together
 from pushservice.vitals import Vitals
@@ -115,6 +115,8 @@ class Manager(Service):
         self._expiry: ExpiryWatch | None = None
         self._files: FilesWatch | None = None
         try:
+            # What no worker could do is not left to all of them to find out, again and again.
+            outlets_here(reactor)
             self._certificates = check(plan.config)
             self._found = _materials_of(self._certificates)
         except ValueError as error:

@@ -228,6 +228,14 @@ def test_what_can_not_be_shared_is_refused_at_the_start():
     os.close(managed.manager._values)
 
 
+def test_an_outlet_that_no_worker_could_have_is_refused_at_the_start(monkeypatch):
+    monkeypatch.setenv("QUOTEPUSH_OUTLET", "fast")
+    with pytest.raises(
+        CannotStart, match=r"quotepush: QUOTEPUSH_OUTLET in the environment: 'fast'"
+    ):
+        Managed()
+
+
 @in_turns
 async def test_who_waits_in_the_socket_is_accepted_by_nobody_but_workers(make):
     managed = await make().start()
