@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -119,9 +120,8 @@ def check(**given: Any) -> None:
         click.echo(line)
     for warning in settings.warnings:
         click.echo(f"warning: {warning}", err=True)
-    errors = list(settings.errors)
-    if not errors:
-        errors += _faults(settings.config)
+    errors = [*settings.errors, *_faults(settings)]
+    if not settings.errors:
         for note in _notes(settings.config):
             click.echo(note)
     for error in errors:
@@ -144,27 +144,46 @@ def _table(settings: Settings) -> Iterator[str]:
     yield ""
 
 
-def _faults(config: Config) -> Iterator[str]:
-    """What would keep the daemon from starting, as far as files and programs tell."""
-    from pushservice.certificates import read_certificates
-    from pushservice.embedded import NoRedisServer, find_redis_server
-    from pushservice.redistls import check_files
-    from pushservice.tls import server_options
+def _faults(settings: Settings) -> Iterator[str]:
+    """What would keep the daemon from starting, as far as files and programs tell.
 
-    for certificate, key in zip(config.cert, config.key, strict=True):
-        yield from _refusals(server_options, certificate, key)
-    if config.redis_over_tls:
-        yield from _refusals(check_files, config.redis_tls)
-    if config.auth == "token":
-        yield from _refusals(_look_at_token_keys, config)
-    if config.client_ca is not None:
-        yield from _refusals(read_certificates, config.client_ca)
-    if not config.redis:
+    All of it, whatever else is wrong, but for what may only follow from that.
+    """
+    from twisted.internet import reactor
+
+    from pushservice.redistls import check_files
+    from pushservice.service import outlets_here
+    from pushservice.tls import read_certificates, server_options
+
+    def refusals(
+        options: Sequence[str], call: Callable[..., object], *arguments: object
+    ) -> Iterator[str]:
         try:
-            find_redis_server()
-        except NoRedisServer as error:
-            yield str(error)
-    yield from _unknown_endpoints(config.endpoints())
+            call(*arguments)
+        except ValueError as error:
+            yield settings.with_origins(str(error), options)
+
+    # Which keys belong to which certificates is clear as far as there are both.
+    certificates, keys = settings["cert"].value or (), settings["key"].value or ()
+    for pair in zip(map(Path, certificates), map(Path, keys), strict=False):
+        yield from refusals(("cert", "key"), server_options, *pair)
+    authority = settings["client-ca"].value
+    if authority is not None:
+        yield from refusals(("client-ca",), read_certificates, Path(authority))
+    config = settings.in_part
+    if config is not None:
+        if config.redis_over_tls:
+            of_redis = ("redis-ca", "redis-cert", "redis-key")
+            yield from refusals(of_redis, check_files, config.redis_tls)
+        if config.auth == "token":
+            of_tokens = ("token-key", "token-jwks", "token-algorithms")
+            yield from refusals(of_tokens, _look_at_token_keys, config)
+        for error in _unusable_endpoints(config):
+            yield settings.with_origins(error, ("listen", "interface", "port"))
+    if not settings.errors and not settings.config.redis:
+        # Only then it is known that none is named.
+        yield from _no_redis_server()
+    yield from refusals((), outlets_here, reactor)
 
 
 def _look_at_token_keys(config: Config) -> None:
@@ -175,24 +194,32 @@ def _look_at_token_keys(config: Config) -> None:
     token_authenticator(Clock(), config)
 
 
-def _refusals(call: Callable[..., object], *arguments: object) -> Iterator[str]:
+def _no_redis_server() -> Iterator[str]:
+    from pushservice.embedded import NoRedisServer, find_redis_server
+
     try:
-        call(*arguments)
-    except ValueError as error:
+        find_redis_server()
+    except NoRedisServer as error:
         yield str(error)
 
 
-def _unknown_endpoints(endpoints: Iterable[str]) -> Iterator[str]:
-    """Those that Twisted does not understand; nothing listens."""
+def _unusable_endpoints(config: Config) -> Iterator[str]:
+    """Those that Twisted does not understand, or workers can't share; nothing listens."""
     from twisted.internet import reactor
     from twisted.internet.endpoints import serverFromString
 
-    for text in endpoints:
+    from pushservice.ports import CannotListen, check_shareable
+
+    for text in config.endpoints():
         if text.startswith("systemd:"):
             # Its socket is there for the daemon alone.
             continue
         try:
             serverFromString(reactor, text)
+            if config.workers:
+                check_shareable(text)
+        except CannotListen as error:
+            yield str(error)
         except (ValueError, TypeError, LookupError, OSError) as error:
             yield f"can't listen on {text}: {error}"
 

@@ -37,6 +37,12 @@ class Listening(NamedTuple):
     family: int
 
 
+def check_shareable(text: str) -> None:
+    """Raises CannotListen for an endpoint that is no socket which processes can share."""
+    if not text.startswith(SHAREABLE):
+        raise CannotListen(f"workers can't share {text}: use {', '.join(SHAREABLE)} or --workers 0")
+
+
 def listen(reactor: Any, text: str, factory: IProtocolFactory) -> IListeningPort:
     """Listen on the endpoint `text`. Raises CannotListen."""
     outcome: list[IListeningPort | Failure] = []

@@ -60,13 +60,14 @@ def _masked(value: Any) -> str:
 class Settings:
     """Every option as it is set, in the order of OPTIONS, and all that is wrong.
 
-    `errors` and `warnings` are lines for people, each of which names where to look.
+    `errors` and `warnings` are lines for people, each of which names where to look. `in_part` is
+    the Config of what is right, whatever else is wrong; None where options contradict each other.
     """
 
     settings: tuple[Setting, ...]
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
-    _config: Config | None = field(repr=False)
+    in_part: Config | None = field(repr=False)
 
     def __getitem__(self, name: str) -> Setting:
         return next(setting for setting in self.settings if setting.option.name == name)
@@ -74,9 +75,18 @@ class Settings:
     @property
     def config(self) -> Config:
         """The Config they make; raises ValueError with a line for each error."""
-        if self._config is None:
+        if self.errors or self.in_part is None:
             raise ValueError("\n".join(self.errors))
-        return self._config
+        return self.in_part
+
+    def with_origins(self, text: str, options: Sequence[str]) -> str:
+        """What is wrong with `options`, and where those of them were given that nobody typed."""
+        elsewhere = [
+            f"--{setting.option.name}: {setting.origin}"
+            for setting in self.settings
+            if setting.option.name in options and setting.origin not in (DEFAULT, COMMAND_LINE)
+        ]
+        return f"{text} ({'; '.join(elsewhere)})" if elsewhere else text
 
     def texts(self) -> dict[str, str | list[str] | bool]:
         """What `config_from_texts` makes the same Config of, wherever it is called.
@@ -141,16 +151,17 @@ def settle(
     settings = tuple(settling.setting(option) for option in OPTIONS)
     config, contradictions = _config_of(settings)
     early = tuple(errors)
-    found = [*early, *reading.errors]
-    if not early:
-        found += [
-            _with_origins(each, settings)
+    found = Settings(settings, (*early, *reading.errors), tuple(reading.warnings), config)
+    contradicting = (
+        []
+        if early
+        else [
+            found.with_origins(each.text, each.options)
             for each in contradictions
             if reading.wrong.isdisjoint(each.options)
         ]
-    return Settings(
-        settings, tuple(dict.fromkeys(found)), tuple(reading.warnings), None if found else config
     )
+    return replace(found, errors=tuple(dict.fromkeys((*found.errors, *contradicting))))
 
 
 def _config_of(settings: Sequence[Setting]) -> tuple[Config | None, Sequence[Contradiction]]:
@@ -164,17 +175,6 @@ def _config_of(settings: Sequence[Setting]) -> tuple[Config | None, Sequence[Con
         return Config.from_options(values), ()
     except Contradictory as error:
         return None, error.found
-
-
-def _with_origins(contradiction: Contradiction, settings: Sequence[Setting]) -> str:
-    """The contradiction's text, and where those options were given that nobody typed."""
-    elsewhere = [
-        f"--{setting.option.name}: {setting.origin}"
-        for setting in settings
-        if setting.option.name in contradiction.options
-        and setting.origin not in (DEFAULT, COMMAND_LINE)
-    ]
-    return f"{contradiction.text} ({'; '.join(elsewhere)})" if elsewhere else contradiction.text
 
 
 class _Settling:

@@ -157,10 +157,7 @@ class Manager(Service):
                 raise CannotStart(f"quotepush: {error}") from None
 
     def _open(self, text: str, config: Config) -> Any:
-        if not text.startswith(ports.SHAREABLE):
-            raise CannotListen(
-                f"workers can't share {text}: use {', '.join(ports.SHAREABLE)} or --workers 0"
-            )
+        ports.check_shareable(text)
         port: Any = ports.listen(self._reactor, text, Factory())
         # Workers accept; here the socket only stays open, so that whoever waits outlives them.
         port.stopReading()

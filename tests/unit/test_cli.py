@@ -131,6 +131,57 @@ def test_what_one_listens_on_is_looked_at(run):
     done = run("check", *PLAIN, "--listen", "tpc:80")
     assert done.returncode == 1
     assert done.stderr.startswith("error: can't listen on tpc:80: ")
+    assert run("check", *PLAIN, "--listen", "systemd:domain=INET:index=0").returncode == 0
+
+
+def test_what_only_a_daemon_without_workers_listens_on_is_refused_with_workers(run):
+    done = run("check", *PLAIN, "--listen", "stdio:")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: workers can't share stdio:: ")
+    assert run("check", *PLAIN, "--listen", "stdio:", "--workers", "0").returncode == 0
+
+
+def test_an_outlet_that_the_environment_asks_for_must_be_one(run):
+    done = run("check", *PLAIN, QUOTEPUSH_OUTLET="fast")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: QUOTEPUSH_OUTLET in the environment: 'fast' is no outlet")
+
+
+def test_files_are_looked_at_also_where_something_else_is_wrong_and_who_named_them_is_said(
+    run, tmp_path
+):
+    file = tmp_path / "q.toml"
+    file.write_text(
+        'prot = 1\nlisten = "tpc:80"\n[tls]\ncert = ["a", "b"]\nkey = "c"\nclient-ca = "d"\n'
+        '[feed]\nredis = "rediss://host"\nredis-ca = "e"\n'
+    )
+
+    def refusals() -> list[str]:
+        done = run("check", "--config", "q.toml")
+        assert done.returncode == 1
+        return done.stderr.splitlines()
+
+    unknown, contradiction, pair, authority = refusals()
+    assert "prot is no option" in unknown
+    assert "--cert needs --key too" in contradiction
+    gone = "No such file or directory"
+    assert pair == (
+        f"error: can't read the certificate {tmp_path}/a: {gone}"
+        f" (--cert: {file}: [tls] cert; --key: {file}: [tls] key)"
+    )
+    assert authority == (
+        f"error: can't read the certificate {tmp_path}/d: {gone}"
+        f" (--client-ca: {file}: [tls] client-ca)"
+    )
+    # What several options come to is looked at where they do not contradict each other.
+    file.write_text(file.read_text().replace(', "b"', ""))
+    *_, of_redis, endpoint = refusals()
+    assert of_redis == (
+        f"error: can't read the certificate {tmp_path}/e: {gone}"
+        f" (--redis-ca: {file}: [feed] redis-ca)"
+    )
+    assert endpoint.startswith("error: can't listen on tpc:80: ")
+    assert endpoint.endswith(f" (--listen: {file}: listen)")
 
 
 def test_a_redis_server_must_be_there_where_none_is_named(run, tmp_path):
