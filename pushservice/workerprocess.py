@@ -63,6 +63,8 @@ class WorkerProcess(ProcessProtocol):
         self.status: Message = {}
         self.heard_at: float = reactor.seconds()
         self.started_at = self.heard_at
+        #: when it began to serve; None if it never did
+        self.serving_since: float | None = None
         #: when it is to be replaced for its age; None for never
         self.old_at: float | None = None
         #: seconds that its clients have for leaving
@@ -205,6 +207,7 @@ class WorkerProcess(ProcessProtocol):
             self.fed = word == "fed"
         elif word == "serving" and self.state == "starting":
             self.state = "serving"
+            self.serving_since = self._reactor.seconds()
         elif word == "asking":
             # Somebody wants it to end, and so it is as good as old.
             self.old_at = self._reactor.seconds()

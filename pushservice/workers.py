@@ -40,13 +40,14 @@ from pushservice.workerprocess import WorkerEnded, WorkerProcess
 #: Seconds that a new worker has for its feed before it serves without, and for each other step.
 FED_WITHIN: Final = 5.0
 STEP_WITHIN: Final = 30.0
-#: Seconds beyond the time for draining after which a worker that has not ended is killed.
+#: Seconds beyond the time for draining, or once there is none, after which a worker that has not
+#: ended is killed.
 KILLED_AFTER: Final = 5.0
 #: Seconds between two looks at all workers, and of silence after which one counts as stuck.
 LOOK_EVERY: Final = 1.0
 STUCK_AFTER: Final = 30.0
 #: Seconds before a worker that ended is started again: none at first, then doubling up to the last;
-#: one that lived so long begins anew.
+#: one that served so long begins anew.
 FIRST_DELAY: Final = 0.25
 LAST_DELAY: Final = 30.0
 STABLE_AFTER: Final = 10.0
@@ -144,6 +145,7 @@ class Manager(Service):
         self._looks = LoopingCall(self._look)
         self._looks.clock = reactor
         self._stopping = False
+        self._hurried: list[IDelayedCall] = []
 
     # -- start -----------------------------------------------------------------------------------
 
@@ -344,7 +346,9 @@ class Manager(Service):
         post.restart = self._reactor.callLater(delay, self._fill, post)
 
     def _stable(self, worker: WorkerProcess) -> bool:
-        return bool(self._reactor.seconds() - worker.started_at >= STABLE_AFTER)
+        # Not one that took long to fail at its start.
+        since = worker.serving_since
+        return since is not None and bool(self._reactor.seconds() - since >= STABLE_AFTER)
 
     # -- replacing workers -----------------------------------------------------------------------
 
@@ -747,6 +751,9 @@ class Manager(Service):
         in_use = self._in_use()
         await self._close_sockets(in_use)
         await defer.gatherResults(going)
+        for kill in self._hurried:
+            if kill.active():
+                kill.cancel()
         if self._coming is not None:
             await self._coming.stop()
         # A roll that was under way undoes what it had begun.
@@ -773,6 +780,8 @@ class Manager(Service):
         """Whoever is still there while stopping is dropped now."""
         for worker in list(self._processes()):
             worker.tell("hurry")
+            # One that is stuck does not hear it.
+            self._hurried.append(self._reactor.callLater(KILLED_AFTER, worker.kill))
 
 
 def _materials_of(certificates: Certificates | None) -> tuple[Material, ...]:

@@ -332,6 +332,24 @@ async def test_a_worker_that_does_not_get_up_in_time_is_killed_and_tried_again(
 
 
 @in_turns
+async def test_workers_that_take_long_to_fail_at_their_start_are_a_crash_loop_too(
+    make, words, logged_failures
+):
+    managed = make(workers=2)
+    managed.reactor.on_spawn = lambda process: process.ignores.add("serve")
+    await managed.start(fed=False)
+    managed.processes[0].says("serving")
+    managed.processes[0].says("fed")
+    assert STEP_WITHIN > STABLE_AFTER
+    while not managed.manager._posts[2].crash_loop:
+        assert len(managed.processes) < 10
+        await speaking(managed, STEP_WITHIN)
+    assert managed.manager.faults() == ["worker 2 keeps ending"]
+    assert words.level_of("worker 2 ended") == "critical"
+    logged_failures.flush(defer.TimeoutError)
+
+
+@in_turns
 @pytest.mark.parametrize("fault", [OSError(24, "Too many open files"), ValueError("odd")])
 async def test_a_process_that_can_not_be_started_is_tried_again(
     make, words, logged_failures, fault
@@ -929,6 +947,23 @@ async def test_what_was_never_started_can_be_stopped(make):
     managed = make()
     managed.manager.privilegedStartService()
     await managed.stop()
+
+
+@in_turns
+async def test_a_worker_that_is_stuck_holds_up_no_stop_that_is_to_be_at_once(make):
+    managed = await make(workers=2, drain_timeout=3600.0).start()
+    stuck, other = managed.processes
+    stuck.ignores.add("drain")
+    stopped = managed.stop()
+    await managed.go(10)
+    assert other.ended
+    managed.manager.hurry()
+    await managed.go(KILLED_AFTER - 1)
+    assert stuck.signals == []
+    assert not stopped.called
+    await managed.go(2)
+    assert stuck.signals == [9]
+    assert stopped.called
 
 
 @in_turns
