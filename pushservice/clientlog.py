@@ -91,7 +91,10 @@ class ClientLog:
         ended = ", lost" if by == LOST else ", closed by {by}"
         if by != LOST:
             ended += " without a code" if code is None else " with {code}"
-        went = "{conn} went after {seconds} s: {quotes} quotes, {merged} merged" + size + ended
+        # It may have told who it is after its first line.
+        who = "" if user is None else " as {user}"
+        went = "{conn} went after {seconds} s" + who + ": {quotes} quotes, {merged} merged"
+        went += size + ended
         self.log.info(
             went,
             conn=conn,

@@ -364,7 +364,7 @@ class QuoteProtocol(LeanProtocol):
         factory.connection_opened(self)
         if factory.client_log is not None:
             self._came_at = factory.reactor.seconds()
-            factory.client_log.came(self.conn, self._address, codec.name, user_of(identity))
+            factory.client_log.came(self.conn, self._shown(), codec.name, user_of(identity))
             # In the outlet's place, for what `stopProducing` does.
             self.transport.unregisterProducer()
             self.transport.registerProducer(self, True)
@@ -441,7 +441,14 @@ class QuoteProtocol(LeanProtocol):
         """What is known of the client here."""
         identity = None if self.session is None else self.session.identity
         seconds = self.factory.reactor.seconds() - self._opened_at
-        return About(self._address, user_of(identity), seconds)
+        return About(self._shown(), user_of(identity), seconds)
+
+    def _shown(self) -> str | None:
+        """The address for people: the client's, or the proxy's that does not tell it.
+
+        None on a Unix socket where nobody told.
+        """
+        return self._address or address_of(self.transport.getPeer())
 
     def _say_gone(self) -> None:
         """The log is told how it was, if it was told of a client."""
@@ -458,7 +465,7 @@ class QuoteProtocol(LeanProtocol):
         quotes, merged = self._handed
         factory.client_log.went(
             self.conn,
-            self._address,
+            self._shown(),
             self.websocket_protocol_in_use or wire.JSON.name,
             seconds=factory.reactor.seconds() - came_at,
             quotes=quotes,

@@ -86,6 +86,10 @@ def test_a_client_that_goes_is_one_line(clock, events):
         ({"by": LOST, "code": None}, "90112 bytes, lost"),
         ({"sent": None}, "37 merged, closed by client with 1000"),
         ({"sent": 0}, "37 merged, 0 bytes, closed by client with 1000"),
+        (
+            {"user": "a {n}"},
+            " s as a {n}: 1201 quotes, 37 merged, 90112 bytes, closed by client with 1000",
+        ),
     ],
 )
 def test_what_ended_it_and_what_is_not_known(clock, events, how, ending):

@@ -1035,6 +1035,28 @@ def test_a_client_that_comes_and_goes_is_told_of():
     assert "bytes" not in went, "this transport has no socket"
 
 
+@pytest.mark.parametrize(
+    ("proxy", "headers", "shown"),
+    [
+        (PROXIES["TCP"], forwarded("192.0.2.1"), "192.0.2.1"),
+        (PROXIES["TCP"], b"", PROXY),
+        (PROXIES["Unix"], forwarded("192.0.2.1"), "192.0.2.1"),
+        (PROXIES["Unix"], b"", "unix"),
+    ],
+)
+def test_of_clients_behind_a_proxy_that_does_not_name_them_the_proxy_is_named(
+    proxy, headers, shown
+):
+    with capturedLogs() as events:
+        edge = logging(Edge(trusted=BEHIND_PROXIES))
+        connection = edge.connect(*proxy)
+        connection.send(REQUEST % headers)
+        assert (connection.protocol.about().address or "unix") == shown
+        connection.lose()
+        lines = told(events)
+    assert [line["address"] for line in lines] == [shown, shown]
+
+
 def close_by_daemon(connection: Connection) -> None:
     [outbox] = connection.edge.hub.outboxes()
     outbox.outlet.close(CloseCode.RESTARTING)
