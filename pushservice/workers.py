@@ -37,7 +37,8 @@ from pushservice.totals import Past, added, figures, of_post, together
 from pushservice.vitals import Vitals
 from pushservice.workerprocess import WorkerEnded, WorkerProcess
 
-#: Seconds that a new worker has for its feed before it serves without, and for each other step.
+#: Seconds that a new worker, once it runs, has for its feed before it serves without, and for each
+#: other step.
 FED_WITHIN: Final = 5.0
 STEP_WITHIN: Final = 30.0
 #: Seconds beyond the time for draining, or once there is none, after which a worker that has not
@@ -272,10 +273,12 @@ class Manager(Service):
     async def _hand_over_values(self, heir: WorkerProcess) -> None:
         if not self._elder(heir):
             return
-        if not heir.fed:
-            # First its feed, then the values: what comes in between is not missed.
-            with suppress(defer.TimeoutError):
-                await heir.expect("fed").addTimeout(FED_WITHIN, self._reactor)
+        # First its feed, then the values: what comes in between is not missed. Its time for that
+        # begins once it runs, which takes long where all cores are busy.
+        for word, within in (("status", STEP_WITHIN), ("fed", FED_WITHIN)):
+            if not heir.fed:
+                with suppress(defer.TimeoutError):
+                    await heir.expect(word).addTimeout(within, self._reactor)
         if self._plan.config.subscribe == "demand":
             # On demand a value that nobody watches would not be kept up to date.
             return

@@ -37,6 +37,8 @@ class FakeProcess:
         self.signals: list[object] = []
         #: what it does not do
         self.ignores: set[str] = set()
+        #: seconds until it runs
+        self.takes = SOON
         self._rest = b""
 
     @property
@@ -61,6 +63,10 @@ class FakeProcess:
             reason = ProcessTerminated(code, signal, 0) if failed else ProcessDone(0)
             self.protocol.processEnded(Failure(reason))
 
+    def _runs(self) -> None:
+        if not self.protocol.status:
+            self.says("status", status={})
+
     # -- IProcessTransport -----------------------------------------------------------------------
 
     def writeToChild(self, descriptor: int, data: bytes) -> None:
@@ -72,7 +78,11 @@ class FakeProcess:
             message = json.loads(line)
             self.told.append(message)
             do = message.get("do")
-            if do is None or do in self.ignores:
+            if do is None:
+                # It runs once it is told its place.
+                self._reactor.callLater(self.takes, self._runs)
+                continue
+            if do in self.ignores:
                 continue
             if do in MANNERS:
                 self._reactor.callLater(SOON, self.says, MANNERS[do], values=0)

@@ -188,7 +188,7 @@ async def test_a_worker_is_told_its_place_and_gets_the_sockets(make, monkeypatch
     monkeypatch.setenv("QUOTEPUSH_OUTLET", "portable")
     monkeypatch.setenv("NOTIFY_SOCKET", "/run/notify")
     monkeypatch.setenv("LISTEN_FDS", "1")
-    unix = f"unix:{tmp_path}/s"
+    unix = f"unix:{tmp_path}/s:backlog=7"
     managed = await make(workers=2, listen=(LOOPBACK, unix), log_level="warn").start()
     first, second = (process.told[0] for process in managed.processes)
     assert [first["number"], second["number"]] == [1, 2]
@@ -510,6 +510,21 @@ async def test_no_worker_that_gets_quotes_is_replaced_by_one_that_gets_none(make
     assert "drain" not in old.asked
     assert new.signals == [signal.SIGABRT]
     assert managed.manager.serves
+
+
+@in_turns
+async def test_a_worker_that_takes_long_to_start_has_all_its_time_for_the_feed(make):
+    managed = await make().start()
+
+    def slow(process: FakeProcess) -> None:
+        process.takes = 3 * FED_WITHIN
+        managed.reactor.callLater(process.takes + FED_WITHIN - 1, process.says, "fed")
+
+    managed.reactor.on_spawn = slow
+    rolled = managed.roll()
+    await managed.go(4 * FED_WITHIN + 1)
+    assert rolled.result is True
+    assert managed.states() == [(1, "serving")]
 
 
 @in_turns
