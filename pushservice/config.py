@@ -265,7 +265,7 @@ class Config:
         given = self.listen or (f"tcp:{self.port}:interface={_quoted(self.interface)}",)
         return tuple(
             f"{text}:backlog=1024"
-            if text.startswith(("tcp:", "tcp6:", "ssl:")) and "backlog=" not in text
+            if text.startswith(("tcp:", "tcp6:", "ssl:", "unix:")) and "backlog=" not in text
             else text
             for text in given
         )

@@ -9,7 +9,8 @@ import os
 import socket
 from typing import Any, Final, NamedTuple
 
-from twisted.internet import defer, endpoints
+from twisted.internet import defer, endpoints, unix
+from twisted.internet.base import BasePort
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.logger import Logger
@@ -37,6 +38,59 @@ class Listening(NamedTuple):
     family: int
 
 
+class _SharedUnixPort(unix.Port):
+    """Accepts on a Unix socket that listens already; its name, its rights and its queue stay.
+
+    Twisted's own would give everybody the right to connect, and shorten the queue to 50; at its end
+    it would remove the name, and shut the socket down for all who share it.
+    """
+
+    def __init__(self, reactor: Any, descriptor: int, factory: IProtocolFactory) -> None:
+        self._shared = socket.fromfd(descriptor, socket.AF_UNIX, socket.SOCK_STREAM)
+        self._served = factory
+        name: Any = self._shared.getsockname()
+        super().__init__(name, factory, reactor=reactor)
+
+    def startListening(self) -> None:
+        """Begin to accept."""
+        self._served.doStart()
+        self.socket = self._shared
+        self.fileno = self.socket.fileno  # type: ignore[method-assign]  # as Twisted's ports do
+        self.numberAccepts = ACCEPTED_AT_ONCE
+        self.connected = True
+        self.startReading()  # type: ignore[no-untyped-call]  # the library's, unannotated
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Accept no more, here."""
+        BasePort.connectionLost(self, reason)
+        self.connected = False
+        self.socket.close()
+        self._served.doStop()
+
+
+def _take_over(reactor: Any, descriptor: int, family: int, factory: IProtocolFactory) -> Any:
+    """A port on a socket that listens already, with a descriptor of its own."""
+    if family != socket.AF_UNIX:
+        return reactor.adoptStreamPort(descriptor, family, factory)
+    port = _SharedUnixPort(reactor, descriptor, factory)
+    port.startListening()
+    return port
+
+
+class _TakingOver:
+    """A reactor for endpoints that takes sockets over as this room does."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    def adoptStreamPort(self, descriptor: int, family: int, factory: IProtocolFactory) -> Any:
+        """See IReactorSocket."""
+        return _take_over(self._reactor, descriptor, family, factory)
+
+
 def check_shareable(text: str) -> None:
     """Raises CannotListen for an endpoint that is no socket which processes can share."""
     if not text.startswith(SHAREABLE):
@@ -47,7 +101,7 @@ def listen(reactor: Any, text: str, factory: IProtocolFactory) -> IListeningPort
     """Listen on the endpoint `text`. Raises CannotListen."""
     outcome: list[IListeningPort | Failure] = []
     try:
-        listening = endpoints.serverFromString(reactor, text).listen(factory)
+        listening = endpoints.serverFromString(_TakingOver(reactor), text).listen(factory)
     except (ValueError, TypeError, LookupError, OSError) as error:
         # Twisted's systemd: endpoint looks for its socket in what systemd handed over.
         missing = isinstance(error, LookupError)
@@ -124,8 +178,6 @@ class Ports:
 
     def __init__(self) -> None:
         self._ports: list[Any] = []
-        # Taken over: their names in the file system are not ours to remove.
-        self._adopted: set[Any] = set()
         self._held: set[str] = set()
 
     def __getitem__(self, at: int) -> Any:
@@ -143,11 +195,10 @@ class Ports:
 
     def adopt(self, reactor: Any, listening: Listening, factory: IProtocolFactory) -> Any:
         """Accept on a socket that another process has opened; its descriptor here is closed."""
-        port: Any = reactor.adoptStreamPort(listening.descriptor, listening.family, factory)
+        port = _take_over(reactor, listening.descriptor, listening.family, factory)
         os.close(listening.descriptor)
         _accept_in_small_steps(port)
         _never_wait(port)
-        self._adopted.add(port)
         self.add(port)
         return port
 
@@ -171,10 +222,4 @@ class Ports:
         ports, self._ports = self._open(), []
         self._held.clear()
         for port in ports:
-            if port in self._adopted and port.socket.family == socket.AF_UNIX:
-                # Twisted's own way removes the socket's name, which others still listen on.
-                port.stopReading()
-                port.socket.close()
-            else:
-                await stop_listening(port)
-        self._adopted.clear()
+            await stop_listening(port)

@@ -416,7 +416,7 @@ def test_what_the_registry_tells_publishers_is_never_taken_for_a_quote():
         ({"listen": ("tcp6:1", "tcp:2")}, ["tcp6:1:backlog=1024", "tcp:2:backlog=1024"]),
         ({"listen": ("ssl:1",)}, ["ssl:1:backlog=1024"]),
         ({"listen": ("tcp:1:backlog=7",)}, ["tcp:1:backlog=7"]),
-        ({"listen": ("unix:/run/q.sock",)}, ["unix:/run/q.sock"]),
+        ({"listen": ("unix:/q:mode=660",)}, ["unix:/q:mode=660:backlog=1024"]),
         ({"listen": ("systemd:domain=INET:index=0",)}, ["systemd:domain=INET:index=0"]),
     ],
 )

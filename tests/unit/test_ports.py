@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 from collections.abc import Callable
 
 import pytest
@@ -225,6 +226,28 @@ async def test_a_socket_that_is_taken_over_accepts_and_stays_open_elsewhere_afte
     await until(lambda: theirs.came == 1, "who came between two that accept")
     await stop(origin)
     assert not (tmp_path / "s").exists(), "where it was opened its name is removed"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_unix_socket_that_is_taken_over_keeps_its_rights_and_its_queue(tmp_path):
+    path = tmp_path / "s"
+    origin = listen(reactor, f"unix:{path}:mode=600:backlog=90", Accepting())
+    origin.stopReading()
+    ports, accepting = Ports(), Accepting()
+    ports.adopt(reactor, dup(shared("unix", origin)), accepting)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    ports.hold("nobody is accepted")
+    for _ in range(80):
+        # One too many for the queue is told so at once.
+        client = socket.socket(socket.AF_UNIX)
+        client.setblocking(False)
+        client.connect(str(path))
+        client.close()
+    ports.release("nobody is accepted")
+    await until(lambda: accepting.came == 80, "all of them")
+    await ports.close()
+    assert path.exists()
+    await stop(origin)
 
 
 @pytest_twisted.ensureDeferred
