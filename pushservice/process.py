@@ -207,7 +207,9 @@ class Process(Service):
         self._reloading = False
         if self._leaving:
             return
-        self._systemd.ready()
+        if self._ready:
+            # One that was told to reload while it starts is ready once it serves.
+            self._systemd.ready()
         if self._again:
             self._again = False
             self.reload()

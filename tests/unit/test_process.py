@@ -330,6 +330,16 @@ def test_systemd_hears_when_it_is_ready_how_it_stands_that_it_lives_and_that_it_
     assert daemon.messages() == ["WATCHDOG=1"], "it lives while it drains"
 
 
+def test_a_reload_that_is_over_before_anybody_is_served_makes_nothing_ready(run):
+    daemon = run(plain=True)
+    daemon.next = ValueError("bad")
+    daemon.process.reload()
+    assert "READY=1" not in daemon.messages()
+    daemon.crew.serves = True
+    daemon.reactor.advance(1)
+    assert "READY=1" in daemon.messages()
+
+
 def test_how_it_stands_is_a_line_for_each_process(run, lines):
     daemon = run(plain=True)
     daemon.process.log_status()
