@@ -159,6 +159,23 @@ def test_a_start_on_a_port_in_use_says_so_in_one_line_and_leaves_nothing(
     assert not pidfile.exists()
 
 
+def test_other_signals_reload_rotate_and_tell_in_the_background_too(
+    background: StartBackground, redis_server: RedisServer, short_directory: Path
+) -> None:
+    daemon = background("--channels", "kind.*", "--redis", redis_server.socket_url)
+    daemon.wait_for("worker 1 serves")
+    os.kill(daemon.pid, signal.SIGHUP)
+    daemon.wait_for("the configuration is loaded")
+    os.kill(daemon.pid, signal.SIGUSR1)
+    poll((short_directory / "log.1").exists, "the log of before")
+    os.kill(daemon.pid, signal.SIGUSR2)
+    daemon.wait_for("status of worker 1: {")
+    assert int(daemon.pidfile.read_text()) == daemon.pid
+    os.kill(daemon.pid, signal.SIGTERM)
+    poll(lambda: is_gone(daemon.pid), "the end of the daemon")
+    assert {path.name for path in short_directory.iterdir()} == {"log", "log.1"}
+
+
 # -- stop ----------------------------------------------------------------------------------------
 
 
