@@ -229,6 +229,18 @@ FAMILIES: Final[dict[str, tuple[Family, ...]]] = {
             "Quotes that clients did not get, as newer ones of the symbol took their place",
             "counters.merged",
         ),
+        _counter(
+            "compressed",
+            "Quotes that were compressed, each once for all clients that share it",
+            "counters.deflated_events",
+        ),
+        _by(
+            "side",
+            "compression_bytes",
+            "Their bytes before compression, and what was sent in place of them; once each, too",
+            {"before": "counters.deflated_bytes_in", "after": "counters.deflated_bytes_out"},
+            unit="bytes",
+        ),
         _by(
             "outcome",
             "demo_quotes",

@@ -10,6 +10,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import pytest
 import yaml
 from system_clients import Puppet
 from system_harness import Publisher, StartDaemon, free_port, poll
+
+from pushservice.deflate import EACH
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "contrib" / "prometheus"
@@ -88,7 +91,7 @@ def program() -> str:
 
 @pytest.fixture
 def scraping(daemon: StartDaemon, publisher: Publisher, tmp_path: Path) -> Iterator[Prometheus]:
-    """A Prometheus that has scraped a daemon whose client got quotes that say when they were."""
+    """A Prometheus that has scraped a daemon whose clients got quotes that say when they were."""
     program()
     admin = f"127.0.0.1:{free_port()}"
     served = daemon("--channels", "prom.*", "--plain", "--admin", admin)
@@ -96,9 +99,12 @@ def scraping(daemon: StartDaemon, publisher: Publisher, tmp_path: Path) -> Itera
     directory.mkdir()
     prometheus = Prometheus(directory, admin)
     try:
-        with Puppet(served) as client:
-            client.upgrade()
-            client.subscribe("A")
+        with ExitStack() as stack:
+            # So many that some of what they share is compressed.
+            for _ in range(EACH):
+                client = stack.enter_context(Puppet(served))
+                client.upgrade("Sec-WebSocket-Extensions: permessage-deflate")
+                client.subscribe("A")
             poll(lambda: prometheus.values("quotepush_ready == 1"), "a scrape", DEADLINE)
 
             def flows() -> bool:

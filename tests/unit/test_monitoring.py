@@ -252,6 +252,7 @@ def test_the_dashboard_shows_nearly_all_there_is():
     assert missing <= {
         "quotepush_build",
         "quotepush_commands",
+        "quotepush_compressed",
         "quotepush_connections",
         "quotepush_demo_quotes",
         "quotepush_gc_collections",
