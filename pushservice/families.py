@@ -213,7 +213,7 @@ FAMILIES: Final[dict[str, tuple[Family, ...]]] = {
             "payloads_not_json",
             Kind.COUNTER,
             "Those that clients of the worker watch whose payload is no JSON, and went out as a"
-            " string",
+            " string; once more for each delay at which they watch",
             "counters.payloads_not_json",
         ),
         _counter(

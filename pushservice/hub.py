@@ -115,7 +115,9 @@ class Hub:
             t = self._turn_t = self.last_message_t = self.now()
         topic = self._by_symbol.get(symbol) or self._topics.new(symbol)
         if topic is None:
-            self._counters.symbols_dropped += 1
+            if self._parent is None:
+                # On a tier it is a quote that was counted when it came.
+                self._counters.symbols_dropped += 1
             return
         n = topic.n = topic.n + 1
         topic.t = t

@@ -228,7 +228,7 @@ class Outbox:
             self._backlog.missed.setdefault(topic, before)
         elif not self.closed:
             self._count_merged(topic.n - before - 1)
-            self.outlet.write(self.codec.frames([topic.update(self.codec)]))
+            self._write_updates(b"", [topic.update(self.codec)])
 
     # -- called for announcements ----------------------------------------------------------------
 
@@ -365,12 +365,15 @@ class Outbox:
     # -- within ----------------------------------------------------------------------------------
 
     def _write_updates(self, data: bytes, pieces: list[bytes], after: Sequence[bytes] = ()) -> None:
+        """Write updates, with `data` before them, and events `after` them; only updates count."""
         if pieces or after:
-            data += self.codec.frames([*pieces, *map(self.codec.event, after)])
-        counters = self._common.counters
-        counters.events_out += len(pieces)
-        counters.frames_out += 1
-        counters.bytes_out += len(data)
+            frames = self.codec.frames([*pieces, *map(self.codec.event, after)])
+            if pieces:
+                counters = self._common.counters
+                counters.events_out += len(pieces)
+                counters.frames_out += wire.count_frames(self.codec, len(pieces))
+                counters.bytes_out += len(frames)
+            data += frames
         self.outlet.write(data)
 
     def _end_backlog(self) -> None:

@@ -387,6 +387,11 @@ def symbol_text(symbol: str) -> bytes:
     return _encode(symbol)
 
 
+def count_frames(codec: Codec, pieces: int) -> int:
+    """How many frames `codec` makes of so many pieces, one at least."""
+    return pieces if codec.joins is Joint.FRAMES else 1
+
+
 class Share:
     """What one flush of the hub shares between clients, and counts.
 
@@ -410,7 +415,7 @@ class Share:
             self.codec = codec
             self.taken = pieces.copy()
             self.data = codec.frames(pieces)
-        self.frames += 1
+        self.frames += count_frames(codec, len(pieces))
         self.pieces += len(pieces)
         self.bytes += len(self.data)
         return self.data

@@ -262,6 +262,15 @@ def test_each_tier_has_room_for_as_many_symbols_as_the_limits_say():
     assert told(late) == [("quote", "C", 1, 1)]
 
 
+def test_what_there_is_no_room_for_counts_when_it_comes_and_not_once_more_for_each_delay():
+    daemon = Daemon(10, 20, limits=Limits(total_symbols=1))
+    clients = [daemon.client(delay, "A") for delay in (0, 10, 20)]
+    daemon.publish(("B", 1), ("A", 1))
+    daemon.clock.pass_time(20)
+    assert [len(client.events()) for client in clients] == [1, 1, 1]
+    assert daemon.counters.symbols_dropped == 1
+
+
 def test_after_stop_nothing_is_left_with_the_clock_and_real_time_goes_on():
     daemon = Daemon(5, 10)
     late, now = daemon.client(5, "A"), daemon.client(0, "A")

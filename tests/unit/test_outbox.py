@@ -466,6 +466,50 @@ def test_what_leaves_after_a_drain_is_counted():
     assert counters.bytes_out - before == len(client.outlet.written[0])
 
 
+def test_of_what_leaves_after_a_drain_only_updates_are_counted():
+    counters = Counters()
+    hub = make_hub(counters=counters)
+    client = watching(hub, "A", "B")
+    client.outbox.blocked()
+    client.say({"op": "ping", "id": 1})
+    client.outbox.drained()
+    assert (counters.events_out, counters.frames_out, counters.bytes_out) == (0, 0, 0)
+    assert client.events() == [{"ev": "pong", "id": 1}]
+    client.outbox.blocked()
+    client.say({"op": "ping", "id": 2})
+    publish(hub, ("A", b"1"), ("B", b"1"))
+    client.outbox.drained()
+    _pong, (_, quotes) = client.frames()
+    assert (counters.events_out, counters.frames_out) == (2, 1)
+    assert counters.bytes_out == len(wire.frame_head(len(quotes))) + len(quotes)
+
+
+def test_bare_payloads_are_a_frame_each_in_a_turn_and_after_a_drain():
+    counters = Counters()
+    hub = make_hub(counters=counters)
+    client = Client(hub, codec=wire.RAW)
+    client.say({"op": "subscribe", "symbols": ["A", "B"]})
+    publish(hub, ("A", b"1"), ("B", b"1"), ("A", b"2"))
+    assert (counters.events_out, counters.frames_out) == (3, 3)
+    client.outbox.blocked()
+    publish(hub, ("A", b"3"), ("B", b"2"))
+    client.outbox.drained()
+    assert (counters.events_out, counters.frames_out) == (5, 5)
+    assert counters.bytes_out == sum(map(len, client.outlet.written))
+
+
+def test_what_was_pending_of_a_pace_and_leaves_as_that_ends_is_counted():
+    counters = Counters()
+    hub = make_hub(counters=counters)
+    client = Client(hub)
+    client.say({"op": "subscribe", "symbols": ["A"], "interval": 1000})
+    publish(hub, ("A", b"1"), ("A", b"2"))
+    client.frames()
+    client.say({"op": "subscribe", "symbols": ["A"], "snapshot": False})
+    assert [event["n"] for event in client.events() if event["ev"] == "quote"] == [2]
+    assert (counters.events_out, counters.frames_out, counters.merged) == (1, 1, 1)
+
+
 def test_the_last_words_go_out_even_to_a_client_that_is_behind():
     hub = make_hub()
     client = watching(hub, "A")
