@@ -123,6 +123,18 @@ class Outbox:
         kept = 0 if self._backlog is None else self._backlog.size
         return kept + self.outlet.queued()
 
+    def merged_by_now(self) -> int:
+        """`merged`, with what would be merged if this client that is behind drained now.
+
+        It goes through what is kept, and is for people who ask about a single client.
+        """
+        missed = {} if self._backlog is None else self._backlog.missed
+        return self.merged + sum(
+            topic.n - before - 1
+            for topic, before in missed.items()
+            if before is not None and topic.n > before
+        )
+
     # -- called by the hub: quotes ---------------------------------------------------------------
 
     def flush(self, turn: dict[Topic, int], raw_log: RawLog, share: wire.Share) -> None:

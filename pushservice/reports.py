@@ -72,7 +72,7 @@ def clients(
                     "protocol": outbox.codec.name,
                     "seconds": round(known.seconds, 1),
                     "behind": None if behind < 0 else round(behind, 3),
-                    "merged": outbox.merged,
+                    "merged": outbox.merged_by_now(),
                     "queued": outbox.queued(),
                     "symbols": len(outbox.topics),
                 }
@@ -110,9 +110,9 @@ class Symbols:
         """`late` are the hubs of delays, whose clients count as watchers too."""
         self._hub = hub
         self._late = late
-        # The numbers that symbols had, and when that was.
-        self._before: dict[str, int] = {}
-        self._before_at: float | None = None
+        # The numbers that symbols had, and when that was: the latest, and those before them, for
+        # whoever asks soon after.
+        self._kept: list[tuple[float, dict[str, int]]] = []
 
     def busiest(self, now: float, most: int) -> Steps:
         """Those that are quoted most often; by their numbers where that is not known yet.
@@ -120,8 +120,12 @@ class Symbols:
         A rate is counted over the time since somebody asked before, and over a second at least
         where that was not the first time. `now` is in seconds since the epoch.
         """
-        before, before_at = self._before, self._before_at
-        seconds = 0.0 if before_at is None else now - before_at
+        kept = self._kept
+        before_at, before = next(
+            (each for each in reversed(kept) if now - each[0] >= _RATE_OVER),
+            kept[0] if kept else (now, {}),
+        )
+        seconds = now - before_at
         numbers: dict[str, int] = {}
         busiest: list[tuple[float, int, str, Topic, float | None]] = []
         topics = self._hub.topics()
@@ -138,8 +142,10 @@ class Symbols:
                 key=lambda each: each[:3],
             )
             yield
-        if self._before is before and (before_at is None or seconds >= _RATE_OVER or seconds < 0):
-            self._before, self._before_at = numbers, now
+        if self._kept is kept and not (kept and 0 <= now - kept[-1][0] < _RATE_OVER):
+            # Where the clock was set back, what was kept is of no use any more.
+            earlier = kept[-1:] if seconds >= 0 else []
+            self._kept = [*earlier, (now, numbers)]
         rows: list[dict[str, Any]] = []
         for _, _, _, topic, rate in busiest:
             rows.append(self._row(topic, rate, now))

@@ -97,6 +97,25 @@ def test_who_is_behind_longest_comes_first_then_who_had_most_merged(setting):
     assert [row["behind"] for row in setting.slowest(2)["clients"]] == [0.0, None]
 
 
+def test_what_is_being_merged_for_a_client_counts_before_it_catches_up(setting):
+    client = setting.client("c", "A", "B")
+    client.say({"op": "subscribe", "symbols": ["C"], "mode": "raw"})
+    client.outbox.merged = 5
+    quote(setting, "A")
+    client.outbox.blocked()
+    quote(setting, "A", 3)
+    quote(setting, "B")
+    quote(setting, "C", 2)
+    # Its first snapshot has yet to come: nothing is merged into that.
+    quote(setting, "D")
+    client.say({"op": "subscribe", "symbols": ["D"]})
+    quote(setting, "D", 2)
+    assert setting.slowest()["clients"][0]["merged"] == 7
+    client.outbox.drained()
+    assert client.outbox.merged == 7
+    assert setting.slowest()["clients"][0]["merged"] == 7
+
+
 def test_how_long_it_is_behind_begins_anew_each_time(setting):
     client = setting.client("c", "A")
     client.outbox.blocked()
@@ -190,9 +209,10 @@ def test_two_who_ask_at_the_same_time_both_get_a_rate_over_a_while(setting):
     assert rates(setting, symbols) == {"A": 2.0}
     setting.clock.advance(0.5)
     quote(setting, "A", 5)
-    assert rates(setting, symbols) == {"A": 10.0}
+    assert rates(setting, symbols) == {"A": round(25 / 10.5, 3)}, "not over the half second since"
     setting.clock.advance(0.5)
-    assert rates(setting, symbols) == {"A": 5.0}, "not over the half second since"
+    assert rates(setting, symbols) == {"A": 5.0}
+    assert rates(setting, symbols) == {"A": 5.0}, "nor over no time at all"
 
 
 def test_a_clock_that_is_set_back_gives_no_rate_and_then_right_ones(setting):
