@@ -47,6 +47,8 @@ KILLED_AFTER: Final = 5.0
 #: Seconds between two looks at all workers, and of silence after which one counts as stuck.
 LOOK_EVERY: Final = 1.0
 STUCK_AFTER: Final = 30.0
+#: Seconds of silence after which it is not counted on: it tells every second how it stands.
+SILENT_AFTER: Final = 5.0
 #: Seconds before a worker that ended is started again: none at first, then doubling up to the last;
 #: one that served so long begins anew.
 FIRST_DELAY: Final = 0.25
@@ -635,6 +637,7 @@ class Manager(Service):
                     "state": worker.state,
                     "seconds": round(now - worker.started_at, 1),
                     "restarts": self._restarts(worker.number),
+                    "silent": round(max(0.0, now - worker.heard_at), 1),
                 }
                 | worker.status
                 for worker in self._processes()
@@ -711,12 +714,18 @@ class Manager(Service):
     @property
     def serves(self) -> bool:
         """Whether clients are served."""
-        return any(worker.state == "serving" for worker in self._processes())
+        return any(self._serving())
 
     @property
     def _fed(self) -> bool:
         """Whether quotes come in where clients are served."""
-        return any(worker.fed for worker in self._processes() if worker.state == "serving")
+        return any(worker.fed for worker in self._serving())
+
+    def _serving(self) -> Iterator[WorkerProcess]:
+        now = self._reactor.seconds()
+        for worker in self._processes():
+            if worker.state == "serving" and now - worker.heard_at <= SILENT_AFTER:
+                yield worker
 
     def faults(self) -> list[str]:
         """Why clients should be sent elsewhere; nothing where all is well."""

@@ -5,8 +5,8 @@
  */
 import {Chart, Cursor} from "./chart.js";
 import {
-  DAYS_LOW, DAYS_URGENT, History, NOTHING, SILENCE, slowOnes, troubles, verdict, warnings, writeAge, writeBytes,
-  writeClock, writeCount, writeDuration, writeLatency, writeRate, writeShare, writeShort,
+  DAYS_LOW, DAYS_URGENT, History, NOTHING, SILENCE, silentFor, slowOnes, troubles, verdict, warnings, writeAge,
+  writeBytes, writeClock, writeCount, writeDuration, writeLatency, writePercent, writeRate, writeShare, writeShort,
 } from "./figures.js";
 
 const STATUS_EVERY = 1000, LISTS_EVERY = 2000, PATIENCE = 5000, TICK = 1000;
@@ -82,7 +82,7 @@ const charts = [
     series: [["events", ""]], write: aSecond(writeShort), tick: writeShort},
   {name: "bytes", title: "Bytes out", help: "bytes handed to connections, a second",
     series: [["bytes", ""]], write: aSecond(writeBytes), tick: writeBytes, whole: true},
-  {name: "merged", title: "Merged", help: "updates that a newer one replaced for a client that was behind, a second",
+  {name: "merged", title: "Merged", help: "updates that a newer one replaced, a second: for paced clients, and for slow ones as they catch up",
     series: [["merged", ""]], write: aSecond(writeShort), tick: writeShort, whole: true},
   {name: "receive", title: "Receive to write", help: "from the read of a quote to the write to its clients",
     series: latency("receive"), write: writeLatency, log: true},
@@ -215,18 +215,26 @@ const slow = new List($("across"), "slow", "Slow clients", [
   ["Here for", ({seconds}) => writeDuration(seconds), "w4"],
 ], ({behind}) => (known(behind) ? behind >= 5 ? "bad" : "warn" : ""));
 
+const stateOf = (worker) => (
+  silentFor(worker) !== null ? "silent" : worker.draining ? "draining" : text(worker.state));
+const feedOf = ({feed, age}) => (feed === "up" ? `up, ${writeAge(age)}` : text(feed));
+
 const workers = new List($("left"), "workers", "Workers", [
   ["No.", ({number}) => text(number), "text key w1"],
   ["Process", ({pid}) => text(pid), "w2"],
-  ["State", (worker) => (worker.draining ? "draining" : text(worker.state)), "text mark"],
-  ["Feed", ({feed, age}) => (feed === "up" ? `up, ${writeAge(age)}` : text(feed)), "text feed w3"],
+  ["State", stateOf, "text mark"],
+  ["Feed", (worker) => (silentFor(worker) !== null ? NOTHING : feedOf(worker)), "text feed w3"],
   ["Age", ({seconds}) => writeDuration(seconds), "w3"],
   ["Clients", ({clients}) => writeCount(clients), "w2"],
   ["Behind", ({behind}) => writeCount(behind), "w2"],
-  ["CPU", (worker) => writeShare(history.cpu(worker)), "w1"],
+  ["CPU", (worker) => writePercent(history.cpu(worker)), "w1"],
   ["Memory", ({process}) => writeBytes(process?.memory), "w2"],
   ["Restarts", ({restarts}) => writeCount(restarts), "w3"],
-], ({state, feed, draining}) => (state !== "serving" || draining ? "warn" : feed === "down" ? "unfed" : ""));
+], (worker) => {
+  const {state, feed, draining} = worker;
+  if (silentFor(worker) !== null) return "bad";
+  return state !== "serving" || draining ? "warn" : feed === "down" ? "unfed" : "";
+});
 
 const trouble = new List($("left"), "troubles", "Refused, dropped, failed", [
   ["What", ([name]) => name.replaceAll("_", " "), "text key wide"],
@@ -242,9 +250,9 @@ const certificates = new List($("left"), "certificates", "Certificates", [
 
 const symbols = new List($("right"), "symbols", "Top symbols", [
   ["Symbol", ({symbol}) => text(symbol), "text key wide"],
-  ["Quotes/s", ({rate}) => writeRate(rate), "w3"],
-  ["Watchers", ({watchers}) => writeCount(watchers), "w3"],
-  ["n", ({n}) => writeShort(n), "w3"],
+  ["Quotes/s", ({rate}) => writeRate(rate), "w2"],
+  ["Watchers", ({watchers}) => writeCount(watchers), "w2"],
+  ["n", ({n}) => writeShort(n), "w2"],
   ["Last", ({age, stale}) => (stale ? `stale, ${writeAge(age)}` : writeAge(age)), "mark w4"],
 ], ({stale}) => (stale ? "warn" : ""));
 
@@ -312,7 +320,7 @@ function renderFacts(status) {
     return;
   }
   const {totals = {}, workers: all = []} = status;
-  const serving = all.filter(({state}) => state === "serving").length;
+  const serving = all.filter((worker) => stateOf(worker) === "serving").length;
   const share = totals.clients > 0 ? `${writeShare(totals.behind / totals.clients)} of clients` : "";
   const {feed, age} = totals;
   facts.feed.show(text(feed), known(age) ? `${writeAge(age)} ago` : "no message yet", feed === "down" ? "bad" : "");

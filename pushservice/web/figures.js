@@ -10,6 +10,8 @@ export const SPAN = 300_000;
 export const GAP = 3_500;
 /** Without an answer for so long, what is shown is no longer true. */
 export const SILENCE = 3_000;
+/** Seconds without a word from a worker, which has one every second, from which on it is not counted on. */
+const WORKER_SILENCE = 5;
 /** Over so long a worker's share of a core is taken. */
 const CPU_OVER = 4_500;
 /** Days before the end of a certificate from which on it is warned of, and from which on it is urgent. */
@@ -261,6 +263,11 @@ export function writeShare(share) {
   return `${percent > 0 && percent < 0.95 ? Math.max(0.1, percent).toFixed(1) : Math.round(percent)}${THIN}%`;
 }
 
+/** A share as a whole percentage, for a narrow column: 0 %, 12 %. */
+export function writePercent(share) {
+  return known(share) ? `${Math.round(share * 100)}${THIN}%` : NOTHING;
+}
+
 /** Bytes: 512 B, 12.3 kB. */
 export function writeBytes(number) {
   if (!known(number)) return NOTHING;
@@ -328,11 +335,19 @@ export function verdict(status, silence) {
   return {state: "fault", words: `Not ready: ${faults.join("; ")}`};
 }
 
+/** For how many seconds a worker has said nothing; null where it is not for long. */
+export function silentFor({silent}) {
+  return known(silent) && silent > WORKER_SILENCE ? silent : null;
+}
+
 /** Words beside the headline that say what needs somebody soon: `[{urgent, words}]`. */
 export function warnings(status) {
   const found = [];
   for (const worker of status.workers ?? []) {
-    if (worker.draining) found.push({urgent: false, words: `worker ${worker.number} is draining`});
+    const silent = silentFor(worker);
+    if (silent !== null) {
+      found.push({urgent: true, words: `worker ${worker.number} has said nothing for ${writeDuration(silent)}`});
+    } else if (worker.draining) found.push({urgent: false, words: `worker ${worker.number} is draining`});
   }
   for (const {names, file, days} of status.certificates ?? []) {
     if (!known(days) || days >= DAYS_LOW) continue;

@@ -299,7 +299,10 @@ test("the verdict says what is wrong, and that nobody answers above all", () => 
 
 test("warned is of certificates that end soon and of workers that drain", () => {
   const found = warnings({
-    workers: [{number: 1, draining: false}, {number: 2, draining: true}],
+    workers: [
+      {number: 1, draining: false, silent: 1.2}, {number: 2, draining: true, silent: 5},
+      {number: 3, draining: true, silent: 9.4},
+    ],
     certificates: [
       {file: "a.pem", names: ["a.example"], days: 14}, {file: "b.pem", names: ["b.example"], days: 13},
       {file: "c.pem", names: [], days: 1}, {file: "d.pem", names: ["d.example"], days: -1},
@@ -307,6 +310,7 @@ test("warned is of certificates that end soon and of workers that drain", () => 
   });
   assert.deepEqual(found, [
     {urgent: false, words: "worker 2 is draining"},
+    {urgent: true, words: "worker 3 has said nothing for 9\u202fs"},
     {urgent: false, words: "the certificate of b.example ends in 13 days"},
     {urgent: true, words: "the certificate of c.pem ends in 1 day"},
     {urgent: true, words: "the certificate of d.example has ended"},

@@ -296,6 +296,24 @@ def test_a_daemon_that_hangs_is_no_answer_either(start: Start, page: Page) -> No
         expect(page.get_by_role("status")).to_have_text("Ready")
 
 
+def test_a_worker_that_hangs_is_not_counted_on(start: Start, page: Page) -> None:
+    with start("--workers", "2") as place:
+        page.goto(place.url)
+        expect(fact(page, "Workers")).to_have_text("2 of 2")
+        hanging = place.workers()[0]
+        os.kill(hanging["pid"], signal.SIGSTOP)
+        try:
+            expect(fact(page, "Workers")).to_have_text("1 of 2")
+            expect(page.locator("#warnings")).to_contain_text("worker 1 has said nothing for")
+            row = listed(page, "workers").first
+            expect(row.locator("[data-label=State]")).to_have_text("silent")
+            expect(row.locator("[data-label=Feed]")).to_have_text(NOTHING)
+        finally:
+            os.kill(hanging["pid"], signal.SIGCONT)
+        expect(fact(page, "Workers")).to_have_text("2 of 2")
+        expect(page.locator("#warnings li")).to_have_count(0)
+
+
 def test_a_hidden_page_asks_nothing_and_asks_again_once_it_is_seen(
     shared: Operated, context: BrowserContext
 ) -> None:
@@ -373,6 +391,28 @@ def test_no_width_needs_sideways_scrolling(shared: Operated, page: Page, width: 
         rows = page.get_by_role("table", name="Top symbols").get_by_role("row")
         expect(rows).to_have_count(21)
         assert rows.nth(1).get_by_role("cell").count() == 5
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_symbol_and_no_number_is_cut_short(shared: Operated, page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto(shared.url)
+    expect(listed(page, "symbols")).to_have_count(20)
+    cpu = listed(page, "workers").first.locator("[data-label=CPU]")
+    expect(cpu).not_to_have_text(NOTHING)
+    # As they are at their widest.
+    page.evaluate(
+        "for (const [list, label, words] of [['symbols', 'Symbol', 'DOGE/USDT'],"
+        " ['symbols', 'n', '12.3\u202fM'], ['symbols', 'Quotes/s', '12.3\u202fk']])"
+        ' document.querySelector(`[data-list=${list}] [data-label="${label}"]`).textContent = words'
+    )
+    cut = page.evaluate(
+        "[...document.querySelectorAll("
+        "  '[data-list=symbols] td, [data-list=symbols] th, [data-list=workers] td')]"
+        ".filter((cell) => cell.scrollWidth > cell.clientWidth).map((cell) => cell.textContent)"
+    )
+    assert cut == []
+    assert re.fullmatch(r"\d+\u202f%", cpu.inner_text().removeprefix("CPU").strip())
 
 
 def test_nothing_moves_while_numbers_change(shared: Operated, page: Page) -> None:

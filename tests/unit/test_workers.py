@@ -33,6 +33,7 @@ from pushservice.workers import (
     LOOK_EVERY,
     OLD_AGAIN_AFTER,
     REPORTED_WITHIN,
+    SILENT_AFTER,
     STABLE_AFTER,
     STEP_WITHIN,
     STUCK_AFTER,
@@ -180,6 +181,24 @@ async def test_as_many_workers_serve_as_are_asked_for(make, words):
     managed.processes[1].says("starved")
     assert managed.manager.faults() == ["the feed is down"]
     assert "is served" in words
+
+
+@in_turns
+async def test_a_worker_that_says_nothing_is_not_counted_on_until_it_does_again(make):
+    managed = await make(workers=2).start()
+    one, other = managed.processes
+    await managed.go(SILENT_AFTER - 0.5)
+    other.says("status", status={})
+    other.says("starved")
+    await managed.go(0.6)
+    assert managed.manager.faults() == ["the feed is down"], "the one that has it hangs"
+    assert managed.manager.status()["totals"]["feed"] == "down"
+    assert [each["silent"] for each in managed.manager.status()["workers"]] == [5.1, 0.6]
+    await managed.go(SILENT_AFTER)
+    assert managed.manager.faults() == ["no worker serves"]
+    assert not managed.manager.serves
+    one.says("status", status={})
+    assert managed.manager.faults() == []
 
 
 @in_turns
@@ -509,6 +528,7 @@ async def test_no_worker_that_gets_quotes_is_replaced_by_one_that_gets_none(make
     [old, new] = managed.processes
     assert "drain" not in old.asked
     assert new.signals == [signal.SIGABRT]
+    old.says("status", status={})
     assert managed.manager.serves
 
 
