@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
+import pytest
 from playwright.sync_api import Page, expect
 
 TIMEOUT_MS = 20_000
@@ -62,6 +63,29 @@ def test_the_figures_above_the_table_come_alive(demo_daemon: Daemon, page: Page)
     expect(page.locator("#rtt")).to_contain_text("ms", timeout=TIMEOUT_MS)
     for figure in ("messages", "quotes"):
         wait_for(page, f"Number(document.getElementById('{figure}').textContent) > 0")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_symbol_and_no_number_is_cut_short(demo_daemon: Daemon, page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(f"{demo_daemon.url}#600519.SH,USD/JPY,BTC/USDT")
+    wait_for(page, f"{LIVE_ROWS} === 3")
+    # As they are after days of a busy market.
+    page.evaluate(
+        "for (const [name, words] of [['volume', '326800000'], ['n', '12345678'],"
+        " ['change', '−1368.62 (−1.57%)']])"
+        " for (const cell of document.querySelectorAll(`td.${name}`)) cell.textContent = words"
+    )
+    cut = page.evaluate(
+        "[...document.querySelectorAll('td:not(.remove)')].flatMap((cell) => {"
+        "  const inner = cell.querySelector('b') ?? cell;"
+        "  const {right} = cell.getBoundingClientRect();"
+        "  const over = inner === cell ? cell.scrollWidth > cell.clientWidth"
+        "    : inner.getBoundingClientRect().right > right + 0.5;"
+        "  return over ? [cell.textContent] : [];"
+        "})"
+    )
+    assert cut == []
 
 
 def test_adding_and_removing_a_symbol_changes_the_table_and_the_address(
