@@ -6,6 +6,7 @@ reception.py the only user of Autobahn.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -34,6 +35,9 @@ _KEPT_WHEN_OPEN: Final = (
     "_address",
     "_counted",
 )
+
+
+_EXTENSIONS: Final = re.compile(rb"\r\nsec-websocket-extensions[ \t]*:([^\r\n]*)", re.IGNORECASE)
 
 
 class _Silent:
@@ -164,6 +168,21 @@ class LeanProtocol(_Untyped):  # type: ignore[misc]  # the boundary to Autobahn
     def compressed(self) -> bool:
         """Whether compression was agreed on, in the opening handshake."""
         return self._perMessageCompress is not None
+
+    def processHandshake(self) -> None:
+        # A client may spread its offers over several headers, which are the same as one with all of
+        # them (RFC 6455, section 9.1); Autobahn refuses that.
+        head, end, rest = self.data.partition(b"\r\n\r\n")
+        offers = _EXTENSIONS.findall(head)
+        if end and len(offers) > 1:
+            head = _EXTENSIONS.sub(b"", head)
+            self.data = b"%b\r\nSec-WebSocket-Extensions: %b%b%b" % (
+                head,
+                b",".join(offers),
+                end,
+                rest,
+            )
+        super().processHandshake()
 
     def succeedHandshake(self, res: tuple[str | None, dict[str, str]]) -> None:
         subprotocol, headers = res

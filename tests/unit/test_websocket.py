@@ -12,6 +12,7 @@ import sys
 import zlib
 from contextlib import suppress
 from ipaddress import ip_network
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -807,6 +808,8 @@ def test_connection_ids_are_unique_and_carry_the_epoch():
 
 OFFER = b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
 AGREED = b"permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+#: Ways in which the header's name is written.
+NAMES = (b"Sec-WebSocket-Extensions", b"sec-websocket-extensions")
 
 
 def compressing(**limits: float) -> Edge:
@@ -851,6 +854,32 @@ def test_compression_is_agreed_on_or_declined_and_the_client_is_served(offer, ag
     found = re.findall(rb"(?i)\r\nsec-websocket-extensions: ([^\r]*)", head)
     assert found == ([] if agreed is None else [agreed])
     assert unframe(rest)[0][0] == 0x81, "the welcome"
+
+
+@pytest.mark.parametrize(
+    ("offers", "agreed"),
+    [
+        ([b"permessage-deflate", b"x-webkit-deflate-frame"], AGREED),
+        ([b"unheard-of", b"permessage-deflate; client_max_window_bits"], AGREED),
+        (
+            [b"permessage-deflate; server_max_window_bits=8", b"", b"permessage-deflate"],
+            AGREED,
+        ),
+        ([b"one", b"another"], None),
+    ],
+)
+def test_offers_may_come_in_several_headers(offers, agreed):
+    connection = compressing().connect()
+    headers = [b"%b: %b\r\n" % pair for pair in zip(cycle(NAMES), offers, strict=False)]
+    between = b"X-Other: 1\r\n"
+    ping = masked(1, b'{"op":"ping","id":1}')
+    connection.send(REQUEST % between.join(headers) + ping)
+    head, _, rest = connection.transport.value().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 101 ")
+    found = re.findall(rb"(?i)\r\nsec-websocket-extensions: ([^\r]*)", head)
+    assert found == ([] if agreed is None else [agreed])
+    [_welcome, pong] = unframe(rest)
+    assert pong == (0x81, b'[{"ev":"pong","id":1}]'), "what came along with the request is kept"
 
 
 def test_nothing_is_agreed_on_where_compression_is_off():
