@@ -29,7 +29,7 @@ PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 #: Labels that Prometheus adds to all it scrapes.
 SCRAPED = {"job", "instance"}
 FUNCTIONS = {"rate", "increase", "sum", "max", "min", "histogram_quantile", "label_values"}
-WORDS = {"by", "and", "on"}
+WORDS = {"by", "and", "on", "or"}
 
 
 def series() -> dict[str, dict[str, list[str]]]:
