@@ -34,6 +34,9 @@ _MEMORY_LEVEL: Final = 5
 #: clients. See docs/performance.rst.
 ALWAYS: Final = 100
 EACH: Final = 8
+#: Milliseconds by which a turn may be older than the latest, as those of paced clients are. What is
+#: older yet comes from a delay, or the clock was set back: it counts by itself.
+OLDEST: Final = 60_000
 
 
 # -- what is agreed on -------------------------------------------------------------------------
@@ -178,7 +181,7 @@ class Deflater:
             return plain
 
         def quote(symbol: bytes, n: int, t: int, body: bytes) -> bytes:
-            if t > self._turn:
+            if t > self._turn or t < self._turn - OLDEST:
                 self._turn, self._compressed = t, 0
             elif self._compressed >= most:
                 return plain(symbol, n, t, body)

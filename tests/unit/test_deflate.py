@@ -221,6 +221,14 @@ def test_of_a_long_turn_the_more_is_compressed_the_more_clients_share_it():
         assert compressed(16, 101) == 2
 
 
+def test_a_turn_of_a_delay_or_of_a_clock_that_was_set_back_is_a_turn_of_its_own():
+    quote = usual(wire.JSON_SUBPROTOCOL).quoting(8)
+    plain = len(wire.JSON.quote(b'"A"', 1, 1, EVENT))
+    times = [900_000, 900_000, 840_000, 839_999, 839_999, 840_000]
+    shorter = [len(quote(b'"A"', 1, t, EVENT)) < plain for t in times]
+    assert shorter == [True, False, False, True, False, True]
+
+
 def test_a_raw_payload_is_one_message_that_is_compressed_or_is_not():
     codec = deflated(wire.RAW_SUBPROTOCOL)
     pieces = [codec.quoting(1)(b"", 1, 1, body) for body in (EVENT, b"1", EVENT)]
