@@ -201,6 +201,11 @@ class LeanProtocol(_Untyped):  # type: ignore[misc]  # the boundary to Autobahn
             mine.pop("_perMessageCompress", None)
         self.__dict__ = {name: mine[name] for name in _KEPT_WHEN_OPEN if name in mine}
 
+    def onMessageFrameData(self, payload: bytes) -> None:
+        # What is empty adds nothing, and a message may have any number of such fragments.
+        if payload:
+            super().onMessageFrameData(payload)
+
     def onMessageEnd(self) -> None:
         if not self.failedByMe:
             self.onMessage(b"".join(self.message_data), self.message_is_binary)

@@ -939,6 +939,20 @@ def test_what_may_not_be_compressed_is_a_violation(offer, frames):
     assert connection.close_code() == 1002
 
 
+@pytest.mark.parametrize("offer", [b"", OFFER])
+def test_empty_fragments_of_a_message_are_not_kept(offer):
+    connection = compressing(message_rate=10_000).open(offer)
+    text = b'{"op":"ping","id":1}'
+    data = deflated(text) if offer else text
+    connection.send(masked(1, data[:5], final=False, rsv1=bool(offer)))
+    kept = len(connection.protocol.message_data)
+    for _ in range(200):
+        connection.send(masked(0, b"", final=False))
+    assert len(connection.protocol.message_data) == kept <= 1
+    connection.send(masked(0, data[5:]))
+    assert connection.frames() == [(0x81, b'[{"ev":"pong","id":1}]')]
+
+
 def test_a_compressed_message_without_agreement_is_a_violation():
     connection = compressing().open()
     connection.send(squeezed({"op": "ping"}))
