@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 import zlib
 from random import Random
 
@@ -104,6 +105,19 @@ def test_a_message_may_be_as_long_as_the_limit_and_not_a_byte_longer():
     for no_room in (0, -5):
         with pytest.raises(TooLong):
             Inflation().feed(data, no_room)
+
+
+def test_of_a_bomb_no_more_is_inflated_than_shows_that_it_is_one():
+    data = compressed(bytes(10_000_000))
+    message = Inflation()
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLong):
+            message.feed(data, 16_384)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 200_000
 
 
 @pytest.mark.parametrize(
