@@ -1,14 +1,14 @@
 """The manager: opens the sockets, has workers serve on them, replaces those that end or are old.
 
-Must not know: clients, quotes, options' names, or how a worker does what it is told. It is idle
-while quotes flow.
+Must not know: clients, quotes, options' names, how a worker does what it is told, or what operators
+are shown of it. It is idle while quotes flow.
 """
 
 from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,7 +21,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pushservice import __version__, ports, systemd, workerlink
+from pushservice import ports, systemd, workerlink
 from pushservice.certificates import Certificates, ExpiryWatch, FilesWatch, Material
 from pushservice.closing import CloseCode
 from pushservice.coercers import AUTO
@@ -29,12 +29,12 @@ from pushservice.config import Config
 from pushservice.development import Development
 from pushservice.kernel import bound_send_buffer
 from pushservice.metrics import Counters
+from pushservice.overview import Overview
 from pushservice.ports import CannotListen
-from pushservice.reports import Report, merged_clients, merged_symbols
+from pushservice.posts import Post, Posts
+from pushservice.reports import Report
 from pushservice.service import CannotStart, check, materials, outlets_here, say_served
 from pushservice.tally import SEATS_A_POST, Tally
-from pushservice.totals import Past, added, figures, of_post, together
-from pushservice.vitals import Vitals
 from pushservice.workerprocess import WorkerEnded, WorkerProcess
 
 #: Seconds that a new worker, once it runs, has for its feed before it serves without, and for each
@@ -47,20 +47,14 @@ KILLED_AFTER: Final = 5.0
 #: Seconds between two looks at all workers, and of silence after which one counts as stuck.
 LOOK_EVERY: Final = 1.0
 STUCK_AFTER: Final = 30.0
-#: Seconds of silence after which it is not counted on: it tells every second how it stands.
-SILENT_AFTER: Final = 5.0
 #: Seconds before a worker that ended is started again: none at first, then doubling up to the last;
 #: one that served so long begins anew.
 FIRST_DELAY: Final = 0.25
 LAST_DELAY: Final = 30.0
 STABLE_AFTER: Final = 10.0
-#: A delay from which on it is a crash loop.
-CRASH_LOOP: Final = 4.0
 #: How much sooner or later than its age a worker is replaced; seconds until that is tried again.
 AGE_JITTER: Final = 0.1
 OLD_AGAIN_AFTER: Final = 60.0
-#: Seconds that a worker has for a report.
-REPORTED_WITHIN: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,34 +69,12 @@ class Plan:
     warnings: Sequence[str] = ()
 
 
-#: What each worker is asked, beyond its kind.
-_Questions = dict[WorkerProcess, dict[str, Any]]
 #: Open sockets by their endpoints' words, and what else workers need.
 _Sources = tuple[dict[str, Any], Development]
 
 
 class NotFed(Exception):
     """A worker gets no quotes."""
-
-
-class _Post:
-    """One worker's post, which processes fill one after the other."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.current: WorkerProcess | None = None
-        #: about to take over
-        self.next: WorkerProcess | None = None
-        self.delay = 0.0
-        self.restart: IDelayedCall | None = None
-        self.restarts = 0
-
-    @property
-    def crash_loop(self) -> bool:
-        return self.delay >= CRASH_LOOP
-
-    def processes(self) -> list[WorkerProcess]:
-        return [worker for worker in (self.current, self.next) if worker is not None]
 
 
 class Manager(Service):
@@ -126,9 +98,7 @@ class Manager(Service):
         except ValueError as error:
             raise CannotStart(f"quotepush: {error}") from None
         self._ports: dict[str, Any] = {}
-        self._posts: dict[int, _Post] = {}
-        # Processes that are on no post any more and have not ended yet.
-        self._leaving: set[WorkerProcess] = set()
+        self._posts = Posts()
         self._tally = Tally()
         self._values = os.memfd_create("quotepush-values")
         # One at a time: values to hand over, and what replaces workers that serve.
@@ -141,9 +111,7 @@ class Manager(Service):
         self._coming: Development | None = None
         # What workers may use that run an earlier plan, as not all of them could be replaced.
         self._superseded: list[_Sources] = []
-        self._vitals = Vitals()
-        self._past = Past()
-        self._began = reactor.seconds()
+        self._overview = Overview(reactor, self._posts, self._counters)
         self._looked_at = 0.0
         self._looks = LoopingCall(self._look)
         self._looks.clock = reactor
@@ -172,7 +140,7 @@ class Manager(Service):
     def startService(self) -> None:
         """Start the workers, as soon as the reactor runs."""
         super().startService()  # type: ignore[no-untyped-call]  # the library's, unannotated
-        self._vitals.start()
+        self._overview.start()
         self._watch_certificates()
         self._looked_at = self._reactor.seconds()
         self._looks.start(LOOK_EVERY, now=False)
@@ -187,9 +155,9 @@ class Manager(Service):
     async def _start(self) -> None:
         # Its place is known before it listens, and workers try until it does.
         starting = defer.Deferred.fromCoroutine(self._development.start())
-        for number in range(1, count_of(self._plan.config) + 1):
-            self._posts[number] = _Post(number)
-        await defer.gatherResults([self._fill(post) for post in self._posts.values()])
+        for number in self._wanted_numbers():
+            self._posts.by_number[number] = Post(number)
+        await defer.gatherResults([self._fill(post) for post in self._posts.by_number.values()])
         if not self._stopping:
             for text, port in self._ports.items():
                 self._say_served(text, port)
@@ -200,10 +168,10 @@ class Manager(Service):
 
     # -- one worker ------------------------------------------------------------------------------
 
-    def _spawn(self, post: _Post) -> WorkerProcess:
+    def _spawn(self, post: Post) -> WorkerProcess:
         plan = self._plan
         config = plan.config
-        taken = {other.seat for other in self._processes()}
+        taken = {other.seat for other in self._posts.processes()}
         seat = next(seat for seat in seats_of(post.number) if seat not in taken)
         worker = WorkerProcess(self._reactor, post.number, seat, self._ended)
         worker.drain_timeout = config.drain_timeout
@@ -234,7 +202,7 @@ class Manager(Service):
         )
         return worker
 
-    def _fill(self, post: _Post) -> defer.Deferred[None]:
+    def _fill(self, post: Post) -> defer.Deferred[None]:
         """Put a process on an empty post; what goes wrong with it is tried again later."""
         post.restart = None
         try:
@@ -244,7 +212,7 @@ class Manager(Service):
             return defer.succeed(None)
         return defer.Deferred.fromCoroutine(self._bring_up(worker)).addErrback(self._not_up, worker)
 
-    def _not_spawned(self, post: _Post) -> None:
+    def _not_spawned(self, post: Post) -> None:
         self.log.failure("worker {number} can't be started", number=post.number)
         if post.current is None and not self._stopping:
             post.restart = self._reactor.callLater(LAST_DELAY, self._fill, post)
@@ -303,26 +271,21 @@ class Manager(Service):
 
     def _elder(self, heir: WorkerProcess) -> WorkerProcess | None:
         """A process that serves and is fed, and so knows the last values."""
-        for worker in self._processes():
+        for worker in self._posts.processes():
             if worker is not heir and worker.fed and worker.state in ("serving", "draining"):
                 return worker
         return None
 
-    def _processes(self) -> Iterator[WorkerProcess]:
-        for post in self._posts.values():
-            yield from post.processes()
-        yield from self._leaving
-
     def _ended(self, worker: WorkerProcess) -> None:
         """A process is gone; if it was to stay, another takes its post."""
-        self._past.ended(worker.number, worker.status)
+        self._overview.ended(worker)
         with suppress(ValueError):
             # It is closed where one could not even be killed in time.
             self._tally.write(worker.seat, None)
-        if worker in self._leaving:
-            self._leaving.discard(worker)
+        if worker in self._posts.leaving:
+            self._posts.leaving.discard(worker)
             return
-        post = self._posts.get(worker.number)
+        post = self._posts.by_number.get(worker.number)
         if post is None or self._stopping:
             return
         if post.next is worker:
@@ -332,7 +295,7 @@ class Manager(Service):
             if post.next is None:
                 self._plan_restart(post, worker)
 
-    def _plan_restart(self, post: _Post, worker: WorkerProcess) -> None:
+    def _plan_restart(self, post: Post, worker: WorkerProcess) -> None:
         if self._stable(worker):
             post.delay = 0.0
         delay = post.delay * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, guards nothing
@@ -357,7 +320,7 @@ class Manager(Service):
 
     # -- replacing workers -----------------------------------------------------------------------
 
-    async def _replace(self, post: _Post) -> bool:
+    async def _replace(self, post: Post) -> bool:
         """Have a new process take over `post`, then send the old one's clients away.
 
         False where the new one does not get up: the old one serves on.
@@ -385,7 +348,7 @@ class Manager(Service):
             new.kill(last_words=True)
             if post.next is new:
                 post.next = None
-                self._leaving.add(new)
+                self._posts.leaving.add(new)
             if post.current is None:
                 self._plan_restart(post, new)
             return False
@@ -400,9 +363,9 @@ class Manager(Service):
 
     async def _dismiss(self, worker: WorkerProcess, code: CloseCode) -> None:
         """Have `worker` drain and end; it is killed if it does not."""
-        self._leaving.add(worker)
+        self._posts.leaving.add(worker)
         if worker.state == "ended":
-            self._leaving.discard(worker)
+            self._posts.leaving.discard(worker)
             return
         worker.state = "draining"
         worker.tell("drain", code=int(code))
@@ -446,8 +409,8 @@ class Manager(Service):
         before = self._plan, self._found, self._ports, self._development
         self._plan, self._found = plan, found
         self._ports, self._development = opened, development
-        for number in range(1, count_of(config) + 1):
-            self._posts.setdefault(number, _Post(number))
+        for number in self._wanted_numbers():
+            self._posts.by_number.setdefault(number, Post(number))
         first, *others = self._wanted_posts()
         first.delay = 0.0
         if self._stopping or not await self._replace(first):
@@ -485,7 +448,7 @@ class Manager(Service):
 
     def _fill_empty_posts(self) -> None:
         """New ones that it did not come to."""
-        for post in self._posts.values():
+        for post in self._posts.by_number.values():
             if not post.processes() and post.restart is None:
                 self._fill(post)
 
@@ -517,13 +480,16 @@ class Manager(Service):
                 raise
         return opened
 
-    def _wanted_posts(self) -> list[_Post]:
-        return [self._posts[number] for number in range(1, count_of(self._plan.config) + 1)]
+    def _wanted_posts(self) -> list[Post]:
+        return [self._posts.by_number[number] for number in self._wanted_numbers()]
+
+    def _wanted_numbers(self) -> range:
+        return range(1, count_of(self._plan.config) + 1)
 
     async def _drop_posts(self) -> None:
         """End the workers of posts that are not wanted any more, one at a time."""
-        for number in sorted(self._posts.keys() - range(1, count_of(self._plan.config) + 1)):
-            post = self._posts.pop(number)
+        for number in sorted(self._posts.by_number.keys() - self._wanted_numbers()):
+            post = self._posts.by_number.pop(number)
             if post.restart is not None:
                 post.restart.cancel()
             for worker in post.processes():
@@ -563,7 +529,7 @@ class Manager(Service):
         if changed:
             self.log.info("new certificates for new connections")
             texts = [material.as_texts() for material in found]
-            for worker in self._processes():
+            for worker in self._posts.processes():
                 worker.tell("certificates", materials=texts)
             assert self._expiry is not None, "it began with the certificates"
             self._expiry.look()
@@ -578,9 +544,9 @@ class Manager(Service):
             self._looked_at = now
             if late > LOOK_EVERY:
                 # This process stood still, or its clock was set: that is nobody's silence.
-                for worker in self._processes():
+                for worker in self._posts.processes():
                     worker.heard_at += late
-            for worker in list(self._processes()):
+            for worker in list(self._posts.processes()):
                 if now - worker.heard_at > STUCK_AFTER:
                     self.log.critical(
                         "worker {number} is stuck: nothing heard of it for {silent:.0f} s; it is"
@@ -590,7 +556,7 @@ class Manager(Service):
                     )
                     worker.heard_at = now
                     worker.kill(last_words=True)
-            for post in self._posts.values():
+            for post in self._posts.by_number.values():
                 if post.current is not None and self._stable(post.current):
                     post.delay = 0.0
             self._replace_the_old(now)
@@ -600,7 +566,7 @@ class Manager(Service):
     def _replace_the_old(self, now: float) -> None:
         if self._rolling.locked or self._stopping:
             return
-        for post in self._posts.values():
+        for post in self._posts.by_number.values():
             worker = post.current
             if worker is not None and worker.old_at is not None and now >= worker.old_at:
                 self.log.info(
@@ -614,129 +580,40 @@ class Manager(Service):
                 )
                 return
 
-    def _replace_old(self, post: _Post, worker: WorkerProcess) -> defer.Deferred[None]:
+    def _replace_old(self, post: Post, worker: WorkerProcess) -> defer.Deferred[None]:
         def replaced(done: bool) -> None:
             if not done:
                 worker.old_at = self._reactor.seconds() + OLD_AGAIN_AFTER
 
         return defer.Deferred.fromCoroutine(self._replace(post)).addCallback(replaced)
 
-    def status(self) -> dict[str, Any]:
-        """How it stands, as JSON: the workers, each with what it last said of itself."""
-        now = self._reactor.seconds()
-        return {
-            "pid": os.getpid(),
-            "version": __version__,
-            "uptime": round(now - self._began, 1),
-            "process": self._vitals.snapshot(),
-            "certificates": self._certificates.status() if self._certificates else [],
-            "workers": [
-                {
-                    "number": worker.number,
-                    "pid": worker.pid,
-                    "state": worker.state,
-                    "seconds": round(now - worker.started_at, 1),
-                    "restarts": self._restarts(worker.number),
-                    "silent": round(max(0.0, now - worker.heard_at), 1),
-                }
-                | worker.status
-                for worker in self._processes()
-            ],
-            "totals": self._totals(),
-        }
-
-    def _totals(self) -> dict[str, Any]:
-        past = added(self._past.all(), {"counters": self._counters.snapshot()})
-        totals = together((worker.status for worker in self._processes()), past)
-        # Whoever drains may hear what nobody can be served with.
-        totals["feed"] = "up" if self._fed else "down"
-        return totals
-
-    def figures(self) -> dict[str, Any]:
-        """What metrics are made of, see totals.figures."""
-        status = self.status()
-        posts = [
-            of_post(
-                number,
-                self._restarts(number),
-                [each for each in status["workers"] if each["number"] == number],
-                self._past.of(number),
-            )
-            for number in sorted({*self._posts, *(each["number"] for each in status["workers"])})
-        ]
-        return figures(status, posts, status["process"])
-
-    async def clients(self, most: int) -> Report:
-        """The slowest clients of all workers; `missing` has those that did not answer in time."""
-        asked = {worker: {"most": most} for worker in self._answering()}
-        reports, missing = await self._ask("clients", asked)
-        return merged_clients(reports.values(), most) | {"missing": missing}
-
-    async def symbols(self, most: int) -> Report:
-        """The busiest symbols of all workers; `missing` has those that did not answer in time."""
-        asked: _Questions = {worker: {"most": most} for worker in self._answering()}
-        reports, missing = await self._ask("symbols", asked)
-        report = merged_symbols(reports.values(), most)
-        # What is among the busiest of one worker alone has watchers at the others too.
-        names = {row["symbol"] for row in report["symbols"]}
-        asked = {}
-        for worker, its in reports.items():
-            unsaid = names - {row["symbol"] for row in its["symbols"]}
-            if unsaid:
-                asked[worker] = {"symbols": sorted(unsaid)}
-        more, silent = await self._ask("named", asked)
-        report = merged_symbols([*reports.values(), *more.values()], most)
-        return report | {"missing": sorted({*missing, *silent})}
-
-    def _answering(self) -> list[WorkerProcess]:
-        return [worker for worker in self._processes() if worker.state in ("serving", "draining")]
-
-    async def _ask(
-        self, what: str, asked: _Questions
-    ) -> tuple[dict[WorkerProcess, Report], list[int]]:
-        """The reports of those who are `asked`; and the numbers of who did not answer in time."""
-        answers = [
-            worker.ask(what, **more).addTimeout(REPORTED_WITHIN, self._reactor)
-            for worker, more in asked.items()
-        ]
-        outcomes = await defer.DeferredList(answers, consumeErrors=True)
-        reports = {
-            worker: report
-            for worker, (answered, report) in zip(asked, outcomes, strict=True)
-            if answered
-        }
-        return reports, sorted({worker.number for worker in asked if worker not in reports})
-
-    def _restarts(self, number: int) -> int:
-        post = self._posts.get(number)
-        return 0 if post is None else post.restarts
+    # -- how it stands, see overview.py ----------------------------------------------------------
 
     @property
     def serves(self) -> bool:
         """Whether clients are served."""
-        return any(self._serving())
-
-    @property
-    def _fed(self) -> bool:
-        """Whether quotes come in where clients are served."""
-        return any(worker.fed for worker in self._serving())
-
-    def _serving(self) -> Iterator[WorkerProcess]:
-        now = self._reactor.seconds()
-        for worker in self._processes():
-            if worker.state == "serving" and now - worker.heard_at <= SILENT_AFTER:
-                yield worker
+        return self._overview.serves
 
     def faults(self) -> list[str]:
         """Why clients should be sent elsewhere; nothing where all is well."""
-        faults = [
-            f"worker {post.number} keeps ending" for post in self._posts.values() if post.crash_loop
-        ]
-        if not self.serves:
-            faults.append("no worker serves")
-        elif not self._fed:
-            faults.append("the feed is down")
-        return faults
+        return self._overview.faults()
+
+    def status(self) -> dict[str, Any]:
+        """How it stands, as JSON."""
+        certificates = self._certificates
+        return self._overview.status([] if certificates is None else certificates.status())
+
+    def figures(self) -> dict[str, Any]:
+        """What metrics are made of, see totals.figures."""
+        return self._overview.figures(self.status())
+
+    async def clients(self, most: int) -> Report:
+        """The slowest clients of all workers."""
+        return await self._overview.clients(most)
+
+    async def symbols(self, most: int) -> Report:
+        """The busiest symbols of all workers."""
+        return await self._overview.symbols(most)
 
     # -- stop ------------------------------------------------------------------------------------
 
@@ -747,12 +624,12 @@ class Manager(Service):
 
     async def _stop(self) -> None:
         self._stopping = True
-        self._vitals.stop()
+        self._overview.stop()
         if self._looks.running:
             self._looks.stop()
         self._stop_watching()
-        workers = list(self._processes())
-        posts, self._posts = self._posts, {}
+        workers = list(self._posts.processes())
+        posts, self._posts.by_number = self._posts.by_number, {}
         for post in posts.values():
             if post.restart is not None:
                 post.restart.cancel()
@@ -790,7 +667,7 @@ class Manager(Service):
 
     def hurry(self) -> None:
         """Whoever is still there while stopping is dropped now."""
-        for worker in list(self._processes()):
+        for worker in list(self._posts.processes()):
             worker.tell("hurry")
             # One that is stuck does not hear it.
             self._hurried.append(self._reactor.callLater(KILLED_AFTER, worker.kill))

@@ -28,6 +28,8 @@ FLOORS = {
         "process",
         "solo",
         "workers",
+        "overview",
+        "posts",
         "worker",
         "service",
         "standing",

@@ -21,19 +21,18 @@ from pushservice.closing import CloseCode
 from pushservice.coercers import AUTO
 from pushservice.config import Config
 from pushservice.limits import Limits
+from pushservice.overview import REPORTED_WITHIN, SILENT_AFTER
 from pushservice.ports import CannotListen
+from pushservice.posts import CRASH_LOOP
 from pushservice.redisurl import redis_address
 from pushservice.service import CannotStart
 from pushservice.workers import (
     AGE_JITTER,
-    CRASH_LOOP,
     FED_WITHIN,
     KILLED_AFTER,
     LAST_DELAY,
     LOOK_EVERY,
     OLD_AGAIN_AFTER,
-    REPORTED_WITHIN,
-    SILENT_AFTER,
     STABLE_AFTER,
     STEP_WITHIN,
     STUCK_AFTER,
@@ -300,12 +299,12 @@ async def test_a_worker_that_ends_is_replaced_at_once_and_then_after_longer_and_
 @in_turns
 async def test_a_worker_that_lived_for_long_is_replaced_as_the_first_time(make, words):
     managed = await make().start()
-    while not managed.manager._posts[1].crash_loop:
+    while not managed.manager._posts.by_number[1].crash_loop:
         managed.processes[-1].ends(signal=11)
         count = len(managed.processes)
         while len(managed.processes) == count:
             await managed.go(SOON)
-    assert managed.manager._posts[1].delay >= CRASH_LOOP
+    assert managed.manager._posts.by_number[1].delay >= CRASH_LOOP
     await managed.go(STABLE_AFTER + LOOK_EVERY)
     managed.feed()
     assert managed.manager.faults() == [], "what works for long keeps ending no more"
@@ -360,7 +359,7 @@ async def test_workers_that_take_long_to_fail_at_their_start_are_a_crash_loop_to
     managed.processes[0].says("serving")
     managed.processes[0].says("fed")
     assert STEP_WITHIN > STABLE_AFTER
-    while not managed.manager._posts[2].crash_loop:
+    while not managed.manager._posts.by_number[2].crash_loop:
         assert len(managed.processes) < 10
         await speaking(managed, STEP_WITHIN)
     assert managed.manager.faults() == ["worker 2 keeps ending"]
@@ -802,7 +801,7 @@ async def test_a_roll_takes_the_place_of_a_restart_that_was_to_come(make):
     for _ in range(6):
         managed.processes[-1].ends(code=1)
         await managed.go(3 if len(managed.processes) < 6 else SOON)
-    assert managed.manager._posts[1].restart is not None
+    assert managed.manager._posts.by_number[1].restart is not None
     count = len(managed.processes)
     rolled = managed.roll()
     await managed.go()
