@@ -34,7 +34,7 @@ from pushservice.closing import RECONNECT_AFTER, CloseCode, ErrorCode
 
 #: Another token may help after these.
 LOCKED_OUT: Final = frozenset({CloseCode.AUTHENTICATION_FAILED, CloseCode.AUTHENTICATION_TOO_LATE})
-#: Connections in a row that end with 4001 before it is given up.
+#: Connections in a row that end over a refused token before it is given up.
 REFUSALS: Final = 3
 #: Heartbeats missed before a link counts as dead.
 WATCH_FACTOR: Final = 3
@@ -132,6 +132,7 @@ class Conversation:
         self._offer = ""  # a token that came while there was no connection to show it on
         self._renewing = False  # the state is "waiting" for nothing but a token
         self._refusals = 0
+        self._refused_here = False  # this link's last token was
         self._blame = ""  # what the server found wrong with the last token
         self._wishes = Wishes(
             options,
@@ -347,6 +348,7 @@ class Conversation:
         self._renewing = False
         self._served_since = None
         self._retry = None
+        self._refused_here = False
         self._blame = ""
         if self._why == "expiring":
             self._why = "connect"
@@ -382,7 +384,8 @@ class Conversation:
         self._detach(reason or f"code {code}", politely=False)
         if code in LOCKED_OUT:
             reason = self._blame or reason
-        if code == CloseCode.AUTHENTICATION_FAILED:
+        # Who asks for another token more slowly than the server waits ends with 4004.
+        if code == CloseCode.AUTHENTICATION_FAILED or (code in LOCKED_OUT and self._refused_here):
             self._why = "refused"
             self._refusals += 1
         renew = code in LOCKED_OUT and callable(self._options.token) and self._refusals < REFUSALS
@@ -518,6 +521,7 @@ class Conversation:
     def _serve(self) -> None:
         """The server takes everything from now on."""
         self._served_since = self._now
+        self._refused_here = False
         self._forget_tokens()
         self._set_state(State("open"))
         self._commands += map(Send, self._held)
@@ -536,7 +540,8 @@ class Conversation:
             self._on_answer(event)
 
     def _on_error(self, event: frames.ErrorEvent) -> None:
-        if event.code in _BLAMING:
+        late = event.code == ErrorCode.AUTHENTICATION_TOO_LATE
+        if event.code in _BLAMING and not (late and self._refused_here):
             self._blame = event.msg
         retry = None if event.retry is None else event.retry / 1000
         self._tell(Refused(None, event.code, event.msg, retry))
@@ -631,6 +636,7 @@ class Conversation:
             self._offer = token
             self._connect()
         else:
+            self._refused_here = True
             self._why = "refused"
             self._seek(self._delay(self._ask_attempt))
             self._ask_attempt += 1

@@ -1162,6 +1162,22 @@ test("who is refused three connections in a row gives up, until opened again", a
   assert.deepEqual([q.state, sockets.length], ["connecting", 5]);
 });
 
+test("refused tokens that run into the server's time-out are refusals too", async () => {
+  const {clock, sockets, states} = setup({token: () => "bad"});
+  for (let i = 0; i < 3; i += 1) {
+    const socket = sockets.at(-1);
+    socket.welcome(REQUIRED);
+    await settled();
+    socket.refuse();
+    socket.receive({ev: "error", code: 404, msg: "the time to authenticate is over"});
+    socket.end(4004, "authentication too late");
+    assert.equal(states.at(-1).reason, "the token is refused: it is bad");
+    clock.advance(60_000);
+    await settled();
+  }
+  assert.deepEqual([states.at(-1).state, states.at(-1).code, sockets.length], ["closed", 4004, 3]);
+});
+
 test("a refusal after a stable connection is the first again", async () => {
   const {clock, sockets, states} = setup({token: () => "short-lived", stableAfter: 10_000});
   for (let i = 0; i < 6; i += 1) {

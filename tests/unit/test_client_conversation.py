@@ -566,6 +566,34 @@ def test_being_shut_out_three_times_in_a_row_is_final():
     assert talk.last_state().name == "closed"
 
 
+def test_refused_tokens_that_run_into_the_servers_time_out_are_refusals_too():
+    talk = stranger(token=function)
+    for token in "abc":
+        talk.give_token(token)
+        if talk.core.state == "connecting":
+            talk.welcome(auth="required")
+        refuse_token(talk)
+        talk.say({"ev": "error", "code": 404, "msg": "the time to authenticate is over"})
+        talk.lose(4004, "authentication too late")
+        assert talk.last_state().reason == "refused"
+        talk.advance(60)
+    assert (talk.core.state, talk.last_state().code) == ("closed", 4004)
+    assert [asked.why for asked in talk.asked] == ["connect", "refused", "refused"]
+
+
+def test_a_token_function_that_is_too_slow_is_never_given_up():
+    talk = stranger(token=function)
+    for _ in range(5):
+        talk.say({"ev": "error", "code": 404, "msg": "the time to authenticate is over"})
+        talk.lose(4004)
+        assert talk.last_state().reason == "the time to authenticate is over"
+        talk.open()
+        talk.welcome(auth="required")
+    talk.give_token("at last")
+    take_token(talk)
+    assert talk.states[-1] == "open"
+
+
 def test_a_token_of_another_user_gets_a_connection_of_its_own():
     talk = stranger(token=function)
     talk.give_token("anns")

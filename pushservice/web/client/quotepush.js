@@ -14,7 +14,7 @@
 const PROTOCOL = "quotepush.v1.json";
 const RETRYABLE = new Set([1001, 1006, 1012, 4008, 4029]);
 const LOCKED_OUT = new Set([4001, 4004]); // another token may help
-const REFUSALS = 3; // connections in a row that end with 4001 before it is given up
+const REFUSALS = 3; // connections in a row that end over a refused token before it is given up
 const DEFAULT_MESSAGE_LIMIT = 16384; // bytes, until the welcome says otherwise
 const WATCH_FACTOR = 3; // heartbeats missed before the link counts as dead
 const EVENTS = new Set(["state", "welcome", "heartbeat", "bye", "authenticated", "expiring", "denied",
@@ -106,7 +106,8 @@ export class Quotepush {
   #askTimer = null; #askAttempt = 0; // its next call
   #offer = ""; // a token that came while there was no connection to show it on
   #renewing = false; // the state is "waiting" for nothing but a token
-  #refusals = 0; #blame = ""; // 4001s in a row; what the server found wrong with the last token
+  #refusals = 0; // connections in a row that ended over a refused token
+  #refusedHere = false; #blame = ""; // this link's last token was; what the server found wrong with it
   #held = []; // requests made while authenticating
   #entries = new Map(); // symbol -> {subs: Set, last: Quote|null, n: number|null, link, gap}; see #entry
   #told = new Set(); // the symbols this connection asked the server for
@@ -350,6 +351,7 @@ export class Quotepush {
     this.#opened = this.#renewing = this.#away = false;
     this.#openedAt = Infinity;
     this.#retry = null;
+    this.#refusedHere = false;
     this.#blame = "";
     if (this.#why === "expiring") this.#why = "connect";
     this.#timer = this.#clock.setTimeout(() => this.#lost(1006, "no welcome in time"),
@@ -393,7 +395,8 @@ export class Quotepush {
     this.#detach(reason || `code ${code}`);
     if (this.#socket || this.#state === "closed" || !socket) return; // a listener acted already
     if (LOCKED_OUT.has(code)) reason = this.#blame || reason;
-    if (code === 4001) {
+    // Who asks for another token more slowly than the server waits ends with 4004.
+    if (code === 4001 || (LOCKED_OUT.has(code) && this.#refusedHere)) {
       this.#why = "refused";
       this.#refusals += 1;
     }
@@ -511,7 +514,9 @@ export class Quotepush {
         if (event.retry >= 0) this.#retry = Number(event.retry);
         return this.#emit("bye", event);
       case "error":
-        if (event.code === 401 || event.code === 402 || event.code === 404) this.#blame = event.msg;
+        if (event.code === 401 || event.code === 402 || (event.code === 404 && !this.#refusedHere)) {
+          this.#blame = event.msg;
+        }
         this.#emit("error", {code: event.code, msg: event.msg, id: event.id});
         this.#settle(event.id)?.reject(new QuotepushError(event.code, event.msg, event.retry));
         return;
@@ -603,6 +608,7 @@ export class Quotepush {
   /** The server takes everything from now on. */
   #serve() {
     this.#openedAt = this.#clock.now();
+    this.#refusedHere = false;
     this.#forgetTokens();
     this.#setState("open", {conn: this.#conn, epoch: this.#epoch});
     for (const text of this.#held.splice(0)) this.#send(text);
@@ -662,6 +668,7 @@ export class Quotepush {
         this.#offer = token;
         return this.#reconnect();
       }
+      this.#refusedHere = true;
       this.#why = "refused";
       this.#seek(this.#backoff(this.#askAttempt++));
     });
