@@ -5,6 +5,7 @@ Must not know: what goes on.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ class StatusLine:
         text = f"{self._time()}  {text}"
         if self._live:
             # To the line's beginning, and what was there is cleared.
-            self._write(f"\r\x1b[K{text}")
+            self._write(f"\r\x1b[K{self._fitted(text)}")
             self._open = True
         else:
             self._write(f"{text}\n")
@@ -71,6 +72,16 @@ class StatusLine:
             yield
         finally:
             globalLogPublisher.removeObserver(observer)
+
+    def _fitted(self, text: str) -> str:
+        """As much as one line has room for: of two lines the next text would clear the last."""
+        try:
+            width = os.get_terminal_size(self._stream.fileno()).columns
+        except OSError:
+            # A terminal of which nobody knows the width.
+            return text
+        # Some report none. The last cell stays free: some terminals go on to the next line there.
+        return text if len(text) < width or not width else f"{text[: max(width - 2, 0)]}…"
 
     def _ended(self) -> str:
         was_open, self._open = self._open, False

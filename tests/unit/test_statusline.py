@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import os
+import pty
+import struct
+import termios
 
 import pytest
 from twisted.logger import Logger
@@ -37,6 +42,18 @@ def test_on_a_terminal_it_is_one_line_until_one_that_stays():
     status.line("the end")
     status.line("really")
     assert out.getvalue() == "\r\x1b[K12:00:00  one\r\x1b[K12:00:00  two\nthe end\nreally\n"
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [(17, "12:00:00  so far"), (16, "12:00:00  so f…"), (1, "…"), (0, "12:00:00  so far")],
+)
+def test_on_a_terminal_it_is_no_longer_than_a_line(width, shown):
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
+    with os.fdopen(theirs, "w") as out, os.fdopen(ours, "rb", 0) as screen:
+        StatusLine(out, local=lambda: "12:00:00").say("so far")
+        assert screen.read(100).decode() == f"\r\x1b[K{shown}"
 
 
 def test_quiet_is_only_what_stays():
