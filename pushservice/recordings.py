@@ -99,7 +99,9 @@ class Recording:
         try:
             first = next(self._rest, None)
             if first is None:
-                raise BadRecording(f"{self.name} is empty")
+                # What is compressed may be cut before its first block's end.
+                cut = f"{self.name} ends before its first line: whoever wrote it was cut off"
+                raise BadRecording(cut if self.warnings else f"{self.name} is empty")
             self.header = read_header(first[1])
         except BadLine as error:
             self.close()

@@ -179,7 +179,7 @@ def test_damage_within_what_is_compressed_is_said(tmp_path):
     [
         (b"", "is empty"),
         (b"SYMBOL,LAST\n", "no header"),
-        (b"\x1f\x8b", "is empty"),
+        (b"\x1f\x8b", "ends before its first line: whoever wrote it was cut off"),
         (b"\x1f\x8bnothing", "damaged"),
     ],
 )
