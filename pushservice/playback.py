@@ -114,7 +114,7 @@ class Playback:
     A speed of None has them as fast as they are taken. `begin` gives what a recording holds from
     its first message on; with `loop` it is called again whenever that ended. `channel_of` gives the
     channel for the recorded one. Ends after `count` messages, if that is given. Whatever `begin` or
-    its iterator raises comes out of `due`.
+    its iterator raises comes out of `due`, once all before it was given.
     """
 
     def __init__(
@@ -136,10 +136,13 @@ class Playback:
         self._position = 0.0
         self._messages: Iterator[Message | Mark] | None = None
         self._next: Message | None = None
+        self._fault: Exception | None = None
         self.ended = False
 
     def due(self, now: float, room: int) -> Sequence[Publication]:
         """See Source."""
+        if self._fault is not None:
+            raise self._fault
         if self._messages is None:
             self._start()
         elapsed = self._elapsed(now)
@@ -152,7 +155,10 @@ class Playback:
             if self._speed is not None and message.at > self._position:
                 break
             found.append((self._channel_of(message.channel).encode(), message.payload))
-            self._advance()
+            try:
+                self._advance()
+            except Exception as error:  # noqa: BLE001 - whatever it is, what was read comes first
+                self._next, self._fault = None, error
         return found
 
     def hold(self, now: float) -> None:

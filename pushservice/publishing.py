@@ -28,8 +28,8 @@ class Publishing:
 
     `purpose` is a word for the log. `settled` is called for each message with the number of its
     receivers, or with None where Redis did not take it. `done` fires once the source has ended and
-    all is settled, or fails with what the source raised. Raises ValueError when the address wants
-    TLS and a file of `tls` can't be used.
+    all is settled, or fails then with what the source raised. Raises ValueError when the address
+    wants TLS and a file of `tls` can't be used.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class Publishing:
         self._tell = settled
         self._look: DelayedCall | None = None
         self._finishing = False
+        self._fault: Exception | None = None
         self.outstanding = 0
         #: whether Redis was there at any time
         self.reached = False
@@ -101,7 +102,8 @@ class Publishing:
             try:
                 due = self._source.due(now, MAX_OUTSTANDING - self.outstanding)
             except Exception as error:  # noqa: BLE001 - whatever it is ends this, and is told
-                self.done.errback(error)
+                self._fault = error
+                self._end()
                 return
             for channel, payload in due:
                 self.outstanding += 1
@@ -125,6 +127,9 @@ class Publishing:
         self._end()
 
     def _end(self) -> None:
-        ended = self._source.ended or self._finishing
+        ended = self._source.ended or self._finishing or self._fault is not None
         if ended and not self.outstanding and not self.done.called:
-            self.done.callback(None)
+            if self._fault is None:
+                self.done.callback(None)
+            else:
+                self.done.errback(self._fault)

@@ -135,6 +135,8 @@ def test_what_is_wrong_with_the_recording_comes_out():
         raise BadLine("oops")
 
     playback = Playback(messages)
+    assert texts(playback.due(NOW, ROOM)) == [b"1"]
+    assert not playback.ended
     with pytest.raises(BadLine, match="oops"):
         playback.due(NOW, ROOM)
 

@@ -110,3 +110,4 @@ async def test_what_the_source_raises_is_told_once(redis_server, publishing):
     run = publishing(redis_server.url, broken())
     with pytest.raises(BadLine, match="oops"):
         await run.publishing.done
+    assert run.settled == [0] * 3, "what came before was published"
