@@ -19,6 +19,9 @@ Publication = tuple[bytes, bytes]
 MOST_MADE_UP: Final = 1.0
 #: Seconds between two looks at the market.
 _TICK: Final = 0.02
+#: Microseconds that a recording takes at least when it is played again and again: one of a moment
+#: would be a flood.
+_SHORTEST_PASS: Final = 1_000_000
 #: What a recording gives at a time, so that there is a turn for answers and signals in between.
 _MOST_AT_ONCE: Final = 2000
 
@@ -112,7 +115,8 @@ class Playback:
     """A recording's messages with the time between them as it was, divided by `speed`.
 
     A speed of None has them as fast as they are taken. `begin` gives what a recording holds from
-    its first message on; with `loop` it is called again whenever that ended. `channel_of` gives the
+    its first message on; with `loop` it is called again whenever that ended, and a second of the
+    recording's time after it began at the earliest, unless speed is None. `channel_of` gives the
     channel for the recorded one. Ends after `count` messages, if that is given. Whatever `begin` or
     its iterator raises comes out of `due`, once all before it was given.
     """
@@ -134,6 +138,7 @@ class Playback:
         self._elapsed = _Elapsed()
         #: microseconds, by the recording's time
         self._position = 0.0
+        self._began = 0
         self._messages: Iterator[Message | Mark] | None = None
         self._next: Message | None = None
         self._fault: Exception | None = None
@@ -178,7 +183,12 @@ class Playback:
             # A recording that holds nothing would be begun again for ever.
             self.ended = True
         else:
-            self._position = self._next.at
+            self._position = self._began = self._next.at
+
+    def _start_again(self, last: Message) -> None:
+        pause = max(self._began + _SHORTEST_PASS - last.at, 0)
+        self._start()
+        self._position -= pause
 
     def _advance(self) -> None:
         if self._left is not None:
@@ -186,10 +196,10 @@ class Playback:
         if self._left == 0:
             self._next, self.ended = None, True
             return
-        self._next = self._following()
+        last, self._next = self._next, self._following()
         if self._next is None:
-            if self._loop:
-                self._start()
+            if self._loop and last is not None:
+                self._start_again(last)
             else:
                 self.ended = True
 

@@ -111,6 +111,18 @@ def test_in_a_loop_it_begins_again_at_its_end():
     assert not playback.ended
 
 
+@pytest.mark.parametrize("speed", [1.0, 10.0])
+def test_in_a_loop_a_recording_of_a_moment_is_no_flood(speed):
+    moment = [Message(7_500_000, "quote.A", b"1"), Message(7_500_100, "quote.A", b"2")]
+    playback = Playback(lambda: moment, speed, loop=True)
+    now, found = NOW, []
+    for _ in range(4):
+        found.append(len(playback.due(now, ROOM) + playback.due(now + 0.001, ROOM)))
+        assert playback.due(now + 0.99 / speed, ROOM) == []
+        now += 1.001 / speed
+    assert found == [2, 2, 2, 2]
+
+
 @pytest.mark.parametrize("loop", [True, False])
 def test_a_recording_of_nothing_ends_at_once(loop):
     playback = Playback(lambda: [Mark(1, up=False)], loop=loop)
