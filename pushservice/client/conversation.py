@@ -201,6 +201,10 @@ class Conversation:
         """The symbols that are subscribed, or are to be."""
         return self._wishes.wanted
 
+    def wants(self, symbol: str) -> bool:
+        """Whether `symbol` is one of `wanted`."""
+        return self._wishes.wants(symbol)
+
     @property
     def awaits_answers(self) -> bool:
         """Whether a request is on its way."""

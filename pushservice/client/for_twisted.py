@@ -37,7 +37,7 @@ from pushservice.client.conversation import (
     Hangup,
     Send,
 )
-from pushservice.client.events import Event, QuoteError, State
+from pushservice.client.events import Event, Gap, Quote, QuoteError, State
 from pushservice.client.options import Options, Settings
 from pushservice.client.refusals import MAX_MESSAGE, TLS_FAILED, retry_after, told_by
 from pushservice.client.twisted_tls import Trust, tls_fault
@@ -83,9 +83,9 @@ class QuoteService(Service):
         if options.secure:
             self._endpoint = wrapClientTLS(Trust(options), self._endpoint, reactor)
         self._factory = _factory(options, reactor)
-        self._callbacks: dict[type[Any], list[Callback[Any]]] = {}
+        self._callbacks: dict[type[Any], list[_Heard]] = {}
         if on_event is not None:
-            self._callbacks[object] = [on_event]
+            self._callbacks[object] = [_Heard(on_event)]
         self._link: _Link | None = None
         self._links: set[_Link] = set()
         self._stopping: list[defer.Deferred[None]] = []
@@ -109,11 +109,12 @@ class QuoteService(Service):
     def on(self, kind: type[_E], callback: Callback[_E]) -> Callable[[], None]:
         """Call `callback` with each event of `kind`; returns what ends that."""
         callbacks = self._callbacks.setdefault(kind, [])
-        callbacks.append(callback)
+        heard = _Heard(callback)
+        callbacks.append(heard)
 
         def stop() -> None:
-            if callback in callbacks:
-                callbacks.remove(callback)
+            if heard in callbacks:
+                callbacks.remove(heard)
 
         return stop
 
@@ -222,10 +223,15 @@ class QuoteService(Service):
             )
         elif not self.running:
             return  # a callback stopped the service in the middle of a message
+        elif isinstance(event, Quote | Gap) and not self._core.wants(event.symbol):
+            return  # or unsubscribed it
         for kind in (type(event), object):
-            for callback in (*self._callbacks.get(kind, ()),):
+            callbacks = self._callbacks.get(kind, [])
+            for heard in tuple(callbacks):
+                if heard not in callbacks:
+                    continue  # one before it ended it
                 try:
-                    result = callback(event)
+                    result = heard.callback(event)
                     if inspect.iscoroutine(result):
                         result = defer.Deferred.fromCoroutine(result)
                     if isinstance(result, defer.Deferred):
@@ -312,6 +318,13 @@ class QuoteService(Service):
 
         self._asking = defer.Deferred.fromCoroutine(token())
         self._asking.addErrback(failed).addCallback(came)
+
+
+class _Heard:
+    """A callback as it was given once; the same function may be given again."""
+
+    def __init__(self, callback: Callback[Any]) -> None:
+        self.callback = callback
 
 
 class _Link:

@@ -115,6 +115,11 @@ class Wishes:
         """The symbols that are subscribed or are to be, in the order of their first call."""
         return [symbol.name for symbol in self._symbols.values() if symbol.wanted]
 
+    def wants(self, name: str) -> bool:
+        """Whether a symbol is one of `wanted`."""
+        symbol = self._symbols.get(name)
+        return symbol is not None and symbol.wanted
+
     def subscribe(self, symbols: Sequence[str], done: Done) -> None:
         """Want `symbols` from now on.
 

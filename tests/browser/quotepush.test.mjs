@@ -643,6 +643,16 @@ test("an event that does not exist, and what is no function, are refused in word
   assert.throws(() => q.subscribe("A"), /function/);
 });
 
+test("a listener that one before it ended is not called any more", () => {
+  const {q, socket} = setupOpen();
+  const heard = [];
+  q.on("heartbeat", () => { heard.push("first"); stop(); });
+  const stop = q.on("heartbeat", () => heard.push("ended"));
+  q.on("heartbeat", () => heard.push("last"));
+  socket.receive({ev: "heartbeat", t: 1, feed: "up", age: 1, merged: 0});
+  assert.deepEqual(heard, ["first", "last"]);
+});
+
 test("a listener that was added twice is removed once", () => {
   const {q, socket} = setupOpen();
   let calls = 0;

@@ -518,6 +518,42 @@ async def test_a_callback_may_stop_the_service_and_is_the_last_that_is_called(
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_callback_may_unsubscribe_and_nothing_of_the_symbol_follows(
+    daemon, watch, publish, redis_server
+):
+    watched = watch(daemon("--channels", "tu.*", "--plain"))
+    seen = []
+
+    def once(quote):
+        seen.append((quote.symbol, quote.data))
+        watched.service.unsubscribe("A")
+
+    await watched.service.subscribe("A", "B")
+    watched.service.on(Quote, once)
+    quotes = [("tu.A", "1"), ("tu.A", "2"), ("tu.B", "3"), ("tu.A", "4")]
+    publish(redis_server, quotes, together=True)
+    await until(lambda: ("B", 3) in seen, "what is subscribed still")
+    await watched.service.ping()
+    assert seen == [("A", 1), ("B", 3)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_ends_a_callback_ends_it_at_once_and_no_other(listening):
+    watched = Watch(f"ws://127.0.0.1:{listening(kind=Leaver)}/", backoff=30)
+    heard = []
+    first = watched.service.on(Welcome, heard.append)
+    watched.service.on(Welcome, heard.append)
+    watched.service.on(Welcome, lambda _: last())
+    last = watched.service.on(Welcome, lambda _: heard.append("ended"))
+    first()
+    first()
+    watched.service.startService()
+    await watched.state("open")
+    await watched.service.stopService()
+    assert [type(each) for each in heard] == [Welcome]
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_service_that_stopped_in_a_callback_has_nothing_under_way(listening):
     answer = b"HTTP/1.1 403 Forbidden\r\n\r\n"
     watched, left = Watch(f"ws://127.0.0.1:{listening(None, answer)}/"), []

@@ -806,7 +806,10 @@ export class Quotepush {
 
   #emit(event, detail) {
     if (this.#state === "closed" && event !== "state") return; // a listener closed it half-way
-    for (const {fn} of [...this.#listeners.get(event) ?? []]) this.#guard(fn, detail);
+    const listeners = this.#listeners.get(event);
+    for (const listener of [...listeners ?? []]) {
+      if (listeners.has(listener)) this.#guard(listener.fn, detail); // else one before it ended it
+    }
   }
 
   #guard(fn, argument) {
