@@ -38,7 +38,7 @@ setup(
     },
     # Optional twice: no compiler is no error here, and outlet.py does without it.
     ext_modules=[Extension("pushservice._fanout", ["pushservice/_fanout.c"], optional=True)],
-    entry_points={"console_scripts": ["quotepush = pushservice.cli:main"]},
+    entry_points={"console_scripts": ["quotepush = pushservice.__main__:main"]},
     zip_safe=False,
     install_requires=[
         "autobahn>=26.10",

@@ -318,3 +318,38 @@ def test_no_command_brings_what_it_does_not_need_before_it_runs(run):
         [sys.executable, "-c", code], capture_output=True, check=False, timeout=60
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_ctrl_c_before_a_command_has_begun_is_a_line_and_no_traceback():
+    code = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'pushservice.cli':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "sys.exit(start())\n"
+    )
+    script = Path(QUOTEPUSH).read_text()
+    entry = re.search(r"^from (\S+) import (\w+)$", script, re.MULTILINE)
+    assert entry is not None, script
+    begin = f"from {entry[1]} import {entry[2]} as start\n"
+    done = subprocess.run(
+        [sys.executable, "-c", begin + code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (1, "\nAborted!\n")
+
+
+def test_python_starts_it_as_a_module_too():
+    done = subprocess.run(
+        [sys.executable, "-m", "pushservice", "--version"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stdout == f"quotepush {pushservice.__version__}\n"

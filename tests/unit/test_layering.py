@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parents[2] / "pushservice"
 FLOORS = {
     "compose": [
         "tap",
+        "__main__",
         "cli",
         "token_cli",
         "feed_cli",
