@@ -61,6 +61,8 @@ def literal(text: str | None) -> str:
 def prose(text: str) -> str:
     """The words of an option in reStructuredText, from a capital letter on."""
     escaped = re.sub(r"([*\\|])", r"\\\1", text.replace("`", "``"))
+    # An endpoint's kind, such as tcp:8008, would be taken for the scheme of a link.
+    escaped = re.sub(r"\b([a-z]+):(?=\d)", r"\1\\:", escaped)
     return escaped[:1].upper() + escaped[1:]
 
 

@@ -167,6 +167,12 @@ def test_no_link_within_the_site_is_dead(site, pages):
     assert not dead
 
 
+def test_links_that_leave_the_site_are_those_of_the_web(pages):
+    leaving = {link for page in pages.values() for link in page.links if not is_of_the_site(link)}
+    assert leaving
+    assert {urlsplit(link).scheme for link in leaving} <= {"http", "https"}, leaving
+
+
 def test_links_between_documents_lead_to_pages_and_not_to_their_sources(pages):
     for page in pages.values():
         for link in filter(is_of_the_site, page.links):
