@@ -577,6 +577,7 @@ async def test_a_cancelled_call_leaves_the_service_whole(daemon, watch):
     with pytest.raises(defer.CancelledError):
         await calling
     await watched.state("open")
+    assert watched.service.symbols == ["A"], "what it asked for holds"
     assert await watched.service.subscribe("A") == {}
 
 
