@@ -6,11 +6,12 @@ Must not know: what is typed at a shell. It is told what to watch, and says what
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import BinaryIO, Protocol, TextIO
 
 import msgspec
@@ -126,6 +127,31 @@ def interrupts(stop: asyncio.Event) -> Iterator[None]:
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
+
+
+@contextmanager
+def suspending(take: Callable[[ExitStack], None]) -> Iterator[None]:
+    """Within the block Ctrl-Z lets go of what `take` enters, and coming back takes it again.
+
+    A shell gets its terminal as it was; and it does not keep a program's settings for later.
+    """
+    loop = asyncio.get_running_loop()
+
+    def suspend() -> None:
+        held.close()
+        loop.remove_signal_handler(signal.SIGTSTP)
+        # Here it stands still until somebody has it go on.
+        os.kill(os.getpid(), signal.SIGTSTP)
+        loop.add_signal_handler(signal.SIGTSTP, suspend)
+        take(held)
+
+    with ExitStack() as held:
+        take(held)
+        loop.add_signal_handler(signal.SIGTSTP, suspend)
+        try:
+            yield
+        finally:
+            loop.remove_signal_handler(signal.SIGTSTP)
 
 
 # -- lines -----------------------------------------------------------------------------------------
@@ -269,7 +295,11 @@ async def show(
             screen.show(board, url, now)
             await asyncio.sleep(_FRAME)
 
-    with interrupts(stop), screen, keys(sys.stdin.fileno(), pressed):
+    def take_terminal(held: ExitStack) -> None:
+        held.enter_context(screen)
+        held.enter_context(keys(sys.stdin.fileno(), pressed))
+
+    with interrupts(stop), suspending(take_terminal):
         drawing = asyncio.create_task(draw())
         # A table that can't be drawn any more has nobody who looks at it.
         drawing.add_done_callback(lambda _: stop.set())

@@ -274,6 +274,27 @@ def test_ctrl_c_leaves_all_as_it_was_with_status_0(served, terminal):
     seen.wait_for("\x1b[?1049l", "\x1b[?25h")
 
 
+def test_ctrl_z_gives_the_terminal_back_and_fg_takes_it_again(served, tmp_path):
+    shell = Terminal(["bash", "--norc", "-i"], tmp_path)
+    try:
+        shell.press(f"{QUOTEPUSH} watch {' '.join(trusted(served, 'CTRLZ'))}\r".encode())
+        shell.wait_for("\x1b[?1049h", "CTRLZ", "● open")
+        there = len(shell.seen)
+        shell.press(b"\x1a")
+        shell.wait_for("\x1b[?1049l", "\x1b[?25h", "Stopped", after=there)
+        there = len(shell.seen)
+        shell.press(b"fg\r")
+        shell.wait_for("\x1b[?1049h", "● open", after=there)
+        # Keys are read as they are pressed again.
+        shell.press(b"q")
+        shell.wait_for("\x1b[?1049l", "0 quotes, 0 merged", after=there)
+        there = len(shell.seen)
+        shell.press(b"echo status $?\r")
+        shell.wait_for("status 0", after=there)
+    finally:
+        shell.close()
+
+
 def test_the_table_follows_the_terminals_size(served, terminal, publish, redis_server):
     publish(redis_server, [(f"{PREFIX}.SIZE", '{"last":1,"bid":2,"ask":3,"volume":4,"open":5}')])
     seen = terminal(*trusted(served, "SIZE"), width=100)
