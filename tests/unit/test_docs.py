@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -171,6 +173,29 @@ def test_every_option_that_is_named_exists(path):
     ours = re.sub(theirs, "", parsed(path).astext())
     found = set(re.findall(r"(?<![\w-])--([a-z][a-z-]*[a-z])", ours))
     assert found <= known
+
+
+def starts_of(path: Path) -> list[list[str]]:
+    """What follows the word quotepush wherever a document starts a daemon."""
+    found = []
+    for block in parsed(path).findall(nodes.literal_block):
+        for line in block.astext().replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True) if line.startswith("twistd ") else []
+            if "quotepush" in words:
+                found.append(words[words.index("quotepush") + 1 :])
+    return found
+
+
+@each_document
+def test_every_start_of_a_daemon_that_is_shown_has_options_that_are_taken(path, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("QUOTEPUSH_")]:
+        monkeypatch.delenv(name)
+    for words in starts_of(path):
+        Options().parseOptions(words)
+
+
+def test_starts_of_daemons_are_found():
+    assert len(starts_of(ROOT / "docs" / "operations.rst")) >= 5
 
 
 def option_rows(path: Path) -> dict[str, list[str]]:
