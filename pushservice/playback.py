@@ -118,12 +118,13 @@ class Playback:
     its first message on; with `loop` it is called again whenever that ended, and a second of the
     recording's time after it began at the earliest, unless speed is None. `channel_of` gives the
     channel for the recorded one. Ends after `count` messages, if that is given. Whatever `begin` or
-    its iterator raises comes out of `due`, once all before it was given.
+    its iterator raises comes out of `due`, once all before it was given; where it gives None, what
+    follows is not there yet, and is looked for again.
     """
 
     def __init__(
         self,
-        begin: Callable[[], Iterable[Message | Mark]],
+        begin: Callable[[], Iterable[Message | Mark | None]],
         speed: float | None = 1.0,
         *,
         loop: bool = False,
@@ -138,9 +139,10 @@ class Playback:
         self._elapsed = _Elapsed()
         #: microseconds, by the recording's time
         self._position = 0.0
-        self._began = 0
-        self._messages: Iterator[Message | Mark] | None = None
+        self._began: int | None = None
+        self._messages: Iterator[Message | Mark | None] | None = None
         self._next: Message | None = None
+        self._dry = False
         self._fault: Exception | None = None
         self.ended = False
 
@@ -148,11 +150,14 @@ class Playback:
         """See Source."""
         if self._fault is not None:
             raise self._fault
-        if self._messages is None:
-            self._start()
         elapsed = self._elapsed(now)
         if self._speed is not None:
             self._position += elapsed * self._speed * 1e6
+        # The first message is due when it is there, however long that took.
+        if self._messages is None:
+            self._start()
+        elif self._dry:
+            self._take(None)
         found: list[Publication] = []
         room = min(room, _MOST_AT_ONCE)
         while self._next is not None and len(found) < room:
@@ -172,20 +177,19 @@ class Playback:
 
     def wait(self) -> float:
         """See Source."""
+        if self._dry:
+            return _TICK
         if self._next is None or self._speed is None:
             return 0.0
         return max((self._next.at - self._position) / self._speed / 1e6, 0.0)
 
     def _start(self) -> None:
         self._messages = iter(self._begin())
-        self._next = self._following()
-        if self._next is None:
-            # A recording that holds nothing would be begun again for ever.
-            self.ended = True
-        else:
-            self._position = self._began = self._next.at
+        self._began = None
+        self._take(None)
 
     def _start_again(self, last: Message) -> None:
+        assert self._began is not None, "there was a last message"
         pause = max(self._began + _SHORTEST_PASS - last.at, 0)
         self._start()
         self._position -= pause
@@ -195,14 +199,28 @@ class Playback:
             self._left -= 1
         if self._left == 0:
             self._next, self.ended = None, True
-            return
-        last, self._next = self._next, self._following()
+        else:
+            self._take(self._next)
+
+    def _take(self, last: Message | None) -> None:
+        """The message after `last` comes next, if there is one."""
+        self._next = self._following()
         if self._next is None:
+            if self._dry:
+                return
+            # A recording that holds nothing would be begun again for ever.
             if self._loop and last is not None:
                 self._start_again(last)
             else:
                 self.ended = True
+        elif self._began is None:
+            self._position = self._began = self._next.at
 
     def _following(self) -> Message | None:
         assert self._messages is not None, "it was begun"
-        return next((each for each in self._messages if isinstance(each, Message)), None)
+        for each in self._messages:
+            self._dry = each is None
+            if each is None or isinstance(each, Message):
+                return each
+        self._dry = False
+        return None

@@ -6,7 +6,10 @@ Must not know: what the lines say, beyond that the first is the header; Redis; o
 from __future__ import annotations
 
 import gzip
+import io
+import itertools
 import os
+import select
 import sys
 import zlib
 from collections.abc import Iterator
@@ -24,6 +27,8 @@ COMPRESSIONS: Final = {"none": ".jsonl", "gzip": ".jsonl.gz", "zstd": ".jsonl.zs
 STANDARD: Final = "-"
 
 _CHUNK: Final = 64 * 1024
+#: bytes that say how what follows is compressed
+_MAGIC: Final = 4
 #: bytes of the longest line: a payload of Redis's largest string, in base64, would be longer
 _LONGEST_LINE: Final = 256 * 1024 * 1024
 
@@ -81,9 +86,10 @@ class RecordingFile:
 class Recording:
     """A recording that is read, whatever it is compressed by: iterate over what it holds, once.
 
-    `header` is there at once. `warnings` says what was left out, for people, once all is read: an
-    end that was cut, and a line that was. Raises BadRecording for what is no recording, and for a
-    line that is none, with its number.
+    From the standard input None stands for what is not there yet, so that nobody is held up who
+    has other things to do. `header` is there at once, and waited for. `warnings` says what was left
+    out, for people, once all is read: an end that was cut, and a line that was. Raises BadRecording
+    for what is no recording, and for a line that is none, with its number.
     """
 
     def __init__(self, path: str) -> None:
@@ -95,9 +101,12 @@ class Recording:
         except OSError as error:
             raise BadRecording(f"can't read {path}: {error.strerror}") from None
         self._own = path != STANDARD
+        # The header is waited for.
+        self._waits = True
         self._rest = self._numbered()
         try:
             first = next(self._rest, None)
+            self._waits = False
             if first is None:
                 # What is compressed may be cut before its first block's end.
                 cut = f"{self.name} ends before its first line: whoever wrote it was cut off"
@@ -110,8 +119,12 @@ class Recording:
             self.close()
             raise
 
-    def __iter__(self) -> Iterator[Message | Mark]:
-        for number, line, whole in self._rest:
+    def __iter__(self) -> Iterator[Message | Mark | None]:
+        for numbered in self._rest:
+            if numbered is None:
+                yield None
+                continue
+            number, line, whole = numbered
             try:
                 found = read_line(line)
             except BadLine as error:
@@ -142,12 +155,15 @@ class Recording:
 
     # -- within ----------------------------------------------------------------------------------
 
-    def _numbered(self) -> Iterator[tuple[int, bytes, bool]]:
-        """The lines by number, without their ends; the last may have had none."""
+    def _numbered(self) -> Iterator[tuple[int, bytes, bool] | None]:
+        """The lines by number, without their ends; the last may have had none. None: see above."""
         number = 0
         begun: list[bytes] = []
         size = 0
         for chunk in self._plain():
+            if chunk is None:
+                yield None
+                continue
             *lines, rest = chunk.split(b"\n")
             for line in lines:
                 number += 1
@@ -162,34 +178,67 @@ class Recording:
         if last:
             yield number + 1, last, False
 
-    def _plain(self) -> Iterator[bytes]:
+    def _plain(self) -> Iterator[bytes | None]:
         """The bytes as they were before they were compressed, by what the first of them say."""
         try:
-            chunk = self._file.read(_CHUNK)
-            if chunk.startswith(b"\x1f\x8b"):
-                yield from self._inflated(chunk, lambda: zlib.decompressobj(wbits=31))
-            elif chunk.startswith(b"\x28\xb5\x2f\xfd"):
-                yield from self._inflated(chunk, zstandard.ZstdDecompressor().decompressobj)
+            start = b""
+            chunks = self._chunks()
+            for chunk in chunks:
+                start += chunk or b""
+                if len(start) >= _MAGIC:
+                    break
+            chunks = itertools.chain([start], chunks)
+            if start.startswith(b"\x1f\x8b"):
+                yield from self._inflated(chunks, lambda: zlib.decompressobj(wbits=31))
+            elif start.startswith(b"\x28\xb5\x2f\xfd"):
+                yield from self._inflated(chunks, zstandard.ZstdDecompressor().decompressobj)
             else:
-                while chunk:
-                    yield chunk
-                    chunk = self._file.read(_CHUNK)
+                yield from chunks
         except (zlib.error, zstandard.ZstdError) as error:
             raise BadRecording(f"{self.name}: what is compressed is damaged: {error}") from None
         except OSError as error:
             reason = error.strerror or os.strerror(error.errno or 0)
             raise BadRecording(f"can't read {self.name}: {reason}") from None
 
-    def _inflated(self, chunk: bytes, begin: Any) -> Iterator[bytes]:
+    def _chunks(self) -> Iterator[bytes | None]:
+        """The bytes as they are; None where they are not there yet."""
+        if self._own:
+            read: Any = self._file.read
+        else:
+            # What there is, and no more: who writes it may take his time.
+            read = self._file.read1  # type: ignore[attr-defined]  # of buffered streams
+        while True:
+            if not self._own and not self._waits and not _is_readable(self._file):
+                yield None
+                continue
+            chunk = read(_CHUNK)
+            if not chunk:
+                return
+            yield chunk
+
+    def _inflated(self, chunks: Iterator[bytes | None], begin: Any) -> Iterator[bytes | None]:
         stream = begin()
-        while chunk:
-            if stream.eof:
-                # Files that were put together with cat go on after an end.
-                stream = begin()
-            yield stream.decompress(chunk)
-            chunk = stream.unused_data or self._file.read(_CHUNK)
+        for chunk in chunks:
+            if chunk is None:
+                yield None
+            rest = chunk
+            while rest:
+                if stream.eof:
+                    # Files that were put together with cat go on after an end.
+                    stream = begin()
+                yield stream.decompress(rest)
+                rest = stream.unused_data
         if not stream.eof:
             self.warnings.append(f"{self.name} ends before its end: whoever wrote it was cut off")
+
+
+def _is_readable(file: BinaryIO) -> bool:
+    """Whether a read would return at once, with something or at the end."""
+    try:
+        return bool(select.select([file], [], [], 0)[0])
+    except io.UnsupportedOperation:
+        # It is none of the system's, and has all.
+        return True
 
 
 def _opened(path: str, mode: str) -> Any:

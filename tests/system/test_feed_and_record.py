@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
 import re
 import signal
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from redis_process import Authority, start_redis
@@ -16,7 +18,7 @@ from shell import QUOTEPUSH, Command
 from system_clients import client_of
 from system_harness import environment, free_port, poll
 
-from pushservice.recording import Message
+from pushservice.recording import Header, Message, header_line, message_line
 from pushservice.recordings import Recording
 
 ODD = [b'{"last":10.50}', b"plain", b"", b"\xff\x00\n", b'{"a":\r\n1}', '"贵"'.encode(), b" 1 "]
@@ -27,7 +29,7 @@ def quotepush(tmp_path) -> Iterator:
     """quotepush(*words): a Command in an empty directory, ended at the end."""
     commands: list[Command] = []
 
-    def start(*words: str, **env: str) -> Command:
+    def start(*words: str, **env: Any) -> Command:
         commands.append(Command(*words, directory=tmp_path, **env))
         return commands[-1]
 
@@ -134,6 +136,24 @@ def test_a_recording_goes_through_a_pipe(own_redis, tmp_path, publish, quotepush
 
         poll(ended, "the end")
         assert (piped.returncode, b"Traceback" in piped.stderr.read()) == (0, False)
+
+
+def test_what_comes_through_a_pipe_is_played_as_it_comes_and_ctrl_c_is_heard(
+    quotepush, own_redis, tmp_path
+):
+    redis = own_redis()
+    theirs, ours = os.pipe()
+    heard = recorder(quotepush, redis, tmp_path / "r.jsonl", "--count", "2")
+    words = ("feed", "-", "--speed", "max", "--redis", redis.url)
+    with os.fdopen(theirs, "rb") as stdin, os.fdopen(ours, "wb", 0) as pipe:
+        played = quotepush(*words, stdin=stdin.fileno())
+        pipe.write(header_line(Header(1, ("rec.*",))) + message_line(Message(2, "rec.A", b"1")))
+        played.wait_for(", 1 published")
+        pipe.write(message_line(Message(3, "rec.A", b"2")))
+        assert heard.wait() == 0
+        assert played.interrupt() == 0
+    assert "2 quotes published" in played.err
+    assert [each.payload for each in messages(tmp_path / "r.jsonl")[0]] == [b"1", b"2"]
 
 
 def test_redis_that_restarts_is_waited_for_by_both(quotepush, own_redis, tmp_path):

@@ -141,6 +141,17 @@ def test_channels_are_renamed():
     assert playback.due(NOW, ROOM) == [(b"my.quote.A", b"1")]
 
 
+def test_what_is_not_there_yet_is_looked_for_again():
+    playback = Playback(lambda: iter([None, MESSAGES[0], None, None, MESSAGES[1]]), loop=True)
+    assert playback.due(NOW, ROOM) == []
+    assert playback.wait() > 0
+    assert texts(playback.due(NOW + 50, ROOM)) == [b"1"]
+    assert playback.due(NOW + 50.05, ROOM) == []
+    assert not playback.ended
+    assert playback.due(NOW + 50.06, ROOM) == [], "it is there, and due later"
+    assert texts(playback.due(NOW + 50.11, ROOM)) == [b"2"]
+
+
 def test_what_is_wrong_with_the_recording_comes_out():
     def messages():
         yield MESSAGES[0]

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -220,3 +221,46 @@ def test_the_standard_streams_are_used_and_left_open(monkeypatch, compression):
         assert list(recording) == MESSAGES[:1]
         assert recording.name == "the standard input"
     assert not sys.stdin.buffer.closed
+
+
+@pytest.fixture
+def deadline() -> Iterator[None]:
+    """What reads a pipe where nothing comes ends as a failure."""
+
+    def late(*_: object) -> None:
+        raise AssertionError("it was held up")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("deadline")
+@each_compression
+def test_of_the_standard_input_what_is_not_there_yet_holds_up_nobody(monkeypatch, compression):
+    theirs, ours = os.pipe()
+    with os.fdopen(theirs, "rb") as stdin, os.fdopen(ours, "wb", 0) as pipe:
+        file = RecordingFile(f"/dev/fd/{ours}", compression, overwrite=True)
+
+        def write(*lines: bytes) -> None:
+            for line in lines:
+                file.write(line)
+            file.flush()
+
+        write(*LINES[:2])
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=stdin))
+        with Recording("-") as recording:
+            found = iter(recording)
+            assert next(found) == MESSAGES[0]
+            assert [next(found), next(found)] == [None, None]
+            write(LINES[2][:9])
+            assert next(found) is None
+            write(LINES[2][9:], LINES[3])
+            later = [each for _, each in zip(range(9), found, strict=False) if each is not None]
+            assert later == MESSAGES[1:3]
+            file.close()
+            pipe.close()
+            assert [each for each in found if each is not None] == []
+            assert not recording.warnings
