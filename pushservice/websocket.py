@@ -126,16 +126,23 @@ class QuoteProtocol(LeanProtocol):
             if self._parting is not None and len(self.data) > MAX_KEPT_WHILE_CLOSING:
                 self._listen_no_more()
         except Exception:  # noqa: BLE001 - one client's fault closes that client alone
-            self.factory.counters.client_failures += 1
-            incident = self.factory.incident()
-            self.factory.log.failure(
-                "connection {conn} failed: incident {incident}", conn=self.conn, incident=incident
-            )
-            self._fail(incident)
+            self._fail(self._incident())
+
+    def _incident(self) -> str:
+        """Log the fault of ours that is being handled; the id by which the client is told of it."""
+        self.factory.counters.client_failures += 1
+        incident = self.factory.incident()
+        self.factory.log.failure(
+            "connection {conn} failed: incident {incident}", conn=self.conn, incident=incident
+        )
+        return incident
 
     def _fail(self, incident: str) -> None:
-        """Tell the client of a fault of ours, if it can be told yet, and close it."""
+        """Tell the client of a fault of ours, and close it."""
         try:
+            if self.state == self.STATE_CONNECTING and self._page is None:
+                self.failHandshake(wire.internal_error(incident), HTTPStatus.INTERNAL_SERVER_ERROR)
+                return
             if self.session is not None:
                 self.session.failed(incident)
             self.close(CloseCode.INTERNAL_ERROR)
@@ -245,8 +252,21 @@ class QuoteProtocol(LeanProtocol):
     def onConnect(self, request: ConnectionRequest) -> Any:
         """Accept with the first subprotocol offered that is known; none offered is fine too.
 
-        Returns that and no headers, or a Deferred of it; raises ConnectionDeny.
+        Returns that and no headers, or a Deferred of it; raises ConnectionDeny, and nothing else:
+        Autobahn would show the client the text of any other exception, and nobody else.
         """
+        try:
+            return self._decide(request)
+        except ConnectionDeny:
+            raise
+        except Exception:  # noqa: BLE001 - said in the log, and to the client by an id
+            raise self._denial_of_fault() from None
+
+    def _denial_of_fault(self) -> ConnectionDeny:
+        said = wire.internal_error(self._incident())
+        return ConnectionDeny(HTTPStatus.INTERNAL_SERVER_ERROR.value, said)
+
+    def _decide(self, request: ConnectionRequest) -> Any:
         factory = self.factory
         self._need_room()
         if factory.admission.crowded_out(self._address):
@@ -296,6 +316,8 @@ class QuoteProtocol(LeanProtocol):
                 self._need_room()
             except ConnectionDeny as denial:
                 verdict.errback(denial)
+            except Exception:  # noqa: BLE001 - as in `onConnect`
+                verdict.errback(self._denial_of_fault())
             else:
                 verdict.callback((chosen, {}))
 
@@ -348,6 +370,13 @@ class QuoteProtocol(LeanProtocol):
         self.dropConnection(abort=False)
 
     # -- the open connection ---------------------------------------------------------------------
+
+    def succeedHandshake(self, res: tuple[str | None, dict[str, str]]) -> None:
+        """Answer, open, and read what came along; called within a Deferred, which hides faults."""
+        try:
+            super().succeedHandshake(res)
+        except Exception:  # noqa: BLE001 - one client's fault closes that client alone
+            self._fail(self._incident())
 
     def onOpen(self) -> None:
         self._set_deadline(None)

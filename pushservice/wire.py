@@ -144,9 +144,14 @@ def error(id: CommandId | None, code: ErrorCode, message: str, retry: int | None
     return _encode(event)
 
 
+def internal_error(incident: str) -> str:
+    """What is said of a fault of ours, by the id that the log has of it."""
+    return f"internal error: incident {incident}"
+
+
 def incident(codec: Codec, incident: str) -> bytes:
     """Says, as a piece for `codec`, that something failed here, and by which id to ask about it."""
-    return codec.failure(error(None, ErrorCode.INTERNAL, f"internal error: incident {incident}"))
+    return codec.failure(error(None, ErrorCode.INTERNAL, internal_error(incident)))
 
 
 def heartbeat(t: int, feed_up: bool, age: int | None, merged: int) -> bytes:

@@ -55,11 +55,13 @@ from pushservice.outlet import choose
 from pushservice.proxies import NOBODY, Trusted
 from pushservice.reception import QuoteFactory
 from pushservice.revocations import Revocations
+from pushservice.session import Session
 from pushservice.tls import Pair, TLSFactory, development_pair, server_options
 from pushservice.websocket import (
     MAX_PAGE_REQUESTS,
     MAX_REQUEST_HEAD,
     PAGE_TIMEOUT,
+    QuoteProtocol,
 )
 
 
@@ -771,6 +773,37 @@ def test_a_fault_in_one_session_closes_that_client_alone_with_the_id_that_the_lo
     assert event["conn"] == broken.protocol.conn
     [error] = json.loads(told)
     assert (error["code"], error["msg"]) == (500, f"internal error: incident {event['incident']}")
+
+
+def fail(*_: object) -> None:
+    raise ZeroDivisionError("what is said here is for the log")
+
+
+def test_a_fault_before_a_handshake_is_sorted_out_is_500_too(logged_failures, monkeypatch):
+    edge = Edge()
+    monkeypatch.setattr(LeanProtocol, "processHandshake", fail)
+    connection = edge.connect()
+    connection.send(REQUEST % b"")
+    [event] = logged_failures.flush(ZeroDivisionError)
+    assert connection.transport.value().startswith(b"HTTP/1.1 500 ")
+    assert event["incident"].encode() in connection.transport.value()
+    assert connection.transport.disconnecting
+
+
+@pytest.mark.parametrize("at", ["open", "receive"])
+def test_a_fault_while_a_connection_opens_closes_it_with_the_id_that_the_log_has(
+    logged_failures, monkeypatch, at
+):
+    edge = Edge()
+    monkeypatch.setattr(Session, at, fail)
+    connection = edge.connect()
+    connection.send(REQUEST % b"" + masked(1, b"{}"))
+    *_, (_, told), (_, end) = unframe(connection.transport.value().partition(b"\r\n\r\n")[2])
+    [event] = logged_failures.flush(ZeroDivisionError)
+    [error] = json.loads(told)
+    assert (error["code"], error["msg"]) == (500, f"internal error: incident {event['incident']}")
+    assert int.from_bytes(end[:2]) == CloseCode.INTERNAL_ERROR
+    assert edge.hub.count_outboxes() == 0
 
 
 def test_a_failed_delivery_closes_its_client_with_1011(logged_failures):
@@ -1506,3 +1539,22 @@ def test_an_open_client_keeps_nothing_of_its_token():
     assert not {"_identity", "_verifying", "http_headers", "http_request_data"} & kept
     assert "_verifying" not in vars(Door().ask().protocol)
     connection.lose()
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_fault_in_a_handshake_is_500_with_the_id_that_the_log_has(
+    logged_failures, monkeypatch, later
+):
+    door = Door()
+    door.verdicts.later = later
+    monkeypatch.setattr(QuoteProtocol, "_accept", fail)
+    connection = door.ask(BEARER % b"ann")
+    if later:
+        door.verdicts.answer()
+    head, _, body = connection.transport.value().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
+    [event] = logged_failures.flush(ZeroDivisionError)
+    assert body.decode() == f"internal error: incident {event['incident']}\n"
+    assert event["conn"] == connection.protocol.conn
+    assert connection.transport.disconnecting
+    assert door.edge.counters.client_failures == 1
