@@ -16,6 +16,9 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
+from pushservice.web import new_incident
+from pushservice.wire import internal_error
+
 #: Digits of a number that are looked at.
 _DIGITS: Final = 9
 
@@ -103,20 +106,29 @@ class Question(Resource):
             request.setHeader(b"allow", b"GET, HEAD")
             refusal = {"error": "only GET and HEAD are served"}
             return _begun(request, json_reply(refusal, HTTPStatus.METHOD_NOT_ALLOWED))
-        outcome = self._answer(request)
+        try:
+            outcome = self._answer(request)
+        except Exception:  # noqa: BLE001 - said in the log, and in the answer by an id
+            outcome = self._failed(request, Failure())
         if isinstance(outcome, Reply):
             return _begun(request, outcome)
         self._answer_later(request, outcome)
         return NOT_DONE_YET
 
+    def _failed(self, request: Request, failure: Failure) -> Reply:
+        incident = new_incident()
+        self.log.failure(
+            "answering {path} failed: incident {incident}",
+            failure,
+            path=request.path,
+            incident=incident,
+        )
+        fault = {"error": internal_error(incident)}
+        return json_reply(fault, HTTPStatus.INTERNAL_SERVER_ERROR)
+
     def _answer_later(self, request: Request, outcome: Deferred[Reply]) -> None:
         gone: list[object] = []
         request.notifyFinish().addErrback(gone.append)
-
-        def failed(failure: Failure) -> Reply:
-            self.log.failure("answering {path} failed", failure, path=request.path)
-            fault = {"error": "the answer failed; the log says how"}
-            return json_reply(fault, HTTPStatus.INTERNAL_SERVER_ERROR)
 
         def finish(reply: Reply) -> None:
             # Whoever left in the meantime gets no answer, and Twisted does not like to be asked.
@@ -127,7 +139,7 @@ class Question(Resource):
                     request.write(body)
                 request.finish()
 
-        outcome.addErrback(failed).addCallback(finish)
+        outcome.addErrback(lambda failure: self._failed(request, failure)).addCallback(finish)
 
 
 def _begun(request: Request, reply: Reply) -> bytes:

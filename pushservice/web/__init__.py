@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import secrets
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from importlib.resources import files
@@ -15,10 +16,14 @@ from io import BytesIO
 from typing import Any, Final
 
 import msgspec
-from twisted.web.http import NOT_FOUND
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import INTERNAL_SERVER_ERROR, NOT_FOUND
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
+
+from pushservice.wire import internal_error
 
 #: Symbols that one request for /symbols.json may ask for.
 MAX_SYMBOLS: Final = 1000
@@ -32,8 +37,34 @@ _COMMON_HEADERS: Final = {
 }
 
 
+def new_incident() -> str:
+    """An id for a fault of ours in an answer over HTTP, for the log and for who asked."""
+    return secrets.token_hex(6)
+
+
 class _Request(Request):
     """A request without a body: what the page serves needs none, and bodies cost memory."""
+
+    log = Logger()
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        incident = new_incident()
+        # The path alone: tokens may stand behind it.
+        self.log.failure(
+            "answering {path} failed: incident {incident}",
+            reason,
+            path=self.path,
+            incident=incident,
+        )
+        body = f"{internal_error(incident)}\n".encode()
+        # Twisted's methods are not annotated.
+        request: Any = self
+        request.setResponseCode(INTERNAL_SERVER_ERROR)
+        request.setHeader(b"content-type", b"text/plain; charset=utf-8")
+        request.setHeader(b"content-length", b"%d" % len(body))
+        request.write(body)
+        request.finish()
+        return reason
 
     def gotLength(self, length: int | None) -> None:
         self.content = BytesIO()

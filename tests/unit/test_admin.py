@@ -229,8 +229,23 @@ async def test_who_leaves_before_the_answer_is_there_gets_none_and_harms_nobody(
 async def test_a_report_that_fails_is_an_error_in_words(admin, logged_failures):
     admin.state.waits = defer.fail(ZeroDivisionError())
     status, _, words = await admin.ask("GET /clients")
-    assert (status, words) == (500, {"error": "the answer failed; the log says how"})
-    assert logged_failures.flush(ZeroDivisionError)
+    [event] = logged_failures.flush(ZeroDivisionError)
+    assert (status, words) == (500, {"error": f"internal error: incident {event['incident']}"})
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_fault_in_an_answer_at_once_is_an_error_in_words_too(
+    admin, logged_failures, monkeypatch
+):
+    def fail() -> dict[str, Any]:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(admin.state, "status", fail)
+    status, headers, words = await admin.ask("GET /status?any=thing")
+    [event] = logged_failures.flush(ZeroDivisionError)
+    assert (status, words) == (500, {"error": f"internal error: incident {event['incident']}"})
+    assert headers["content-type"] == "application/json"
+    assert event["path"] == b"/status"
 
 
 @pytest_twisted.ensureDeferred

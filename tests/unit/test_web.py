@@ -322,3 +322,19 @@ async def test_without_the_page_every_request_is_told_to_upgrade(serve, method, 
     assert answer.body == b"This is a WebSocket server: connect with wss:// or ws://.\n"
     assert served.counted == 1
     assert served.limits == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_fault_in_an_answer_is_500_with_the_id_that_the_log_has(
+    serve, logged_failures, monkeypatch
+):
+    served = serve()
+
+    # What is asked for is kept there.
+    monkeypatch.setattr(served, "limits", None)
+    answer = await served.ask("/symbols.json?limit=3&token=secret")
+    [event] = logged_failures.flush(AttributeError)
+    assert answer.status == 500
+    assert answer.body.decode() == f"internal error: incident {event['incident']}\n"
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert event["path"] == b"/symbols.json"
