@@ -153,7 +153,7 @@ class Access:
         if self._feed is not None:
             await self._feed.stop()
 
-    def _revoked(self, kind: Kind, name: str) -> None:
+    def _revoked(self, kind: Kind, name: str, just_now: bool) -> None:
         if self.doorkeeper is not None:
             user, token = (name, None) if kind == "user" else (None, name)
-            self.doorkeeper.look_for_revoked(user, token)
+            self.doorkeeper.look_for_revoked(user, token, just_now=just_now)

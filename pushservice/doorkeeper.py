@@ -124,14 +124,21 @@ class Doorkeeper:
             _forget(self._by_user, identity.user, client)
             _forget(self._by_token, identity.token_id, client)
 
-    def look_for_revoked(self, user: str | None, token_id: str | None) -> None:
-        """A user, or a token, was revoked: shut out whom that concerns."""
+    def look_for_revoked(
+        self, user: str | None, token_id: str | None, *, just_now: bool = False
+    ) -> None:
+        """A user, or a token, was revoked: shut out whom that concerns.
+
+        `just_now`: that is everybody of that name then. Whoever is in came with what was issued
+        before, whatever clocks say.
+        """
         found = [
             *(self._by_user.get(user, ()) if user is not None else ()),
             *(self._by_token.get(token_id, ()) if token_id is not None else ()),
         ]
         for client in found:
-            if client.identity is not None and self._revocations.revoked(client.identity):
+            identity = client.identity
+            if identity is not None and (just_now or self._revocations.revoked(identity)):
                 client.shut_out("the token was revoked")
 
     def stop(self) -> None:

@@ -48,8 +48,9 @@ def revoked_hash(prefix: str = "quotepush:") -> str:
 class RevocationFeed:
     """Tells `revocations` of what is revoked in one Redis, for as long as it runs.
 
-    `revoked` is called with kind and name of each that is news, once it is remembered. Two
-    connections: one that listens takes no other commands. Raises ValueError as RedisLink does.
+    `revoked` is called with kind and name of each, once it is remembered, and with whether it was
+    just now: of each message, and of what is news in the hash, which may be old. Two connections:
+    one that listens takes no other commands. Raises ValueError as RedisLink does.
     """
 
     log = Logger()
@@ -59,7 +60,7 @@ class RevocationFeed:
         reactor: Any,
         address: RedisAddress,
         revocations: Revocations,
-        revoked: Callable[[Kind, str], None],
+        revoked: Callable[[Kind, str, bool], None],
         tls: RedisTLS | None = None,
         *,
         prefix: str = "quotepush:",
@@ -222,9 +223,10 @@ class RevocationFeed:
         self._take(*entry, None)
 
     def _take(self, kind: Kind, name: str, at: float | None) -> None:
-        if self._revocations.revoke(kind, name, at):
+        just_now = at is None
+        if self._revocations.revoke(kind, name, at) or just_now:
             try:
-                self._tell(kind, name)
+                self._tell(kind, name, just_now)
             except Exception:  # noqa: BLE001 - the next one has to be revoked too
                 self.log.failure("nothing followed from a revocation")
 

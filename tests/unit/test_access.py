@@ -125,7 +125,20 @@ def test_what_is_revoked_shuts_out_whom_it_concerns_and_refuses_them_from_then_o
     made.doorkeeper.came(client)
     # As the feed of revocations does.
     made._revocations.revoke(kind, name)
-    made._revoked(kind, name)
+    made._revoked(kind, name, just_now=False)
     assert out == ["the token was revoked"]
     assert isinstance(outcome(made, signed("ES256", aud=None)), Refused)
+    made.doorkeeper.left(client)
+
+
+def test_what_is_revoked_just_now_shuts_out_whoever_is_in(tmp_path):
+    made = access(auth="token", token_key=key_file(tmp_path, "ES256"))
+    out: list[str] = []
+    # From an issuer whose clock is ahead.
+    client: Any = Client(outcome(made, signed("ES256", aud=None, iat=NOW + 2)), out)
+    assert made.doorkeeper is not None
+    made.doorkeeper.came(client)
+    made._revocations.revoke("user", "ann")
+    made._revoked("user", "ann", just_now=True)
+    assert out == ["the token was revoked"]
     made.doorkeeper.left(client)

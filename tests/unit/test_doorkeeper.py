@@ -181,6 +181,16 @@ def test_who_has_a_token_that_was_issued_after_a_users_revocation_stays(house):
     assert visitor.told == []
 
 
+def test_whoever_is_in_when_a_user_is_revoked_is_shut_out_though_the_issuers_clock_is_ahead(house):
+    ann, bob = (Visitor(house.clock, Identity(user, issued_at=NOW + 2)) for user in ("ann", "bob"))
+    house.doorkeeper.came(ann)
+    house.doorkeeper.came(bob)
+    house.revocations.revoke("user", "ann")
+    house.doorkeeper.look_for_revoked("ann", None, just_now=True)
+    assert ann.told == [("out", 0, "the token was revoked")]
+    assert bob.told == []
+
+
 def test_many_at_one_moment_share_one_timer_and_may_take_each_other_along(house):
     class Pair(Visitor):
         other: Pair

@@ -32,13 +32,16 @@ class Watch:
         self.revocations = Revocations(reactor)
         self.told: list[tuple[str, str]] = []
         self.known_when_told: list[bool] = []
+        #: whether it was said to be of this moment
+        self.just_now: list[bool] = []
         address = redis_address(url)
         assert address is not None
         self.feed = RevocationFeed(reactor, address, self.revocations, self.take, prefix=PREFIX)
         self.feed.start()
 
-    def take(self, kind: str, name: str) -> None:
+    def take(self, kind: str, name: str, just_now: bool) -> None:
         self.told.append((kind, name))
+        self.just_now.append(just_now)
         self.known_when_told.append(self.refuses(kind, name))
 
     def refuses(self, kind: str, name: str) -> bool:
@@ -82,8 +85,23 @@ async def test_a_message_revokes_and_is_told_once_it_is_remembered(redis_server,
     redis.ask("PUBLISH", CHANNEL, '{"token":"7","reason":"lost"}')
     await until(lambda: len(watch.told) == 2, "the news")
     assert watch.told == [("user", "ann"), ("token", "7")]
-    assert watch.known_when_told == [True, True]
+    assert watch.known_when_told == watch.just_now == [True, True]
     assert not watch.refuses("user", "bob")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_message_is_told_even_where_the_clock_says_that_it_is_no_news(
+    redis_server, redis, watch_at, monkeypatch
+):
+    watch = await watch_at(redis_server.url).current()
+    clock = FixedClock(1_763_800_000.0)
+    monkeypatch.setattr(watch.revocations, "_clock", clock)
+    redis.ask("PUBLISH", CHANNEL, '{"user":"ann"}')
+    await until(lambda: watch.told, "the first")
+    clock.rightNow -= 3600
+    redis.ask("PUBLISH", CHANNEL, '{"user":"ann"}')
+    await until(lambda: len(watch.told) == 2, "the second")
+    assert watch.just_now == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -129,6 +147,7 @@ async def test_what_the_hash_holds_was_revoked_when_it_says(redis_server, redis,
     redis.ask("HSET", HASH, "user:ann", at, "token:7", f"{at}.5", "user:a:b", at)
     watch = await watch_at(redis_server.url).current()
     assert sorted(watch.told) == [("token", "7"), ("user", "a:b"), ("user", "ann")]
+    assert not any(watch.just_now)
     assert watch.revocations.revoked(Identity("ann", issued_at=at))
     assert not watch.revocations.revoked(Identity("ann", issued_at=at + 1))
     assert watch.refuses("token", "7")
@@ -301,7 +320,7 @@ async def test_what_the_one_who_is_told_raises_ends_nothing(
 ):
     watch = await watch_at(redis_server.url).current()
 
-    def fail(kind: str, name: str) -> None:
+    def fail(*_: object) -> None:
         raise ArithmeticError
 
     monkeypatch.setattr(watch.feed, "_tell", fail)

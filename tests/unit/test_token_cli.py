@@ -286,7 +286,7 @@ async def test_what_is_revoked_is_told_now_and_found_later(redis_server, redis, 
             reactor,
             address,
             Revocations(reactor),
-            lambda *news: told.append(news),
+            lambda kind, name, _just_now: told.append((kind, name)),
             prefix=PREFIX,
         )
         feed.start()
