@@ -20,7 +20,7 @@ from pushservice.tokenkeys import ALGORITHMS, Key, check_algorithms, key_in, key
 
 #: characters of a token; what is longer is not looked at
 MAX_TOKEN: Final = 8192
-#: seconds between two looks whether a set of keys has a new one
+#: seconds between two looks whether a set of keys has changed, or has a new one
 REREAD_EVERY: Final = 10.0
 _FORM: Final = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 #: The library checks the signature. It would take the time from the system's clock, and what it
@@ -64,7 +64,10 @@ class TokenAuthenticator:
         self._leeway = leeway
         self._require_expiry = require_expiry
         self._keys: list[Key] = []
-        self._read_at = 0.0
+        # When the files were read last, when it was last looked whether that of the set is another,
+        # and what told so.
+        self._read_at = self._looked_at = 0.0
+        self._stamp: object = None
         self.reload()
 
     def reload(self) -> None:
@@ -72,7 +75,9 @@ class TokenAuthenticator:
 
         Blocks for as long as that takes.
         """
-        self._read_at = self._clock.seconds()
+        self._read_at = self._looked_at = self._clock.seconds()
+        # First, so that what is written while it is read is seen by the next look.
+        self._stamp = self._stamp_now()
         keys = []
         if self._key_file is not None:
             keys.append(key_in(self._key_file, self._algorithms))
@@ -115,8 +120,9 @@ class TokenAuthenticator:
             raise Refused(f"the token's alg is none of {self._known()}")
         if kid is not None and not isinstance(kid, str):
             raise Refused("the token's kid is no text")
+        self._look()
         key = self._choose(algorithm, kid)
-        if key is None and kid is not None and self._reread():
+        if key is None and kid is not None and self._is_over(self._read_at) and self._reread():
             key = self._choose(algorithm, kid)
         if key is not None:
             return key
@@ -139,9 +145,31 @@ class TokenAuthenticator:
     def _known(self) -> str:
         return ", ".join(sorted({key.algorithm for key in self._keys}))
 
+    def _look(self) -> None:
+        """Read the set again where its file is another: a key that was taken out must not serve."""
+        if self._is_over(self._looked_at):
+            self._looked_at = self._clock.seconds()
+            if self._stamp_now() != self._stamp:
+                self._reread()
+
+    def _is_over(self, at: float) -> bool:
+        """Whether what was done `at` may be done again: not because everybody asks for it."""
+        # A clock may be set back.
+        return not 0 <= self._clock.seconds() - at < REREAD_EVERY
+
+    def _stamp_now(self) -> object:
+        """What is another where the file of the set was written or replaced."""
+        if self._jwks_file is None:
+            return None
+        try:
+            found = self._jwks_file.stat()
+        except OSError as error:
+            return error.errno
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
     def _reread(self) -> bool:
-        """Look for new keys, but not because everybody asks for unknown ones; True if looked."""
-        if self._jwks_file is None or self._clock.seconds() < self._read_at + REREAD_EVERY:
+        """Take over what is in the files now; False where that can't be used."""
+        if self._jwks_file is None:
             return False
         try:
             self.reload()

@@ -274,6 +274,50 @@ def test_an_unknown_name_has_the_file_read_again_and_at_most_once_in_ten_seconds
     assert isinstance(verdict(verifier, old), Identity)
 
 
+def test_a_key_that_was_taken_out_serves_no_longer_than_ten_seconds(with_set, tmp_path, clock):
+    verifier = with_set(jwk("EdDSA", kid="a"), jwk("EdDSA", 1, kid="b"))
+    stolen, sound = signed("EdDSA", header={"kid": "a"}), signed("EdDSA", 1, header={"kid": "b"})
+    clock.advance(20)
+    assert isinstance(verdict(verifier, stolen), Identity)
+    write_jwks(tmp_path / "jwks", jwk("EdDSA", 1, kid="b"))
+    clock.advance(9.9)
+    assert isinstance(verdict(verifier, stolen), Identity)
+    clock.advance(0.1)
+    assert "not known" in reason(verdict(verifier, stolen))
+    assert isinstance(verdict(verifier, sound), Identity)
+
+
+@pytest.mark.parametrize("kid", [None, "a"])
+def test_another_key_of_the_same_name_or_of_none_takes_its_place(with_set, tmp_path, clock, kid):
+    named = {} if kid is None else {"kid": kid}
+    verifier = with_set(jwk("EdDSA", **named))
+    before, after = (signed("EdDSA", which, header=named) for which in (0, 1))
+    write_jwks(tmp_path / "beside", jwk("EdDSA", 1, **named)).replace(tmp_path / "jwks")
+    clock.advance(10)
+    assert isinstance(verdict(verifier, after), Identity)
+    assert "signature" in reason(verdict(verifier, before))
+
+
+def test_a_clock_that_was_set_back_keeps_no_new_key_out(with_set, tmp_path, clock):
+    verifier = with_set(jwk("EdDSA", kid="a"))
+    verifier.reload()
+    clock.rightNow -= 60
+    write_jwks(tmp_path / "jwks", jwk("EdDSA", 1, kid="b"))
+    new = signed("EdDSA", 1, header={"kid": "b"})
+    assert isinstance(verdict(verifier, new), Identity)
+
+
+def test_a_file_that_is_gone_keeps_the_old_keys_and_is_said_once(with_set, tmp_path, clock):
+    verifier = with_set(jwk("EdDSA", kid="a"))
+    (tmp_path / "jwks").unlink()
+    with capturedLogs() as events:
+        for _ in range(3):
+            clock.advance(10)
+            assert isinstance(verdict(verifier, signed("EdDSA", header={"kid": "a"})), Identity)
+    [line] = [formatEvent(event) for event in events]
+    assert "can't be read: No such file" in line
+
+
 def test_a_broken_new_file_keeps_the_old_keys_and_is_said(with_set, tmp_path, clock):
     verifier = with_set(jwk("EdDSA", kid="a"))
     (tmp_path / "jwks").write_text('{"keys": [5]}')
