@@ -214,11 +214,23 @@ def _secret(data: bytes) -> bytes:
     secret = data.removesuffix(b"\n").removesuffix(b"\r")
     if data.lstrip()[:1] == b"{":
         raise ValueError("it is a JSON object and no secret; a set of keys is named as such")
-    if data.startswith((b"ssh-", b"ecdsa-", b"sk-")) or _is_der(data):
+    # PEM in an encoding of two bytes a letter, or of another kind (RFC 4716), has this in it too.
+    marked = b"-- BEGIN " in data or b"-BEGIN " in data.replace(b"\0", b"")
+    if marked or data.startswith((b"ssh-", b"ecdsa-", b"sk-")):
+        raise ValueError("it is a key, but not in PEM")
+    if _is_der(data) or _is_der(_from_base64(data)):
         raise ValueError("it is a key, but not in PEM")
     if len(secret) < LEAST_SECRET:
         raise ValueError(f"a secret of {len(secret)} bytes; {LEAST_SECRET} are the least")
     return secret
+
+
+def _from_base64(data: bytes) -> bytes:
+    """What stands between the lines of a PEM file, where `data` is that alone; empty if not."""
+    try:
+        return base64.b64decode(b"".join(data.split()), validate=True)
+    except binascii.Error:
+        return b""
 
 
 def _is_der(data: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import stat
 
 import pytest
@@ -94,6 +95,10 @@ def ssh(key) -> bytes:
         (b'{"keys": [{"kty": "RSA", "n": "..."}]}', "JSON"),
         (der(private_key("RS256")), "not in PEM"),
         (der(private_key("EdDSA")), "not in PEM"),
+        (base64.b64encode(der(private_key("RS256"))), "not in PEM"),
+        (base64.encodebytes(der(private_key("EdDSA"))), "not in PEM"),
+        (public_pem(private_key("ES256")).decode().encode("utf-16"), "not in PEM"),
+        (b"---- BEGIN SSH2 PUBLIC KEY ----\n" + b"A" * 64, "not in PEM"),
         (ssh(private_key("RS256")), "not in PEM"),
         (ssh(private_key("ES256")), "not in PEM"),
         (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "can be read"),
