@@ -179,6 +179,12 @@ class Config:
                 ("client-ca", "plain"),
                 "--client-ca asks for certificates, which --plain has none of",
             )
+        if self.client_ca is not None and any(text.startswith("ssl:") for text in self.listen):
+            yield Contradiction(
+                ("client-ca", "listen"),
+                "--client-ca asks for certificates, which an ssl: endpoint of --listen does not:"
+                " listen on tcp: instead, with --cert and --key",
+            )
 
     def _against_reading(self) -> Iterator[Contradiction]:
         ways = ("symbol-regex", "symbol-field")

@@ -437,6 +437,10 @@ def test_endpoints_are_what_was_asked_with_a_deep_backlog(fields, endpoints):
         ({"delays": [60.0]}, "--delays are for who has a token that asks for one"),
         ({"auth": "none", "delays": [60.0]}, "say --auth token or redis too"),
         ({"client-ca": "ca", "plain": 1}, "--client-ca asks for certificates, which --plain has"),
+        (
+            {"client-ca": "ca", "listen": ["tcp:1", "ssl:2:privateKey=k:certKey=c"]},
+            "--client-ca asks for certificates, which an ssl: endpoint of --listen does not",
+        ),
     ],
 )
 def test_what_says_nothing_of_who_may_connect_is_refused(options, text):
