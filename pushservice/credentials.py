@@ -5,6 +5,7 @@ Must not know: what a token is, or who looks at it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -13,6 +14,7 @@ SUBPROTOCOL_PREFIX: Final = "quotepush.auth."
 #: The URL's parameter, where that is allowed.
 PARAMETER: Final = "token"
 _SCHEME: Final = "bearer"
+_IN_TEXT: Final = re.compile(re.escape(SUBPROTOCOL_PREFIX) + r"[^\s,\"']+")
 
 
 class BadCredentials(Exception):
@@ -32,6 +34,11 @@ class Offer(NamedTuple):
 def without_tokens(subprotocols: Sequence[str]) -> tuple[str, ...]:
     """The subprotocols among those that a handshake offers that carry no token."""
     return tuple(name for name in subprotocols if not name.startswith(SUBPROTOCOL_PREFIX))
+
+
+def without_token(text: str) -> str:
+    """A text that quotes what was offered, without the tokens in it."""
+    return _IN_TEXT.sub(SUBPROTOCOL_PREFIX + "…", text)
 
 
 def offer(

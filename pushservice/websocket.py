@@ -30,7 +30,7 @@ from pushservice.allowance import Allowance
 from pushservice.auth import Identity, Refused, is_name
 from pushservice.clientlog import CLIENT, LOST, SERVER
 from pushservice.closing import CLOSE_REASONS, CloseCode
-from pushservice.credentials import BadCredentials, offer, without_tokens
+from pushservice.credentials import BadCredentials, offer, without_token, without_tokens
 from pushservice.doorkeeper import Doorkeeper
 from pushservice.kernel import bound_send_buffer, bytes_sent
 from pushservice.lean import LeanProtocol
@@ -53,6 +53,8 @@ MAX_KEPT_WHILE_CLOSING: Final = 1024
 RETRY_AFTER: Final = 5
 
 _UPGRADE_HEADER = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE)
+# What Autobahn takes for the end of a line beside CR and LF. HTTP does not: a cookie may have it.
+_NO_LINE_ENDS: Final = bytes.maketrans(b"\x0b\x0c\x1c\x1d\x1e\x85", b"??????")
 # No space before the colon, which proxies may take for another header and pass on.
 _FORWARDED_FOR = re.compile(rb"\r\nx-forwarded-for:([^\r\n]*)", re.IGNORECASE)
 
@@ -226,6 +228,7 @@ class QuoteProtocol(LeanProtocol):
             self.factory.counters.connections_refused += 1
             self.failHandshake("too many connections from your address", 429)
         elif _UPGRADE_HEADER.search(data, 0, end):
+            self.data = data[:end].translate(_NO_LINE_ENDS) + data[end:]
             super().processHandshake()
         elif data.startswith((b"GET ", b"HEAD ")):
             self._serve_page()
@@ -358,6 +361,8 @@ class QuoteProtocol(LeanProtocol):
     ) -> None:
         """Refuse in words; 503 and 429 say when to come again."""
         self.factory.counters.handshakes_refused += 1
+        # Autobahn shows what it did not like.
+        reason = without_token(reason)
         headers = list(responseHeaders or ())
         if code in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
             headers.append(("Retry-After", str(RETRY_AFTER)))

@@ -1532,6 +1532,23 @@ def test_a_certificate_that_names_nobody_is_refused(subject):
     assert status_of(certified(Door(), b"", subject=subject)) == 401
 
 
+@pytest.mark.parametrize("end", [b"\x0b", b"\x0c", b"\x1c", b"\x1d", b"\x1e", b"\x85"])
+def test_a_header_does_not_end_where_http_has_no_end_of_a_line(end):
+    door = Door()
+    connection = door.ask(b"Cookie: a=\xc3" + end + BEARER % b"ann")
+    [welcome] = events_after_upgrade(connection)
+    assert welcome["auth"] == "required"
+    connection.lose()
+
+
+def test_a_token_that_is_offered_twice_is_not_shown():
+    offers = b"Sec-WebSocket-Protocol: quotepush.auth.s3cr3t, quotepush.auth.s3cr3t\r\n"
+    connection = Door().ask(offers)
+    assert status_of(connection) == 400
+    assert b"s3cr3t" not in connection.transport.value()
+    assert b'duplicate protocol "quotepush.auth.' in connection.transport.value()
+
+
 def test_an_open_client_keeps_nothing_of_its_token():
     door = Door()
     connection = door.ask(BEARER % b"ann")
