@@ -17,6 +17,9 @@ from pushservice.wire import symbol_fault
 #: publisher that invents channels costs time and not memory.
 MAX_REMEMBERED: Final = 100_000
 
+#: Where revocations are told, whatever patterns match it: who is revoked is no quote.
+REVOKE_CHANNEL: Final = "quotepush:revoke"
+
 
 class Ignored:
     """The type of IGNORED."""

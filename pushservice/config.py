@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from pushservice.channels import SymbolReader, single_star
+from pushservice.channels import REVOKE_CHANNEL, SymbolReader, single_star
 from pushservice.coercers import Admin, Network
 from pushservice.limits import Limits
 from pushservice.origins import Origin
@@ -257,9 +257,14 @@ class Config:
 
     def symbol_reader(self) -> SymbolReader:
         """A reader for the channels and the way of finding the symbol."""
-        # What the registry tells publishers is no quote, whatever pattern matches its channel.
-        told = () if self.registry_prefix is None else (f"{self.registry_prefix}demand",)
-        return SymbolReader(self.channels, self.symbol_regex, self.symbol_field, told)
+        return SymbolReader(self.channels, self.symbol_regex, self.symbol_field, self.no_quotes_on)
+
+    @property
+    def no_quotes_on(self) -> tuple[str, ...]:
+        """Channels of the daemon's own, whose messages are no quotes, whatever pattern matches."""
+        if self.registry_prefix is None:
+            return (REVOKE_CHANNEL,)
+        return (REVOKE_CHANNEL, f"{self.registry_prefix}demand")
 
     def demo_channel(self, symbol: str) -> str | None:
         """Where the simulated market publishes `symbol`; None where no pattern allows it."""

@@ -109,8 +109,11 @@ class Demand:
         patterns: Sequence[str],
         connections: Callable[[], Iterable[Any]],
         dropped: Callable[[str], None],
+        ignored: Sequence[str] = (),
     ) -> None:
         """`connections` gives those that are up; `dropped` is told what is not listened to now.
+
+        `ignored` are channels that are never listened to, whatever symbol would have them.
 
         Raises ValueError for a pattern that has not exactly one wildcard, a `*`.
         """
@@ -118,6 +121,7 @@ class Demand:
         self._parts = [_parts(pattern) for pattern in dict.fromkeys(patterns)]
         self._connections = connections
         self._dropped = dropped
+        self._ignored = frozenset(channel.encode() for channel in ignored)
         self._symbol_of: dict[bytes, str] = {}
         self._symbols: dict[str, None] = {}
         self._leaving: dict[str, DelayedCall] = {}
@@ -186,7 +190,8 @@ class Demand:
         self._dropped(symbol)
 
     def _channels(self, symbol: str) -> list[bytes]:
-        return [(before + symbol + after).encode() for before, after in self._parts]
+        channels = [(before + symbol + after).encode() for before, after in self._parts]
+        return [channel for channel in channels if channel not in self._ignored]
 
     def _each(self, command: str, channel: bytes) -> None:
         for connection in self._connections():

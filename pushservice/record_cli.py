@@ -159,8 +159,7 @@ async def _record(
 
     counters = Counters()
     feeds = Feeds(recorder.feed_changed)
-    # What the registry tells publishers is no quote.
-    listening = Verbatim(config.channels, [f"{config.registry_prefix}demand"])
+    listening = Verbatim(config.channels, config.no_quotes_on)
     for address in config.redis:
         feeds.add(
             RedisFeed(

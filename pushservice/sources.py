@@ -153,7 +153,11 @@ class Sources:
         config = self._config
         if config.subscribe == "demand":
             self._demand = Demand(
-                self._reactor, config.channels, self.feeds.connections, self._forget_value
+                self._reactor,
+                config.channels,
+                self.feeds.connections,
+                self._forget_value,
+                config.no_quotes_on,
             )
             self._interests.listeners.append(self._demand)
             return self._demand

@@ -15,6 +15,7 @@ from pushservice.limits import Limits
 from pushservice.options import OPTIONS
 from pushservice.origins import ANY
 from pushservice.redisurl import RedisAddress, RedisTLS
+from pushservice.revoking import revoke_channel
 
 BY_NAME = {option.name: option for option in OPTIONS}
 
@@ -401,6 +402,14 @@ def test_what_the_registry_tells_publishers_is_never_taken_for_a_quote():
     assert config.symbol_reader().read(b"*", b"mine:demand", b"+A") is IGNORED
     without = Config(channels=("*",), registry_prefix=None)
     assert without.symbol_reader().read(b"*", b"mine:demand", b"+A") == "mine:demand"
+
+
+@pytest.mark.parametrize("registry", [None, "mine:", "quotepush:"])
+def test_who_is_revoked_is_never_taken_for_a_quote(registry):
+    reader = Config(channels=("quotepush:*",), registry_prefix=registry).symbol_reader()
+    message = b'{"user":"ann"}'
+    assert reader.read(b"quotepush:*", revoke_channel().encode(), message) is IGNORED
+    assert reader.read(b"quotepush:*", b"quotepush:revoker", message) == "revoker"
 
 
 # -- endpoints -------------------------------------------------------------------------------------

@@ -98,7 +98,11 @@ class Demanded:
         self.connections = [Connection() for _ in range(connections)]
         self.dropped: list[str] = []
         self.demand = Demand(
-            self.time, patterns or ("q.*",), lambda: self.connections, self.dropped.append
+            self.time,
+            patterns or ("q.*",),
+            lambda: self.connections,
+            self.dropped.append,
+            ["quotepush:demand"],
         )
 
     def watch(self, *symbols: str, first: bool = True) -> None:
@@ -119,6 +123,17 @@ def test_a_watched_symbol_is_listened_to_on_every_connection_and_in_every_patter
     for connection in demanded.connections:
         assert connection.subscribed == [b"q.A", b"r.A.x"]
     assert demanded.symbol(b"q.A") == demanded.symbol(b"r.A.x") == "A"
+
+
+def test_a_symbol_that_would_have_a_channel_of_the_daemons_own_has_none():
+    demanded = Demanded("quote*", "q.*")
+    demanded.watch("push:demand")
+    [connection] = demanded.connections
+    assert connection.subscribed == [b"q.push:demand"]
+    assert isinstance(demanded.symbol(b"quotepush:demand"), Ignored)
+    demanded.unwatch("push:demand")
+    demanded.time.advance(DROP_AFTER)
+    assert connection.subscribed == []
 
 
 def test_further_watchers_change_nothing_and_nor_do_those_that_are_not_the_last():
