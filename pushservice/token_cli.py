@@ -7,6 +7,7 @@ when they run.
 from __future__ import annotations
 
 import json
+import math
 import re
 import secrets
 import sys
@@ -57,8 +58,8 @@ def token() -> None:
 # -- options that several have --------------------------------------------------------------------
 
 
-def _checked(check: Callable[[str], Any]) -> Callable[[Any, click.Parameter, Any], Any]:
-    """A callback for an option whose text `check` makes a value of, or refuses by a ValueError."""
+def _checked(check: Callable[[Any], Any]) -> Callable[[Any, click.Parameter, Any], Any]:
+    """A callback for an option whose value `check` makes another of, or refuses by a ValueError."""
 
     def callback(_context: Any, option: click.Parameter, given: Any) -> Any:
         try:
@@ -94,6 +95,13 @@ def _name(text: str) -> str:
     return text
 
 
+def _number(value: float) -> float:
+    if math.isnan(value):
+        # It is in every range.
+        raise ValueError("nan is no number of seconds")
+    return value
+
+
 def _whole(high: int) -> click.IntRange:
     return click.IntRange(0, high)
 
@@ -124,6 +132,7 @@ def _rights(command: Command) -> Command:
         click.option(
             "--delay",
             type=click.FloatRange(0, MAX_DELAY_S),
+            callback=_checked(_number),
             help="Seconds by which quotes come late.",
         ),
     ]

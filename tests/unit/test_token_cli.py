@@ -115,6 +115,7 @@ def test_a_life_is_a_number_and_a_unit(tmp_path, expires, length):
         (["--symbols", "!"], "--symbols: '!' matches no symbol: it is empty"),
         (["--user", "a\x07"], "--user: 'a\\x07' has not 1 to 128 printable characters"),
         (["--id", ""], "--id: '' has not 1 to 128"),
+        (["--delay", "nan"], "--delay: nan is no number of seconds"),
         (["--algorithm", "EdDSA"], "HS256-0 holds a secret, which serves HS256 and not EdDSA"),
         ([f"--symbols={at:064}" for at in range(100)], "characters; 8192 may be"),
     ],
