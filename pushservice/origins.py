@@ -7,6 +7,7 @@ what they like, and are not held back by this.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 ANY: Final = "*"
 _PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _LONGEST: Final = 1024
+_BRACKETED: Final = re.compile(r"\[[^\[\]]*\](:[0-9]*)?")
 
 
 class Origin(NamedTuple):
@@ -37,6 +39,9 @@ def parsed(text: str) -> Origin:
     if parts.path or parts.query or parts.fragment or "?" in text or "#" in text:
         raise ValueError(_REFUSAL.format(text[:80]))
     if not host or not parts.scheme or "@" in parts.netloc or parts.netloc.endswith(":"):
+        raise ValueError(_REFUSAL.format(text[:80]))
+    # The library passes over what stands around an address in brackets: x[::1]y is no [::1].
+    if "[" in parts.netloc and _BRACKETED.fullmatch(parts.netloc) is None:
         raise ValueError(_REFUSAL.format(text[:80]))
     return Origin(parts.scheme, host, _PORTS.get(parts.scheme) if port is None else port)
 
