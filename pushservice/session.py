@@ -131,6 +131,8 @@ class Session:
             return
         if self._asking is not None:
             self._asking.waiting.append(text)
+            # Again: where it was behind and has caught up meanwhile it is read.
+            self.outbox.outlet.pause_reading()
             return
         self._counters.commands += 1
         overdrawn = self._allowance is not None and self._allowance.overdrawn

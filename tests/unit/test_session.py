@@ -650,6 +650,19 @@ def test_who_is_revoked_while_looked_at_does_not_come_in(house):
     client.session.close()
 
 
+def test_who_catches_up_while_a_token_is_looked_at_is_not_read_on_and_on(house):
+    house.verdicts.later = True
+    client = house.client()
+    client.outbox.blocked()
+    client.show("ann")
+    client.outbox.drained()
+    client.say({"op": "ping"})
+    assert not client.outlet.reading
+    house.verdicts.answer()
+    assert client.outlet.reading
+    assert kinds(client)[-1] == ("pong", None)
+
+
 def test_reading_is_not_resumed_for_who_fell_behind_meanwhile(house):
     house.verdicts.later = True
     client = house.client()
