@@ -57,8 +57,9 @@ class PortableOutlet:
         self._transport.registerProducer(self, True)
 
     def detach(self) -> None:
-        """Tell nobody any more; the connection is going."""
+        """Tell nobody any more; the connection is going, and the answer to its close is read."""
         self._outbox = None
+        self.resume_reading()
 
     # -- Outlet ----------------------------------------------------------------------------------
 

@@ -1549,6 +1549,21 @@ def test_a_token_that_is_offered_twice_is_not_shown():
     assert b'duplicate protocol "quotepush.auth.' in connection.transport.value()
 
 
+def test_who_is_revoked_while_a_token_is_looked_at_may_answer_the_close():
+    door = Door()
+    connection = door.ask(BEARER % b"ann")
+    door.verdicts.later = True
+    connection.send(masked(1, b'{"op":"auth","token":"ann"}'))
+    assert connection.transport.producerState == "paused"
+    door.revocations.revoke("user", "ann")
+    door.edge.factory.doorkeeper.look_for_revoked("ann", None)
+    assert connection.transport.producerState == "producing"
+    connection.send(masked(8, CloseCode.AUTHENTICATION_FAILED.to_bytes(2)))
+    assert connection.transport.disconnecting
+    assert connection.transport.aborts == 0
+    connection.lose()
+
+
 def test_an_open_client_keeps_nothing_of_its_token():
     door = Door()
     connection = door.ask(BEARER % b"ann")
