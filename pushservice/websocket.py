@@ -53,8 +53,9 @@ MAX_KEPT_WHILE_CLOSING: Final = 1024
 RETRY_AFTER: Final = 5
 
 _UPGRADE_HEADER = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE)
-# What Autobahn takes for the end of a line beside CR and LF. HTTP does not: a cookie may have it.
-_NO_LINE_ENDS: Final = bytes.maketrans(b"\x0b\x0c\x1c\x1d\x1e\x85", b"??????")
+# What Autobahn takes for the end of a line beside CR LF and LF. HTTP does not (RFC 9112, 2.2): a
+# cookie may have it.
+_NO_LINE_END = re.compile(rb"\r(?!\n)|[\x0b\x0c\x1c-\x1e\x85]")
 # No space before the colon, which proxies may take for another header and pass on.
 _FORWARDED_FOR = re.compile(rb"\r\nx-forwarded-for:([^\r\n]*)", re.IGNORECASE)
 
@@ -228,7 +229,7 @@ class QuoteProtocol(LeanProtocol):
             self.factory.counters.connections_refused += 1
             self.failHandshake("too many connections from your address", 429)
         elif _UPGRADE_HEADER.search(data, 0, end):
-            self.data = data[:end].translate(_NO_LINE_ENDS) + data[end:]
+            self.data = _NO_LINE_END.sub(b" ", data[:end]) + data[end:]
             super().processHandshake()
         elif data.startswith((b"GET ", b"HEAD ")):
             self._serve_page()

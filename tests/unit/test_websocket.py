@@ -1532,7 +1532,7 @@ def test_a_certificate_that_names_nobody_is_refused(subject):
     assert status_of(certified(Door(), b"", subject=subject)) == 401
 
 
-@pytest.mark.parametrize("end", [b"\x0b", b"\x0c", b"\x1c", b"\x1d", b"\x1e", b"\x85"])
+@pytest.mark.parametrize("end", [b"\r", b"\x0b", b"\x0c", b"\x1c", b"\x1d", b"\x1e", b"\x85"])
 def test_a_header_does_not_end_where_http_has_no_end_of_a_line(end):
     door = Door()
     connection = door.ask(b"Cookie: a=\xc3" + end + BEARER % b"ann")
