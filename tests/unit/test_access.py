@@ -90,6 +90,12 @@ def test_where_certificates_say_who_it_is_no_token_does():
     assert made.doorkeeper.accepted(Identity("CN=ann")) == Identity("CN=ann")
 
 
+@pytest.mark.parametrize("auth", ["token", "redis"])
+def test_where_tokens_are_asked_for_a_certificate_stands_in_for_none(tmp_path, auth):
+    key = key_file(tmp_path, "ES256") if auth == "token" else None
+    assert not guarded(access(auth=auth, token_key=key, client_ca=Path("ca.pem"))).by_certificate
+
+
 def test_origins_and_the_urls_token_are_as_configured():
     factory = guarded(access(origins=(parsed("https://a.example"),), token_in_url=True))
     assert factory.origins.fault("https://a.example", "b.example") is None

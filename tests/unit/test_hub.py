@@ -450,6 +450,20 @@ def test_a_first_value_that_is_learnt_goes_to_those_who_wait_for_a_snapshot():
     assert waiting.events() == [], "nobody waits any more"
 
 
+def test_who_waited_for_a_first_value_and_watches_no_more_does_not_get_it():
+    hub = learning_hub()
+    gone, behind, other = watching(hub, "A"), watching(hub, "A"), watching(hub, "A")
+    behind.outbox.blocked()
+    for client in (gone, behind):
+        client.say({"op": "unsubscribe", "symbols": ["A"]})
+        client.frames()
+    hub.learn("A", b"10.50", 0, False)
+    assert [event["ev"] for event in other.events()] == ["snapshot"]
+    assert gone.events() == []
+    behind.outbox.drained()
+    assert "snapshot" not in [event["ev"] for event in behind.events()]
+
+
 def test_what_the_feed_brought_meanwhile_is_newer_than_what_is_learnt():
     hub = learning_hub()
     client = watching(hub, "A")

@@ -48,6 +48,11 @@ def test_a_revocation_in_whole_seconds_covers_the_second_it_was_in(revocations):
     assert not revocations.revoked(Identity("ann", issued_at=NOW - 9.5))
 
 
+def test_within_one_second_nobody_knows_which_came_first_and_so_it_is_refused(revocations):
+    revocations.revoke("user", "ann", NOW - 10.3)
+    assert revocations.revoked(Identity("ann", issued_at=NOW - 10.2))
+
+
 def test_the_latest_revocation_of_a_user_holds_and_only_a_later_one_is_news(revocations):
     assert revocations.revoke("user", "ann", NOW - 50)
     assert not revocations.revoke("user", "ann", NOW - 60)

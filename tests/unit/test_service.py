@@ -212,6 +212,14 @@ async def test_a_client_that_does_not_answer_the_close_does_not_hold_up_the_stop
     assert daemon.factory.admission.connections == 0
 
 
+@pytest.mark.parametrize(("auth", "shown"), [("none", ["A"]), ("redis", [])])
+def test_the_page_names_no_symbol_where_clients_are_asked_who_they_are(auth, shown):
+    made = Daemon(reactor, Config(plain=True, auth=auth))
+    made.hub.publish("A", b"1")
+    made.hub.flush()
+    assert made._shown_symbols(10) == shown
+
+
 def test_a_port_in_use_is_one_clear_line_and_exit_status_1():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
