@@ -157,10 +157,10 @@ class Doorkeeper:
         if there is None:
             there = self._due[when] = {}
             heappush(self._times, when)
+            if self._times[0] == when:
+                self._plan()
         there[client] = None
         self._when[client] = when
-        if self._times[0] == when:
-            self._plan()
 
     def _unset(self, client: Client) -> None:
         when = self._when.pop(client, None)

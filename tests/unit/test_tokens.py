@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import string
 
 import jwt
 import pytest
@@ -26,7 +28,9 @@ from twisted.logger import capturedLogs, formatEvent
 
 from pushservice.auth import Identity, Refused, Rights
 from pushservice.tokenkeys import ALGORITHMS, signing_key_in
-from pushservice.tokens import MAX_TOKEN, TokenAuthenticator, sign, unverified
+from pushservice.tokens import MAX_TOKEN, TokenAuthenticator, check_form, sign, unverified
+
+BASE64URL = string.ascii_letters + string.digits + "-_"
 
 
 @pytest.fixture
@@ -435,3 +439,21 @@ def test_a_token_signed_here_is_verified_here_and_can_be_looked_at(tmp_path, wit
         with pytest.raises(Refused):
             unverified(bad)
     assert json.dumps(GOOD)
+
+
+@given(data=st.binary(min_size=1, max_size=12), last=st.sampled_from(BASE64URL))
+def test_a_part_is_taken_only_as_base64url_writes_it(data, last):
+    written = base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+    for text in (written, written[:-1] + last, written + last, last):
+        padded = text + "=" * (-len(text) % 4)
+        try:
+            again = base64.urlsafe_b64encode(base64.urlsafe_b64decode(padded))
+        except ValueError:
+            again = b""
+        good = again.rstrip(b"=").decode() == text
+        for token in (f"{text}.e30.e30", f"e30.{text}.e30", f"e30.e30.{text}"):
+            if good:
+                check_form(token)
+            else:
+                with pytest.raises(Refused, match="three parts in base64url"):
+                    check_form(token)
