@@ -441,9 +441,10 @@ def test_a_token_signed_here_is_verified_here_and_can_be_looked_at(tmp_path, wit
     assert json.dumps(GOOD)
 
 
-@given(data=st.binary(min_size=1, max_size=12), last=st.sampled_from(BASE64URL))
-def test_a_part_is_taken_only_as_base64url_writes_it(data, last):
-    written = base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+@pytest.mark.parametrize("size", range(1, 7))
+@pytest.mark.parametrize("last", BASE64URL)
+def test_a_part_is_taken_only_as_base64url_writes_it(size, last):
+    written = base64.urlsafe_b64encode(bytes(range(size))).rstrip(b"=").decode()
     for text in (written, written[:-1] + last, written + last, last):
         padded = text + "=" * (-len(text) % 4)
         try:
