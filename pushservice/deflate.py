@@ -16,15 +16,16 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from pushservice.metrics import Counters
 from pushservice.wire import Codec, Joint, JsonCodec, Quote, RawCodec, frame_head
 
 EXTENSION: Final = "permessage-deflate"
 
-#: The window that what we send can be read with, as a power of 2 (section 7.1.2.1). Some clients
-#: ask for no more than 12; it is no loss, since no piece refers to another and few are larger.
+#: The window that what we send can be read with, as a power of 2 (section 7.1.2.1), and that we ask
+#: for where clients let us (7.1.2.2). Some clients ask for no more than 12; it is no loss, since no
+#: piece refers to another and few are larger, and an unfinished message holds 4 KiB instead of 32.
 WINDOW_BITS: Final = 12
 #: The least time that comes within 1% of the least size for quotes of 200 bytes.
 _LEVEL: Final = 4
@@ -42,8 +43,15 @@ OLDEST: Final = 60_000
 # -- what is agreed on -------------------------------------------------------------------------
 
 
-def agree(offers: Iterable[tuple[str, Mapping[str, Sequence[object]]]]) -> str | None:
-    """The response to a client's offers, for Sec-WebSocket-Extensions; None to decline all.
+class Agreement(NamedTuple):
+    """A response for Sec-WebSocket-Extensions, and the window that what the client sends needs."""
+
+    response: str
+    client_bits: int
+
+
+def agree(offers: Iterable[tuple[str, Mapping[str, Sequence[object]]]]) -> Agreement | None:
+    """The answer to a client's offers; None to decline all.
 
     An offer is an extension's name and its parameters, each with the values it was given, True for
     none. The first is taken that is legal and asks for what we do (section 5.1, 7.1).
@@ -54,7 +62,13 @@ def agree(offers: Iterable[tuple[str, Mapping[str, Sequence[object]]]]) -> str |
             response = f"{EXTENSION}; server_no_context_takeover; client_no_context_takeover"
             if "server_max_window_bits" in parameters:
                 response += f"; server_max_window_bits={WINDOW_BITS}"
-            return response
+            if "client_max_window_bits" not in parameters:
+                return Agreement(response, zlib.MAX_WBITS)
+            [most] = parameters["client_max_window_bits"]
+            if most is True or int(str(most)) > WINDOW_BITS:
+                response += f"; client_max_window_bits={WINDOW_BITS}"
+            # Whoever names less uses no more (section 7.1.2.2).
+            return Agreement(response, WINDOW_BITS)
     return None
 
 
@@ -93,8 +107,8 @@ class Inflation:
 
     __slots__ = ("_stream",)
 
-    def __init__(self) -> None:
-        self._stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    def __init__(self, window_bits: int = zlib.MAX_WBITS) -> None:
+        self._stream = zlib.decompressobj(-window_bits)
 
     def feed(self, data: bytes, most: int) -> bytes:
         """What `data` adds to the message; raises TooLong past `most` bytes, or Corrupt."""

@@ -61,15 +61,16 @@ class _Unwatched:
 class _Inflater:
     """In place of Autobahn's deflate, which keeps an inflater for each connection."""
 
-    __slots__ = ("_message",)
+    __slots__ = ("_message", "_window_bits")
 
     EXTENSION_NAME = EXTENSION
 
-    def __init__(self) -> None:
+    def __init__(self, window_bits: int) -> None:
+        self._window_bits = window_bits
         self._message: Inflation | None = None
 
     def start_decompress_message(self) -> None:
-        self._message = Inflation()
+        self._message = Inflation(self._window_bits)
 
     def decompress_message_data(self, data: bytes, max_output_len: int) -> bytes:
         if self._message is None:
@@ -190,8 +191,8 @@ class LeanProtocol(_Untyped):  # type: ignore[misc]  # the boundary to Autobahn
         # Autobahn would refuse a client for an offer that is only to be declined.
         self.websocket_extensions = []
         if agreed is not None:
-            headers = headers | {"Sec-WebSocket-Extensions": agreed}
-            self._perMessageCompress = _Inflater()
+            headers = headers | {"Sec-WebSocket-Extensions": agreed.response}
+            self._perMessageCompress = _Inflater(agreed.client_bits)
         super().succeedHandshake((subprotocol, headers))
 
     def settle(self) -> None:

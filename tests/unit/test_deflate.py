@@ -39,8 +39,14 @@ def usual(name: str) -> wire.Codec:
     ("parameters", "response"),
     [
         ({}, BOTH_FREE),
-        ({"client_max_window_bits": [True]}, BOTH_FREE),
+        ({"client_max_window_bits": [True]}, f"{BOTH_FREE}; client_max_window_bits=12"),
+        ({"client_max_window_bits": ["15"]}, f"{BOTH_FREE}; client_max_window_bits=12"),
+        ({"client_max_window_bits": ["12"]}, BOTH_FREE),
         ({"client_max_window_bits": ["8"]}, BOTH_FREE),
+        (
+            {"client_max_window_bits": [True], "server_max_window_bits": ["13"]},
+            f"{BOTH_FREE}; server_max_window_bits=12; client_max_window_bits=12",
+        ),
         ({"client_no_context_takeover": [True]}, BOTH_FREE),
         ({"server_no_context_takeover": [True]}, BOTH_FREE),
         ({"server_max_window_bits": ["12"]}, f"{BOTH_FREE}; server_max_window_bits=12"),
@@ -58,7 +64,11 @@ def usual(name: str) -> wire.Codec:
     ],
 )
 def test_an_offer_is_accepted_where_it_is_legal_and_asks_for_what_we_do(parameters, response):
-    assert agree([("permessage-deflate", parameters)]) == response
+    agreed = agree([("permessage-deflate", parameters)])
+    assert (None if agreed is None else agreed.response) == response
+    if agreed is not None:
+        # Who says nothing of it may send what takes the largest window there is.
+        assert agreed.client_bits == (12 if "client_max_window_bits" in parameters else 15)
 
 
 def test_the_first_offer_that_can_be_accepted_is():
@@ -68,7 +78,9 @@ def test_the_first_offer_that_can_be_accepted_is():
         ("permessage-deflate", {"server_max_window_bits": ["13"]}),
         ("permessage-deflate", {}),
     ]
-    assert agree(offers) == f"{BOTH_FREE}; server_max_window_bits=12"
+    agreed = agree(offers)
+    assert agreed is not None
+    assert agreed.response == f"{BOTH_FREE}; server_max_window_bits=12"
     assert agree(offers[:2]) is None
     assert agree([]) is None
 
@@ -93,6 +105,26 @@ def test_a_message_is_inflated_in_whatever_fragments_it_comes(text, final):
         parts = [data[at : at + size] for at in range(0, len(data), size)]
         assert b"".join(message.feed(part, 1000) for part in parts) == text
         message.end()
+
+
+@pytest.mark.parametrize("bits", [9, 12, 15])
+def test_a_message_is_inflated_that_refers_as_far_back_as_was_agreed_on_and_no_farther(bits):
+    far = 1 << bits
+    text = Random(bits).randbytes(far - 300)
+    stream = zlib.compressobj(wbits=-15)
+    data = stream.compress(text + text[:200]) + stream.flush(zlib.Z_SYNC_FLUSH)
+
+    def inflated_with(window_bits: int) -> bytes:
+        # In fragments: within one all that it holds can be referred to.
+        message = Inflation(window_bits)
+        parts = [message.feed(bytes([byte]), 1 << 16) for byte in data[:-4]]
+        message.end()
+        return b"".join(parts)
+
+    assert inflated_with(bits) == text + text[:200]
+    if bits > 9:
+        with pytest.raises(Corrupt):
+            inflated_with(bits - 1)
 
 
 def test_a_message_may_be_as_long_as_the_limit_and_not_a_byte_longer():

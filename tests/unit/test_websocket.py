@@ -867,7 +867,10 @@ def squeezed(command: object) -> bytes:
     ("offer", "agreed"),
     [
         (b"permessage-deflate", AGREED),
-        (b"permessage-deflate; client_max_window_bits", AGREED),
+        (
+            b"permessage-deflate; client_max_window_bits",
+            AGREED + b"; client_max_window_bits=12",
+        ),
         (
             b'permessage-deflate; server_max_window_bits="13"',
             AGREED + b"; server_max_window_bits=12",
@@ -893,7 +896,10 @@ def test_compression_is_agreed_on_or_declined_and_the_client_is_served(offer, ag
     ("offers", "agreed"),
     [
         ([b"permessage-deflate", b"x-webkit-deflate-frame"], AGREED),
-        ([b"unheard-of", b"permessage-deflate; client_max_window_bits"], AGREED),
+        (
+            [b"unheard-of", b"permessage-deflate; client_max_window_bits"],
+            AGREED + b"; client_max_window_bits=12",
+        ),
         (
             [b"permessage-deflate; server_max_window_bits=8", b"", b"permessage-deflate"],
             AGREED,
@@ -1039,7 +1045,8 @@ def test_nothing_is_kept_for_compression_between_messages():
     connection, plain = edge.open(OFFER), edge.open()
     connection.send(squeezed({"op": "ping"}))
     inflater = connection.protocol.__dict__["_perMessageCompress"]
-    assert [getattr(inflater, name) for name in type(inflater).__slots__] == [None]
+    kept = {name: getattr(inflater, name) for name in type(inflater).__slots__}
+    assert kept == {"_message": None, "_window_bits": 12}
     assert "_perMessageCompress" not in plain.protocol.__dict__
 
 
