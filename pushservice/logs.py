@@ -25,6 +25,7 @@ from twisted.logger import (
     FilteringLogObserver,
     ILogObserver,
     LogEvent,
+    Logger,
     LogLevel,
     LogLevelFilterPredicate,
     PredicateResult,
@@ -214,22 +215,26 @@ class _Complaints:
     def __init__(self) -> None:
         self._said: set[str] = set()
 
-    def say(self, what: str, error: object) -> None:
-        """`what` does not work, because of `error`."""
+    def say(self, what: str, error: object) -> bool:
+        """`what` does not work, because of `error`. False where that was said before."""
+        if what in self._said:
+            return False
+        self._said.add(what)
         # The true standard error: Twisted puts the log in the place of the other.
-        if what not in self._said and sys.__stderr__ is not None:
-            self._said.add(what)
+        if sys.__stderr__ is not None:
             try:
                 sys.__stderr__.write(f"quotepush: {what}: {error}\n")
                 sys.__stderr__.flush()
             except (OSError, ValueError):
                 pass
+        return True
 
     def over(self, what: str) -> None:
         """`what` works again."""
         self._said.discard(what)
 
 
+_log: Final = Logger()
 _WRITE: Final = "cannot write to the log"
 _ROTATE: Final = "cannot rotate the log"
 _OPEN: Final = "cannot open the log"
@@ -303,18 +308,22 @@ class RotatedFile(LogFile):
             super().rotate()  # type: ignore[no-untyped-call]  # the library's, unannotated
             if self._file is before:
                 # LogFile asks whether it may, and says nothing.
-                self._complaints.say(
-                    _ROTATE, f"{self.path}: no permission to move files there, or it was moved"
+                self._cannot_rotate(
+                    f"{self.path}: no permission to move files there, or it was moved"
                 )
-                # Not at each line, but when as much again was written.
-                self.size = 0
             else:
                 self._complaints.over(_ROTATE)
         except OSError as error:
-            self._complaints.say(_ROTATE, error)
             if self._file.closed:
                 self._reopen()
-            self.size = 0
+            self._cannot_rotate(error)
+
+    def _cannot_rotate(self, error: object) -> None:
+        # Not again at each line, but when as much again was written.
+        self.size = 0
+        if self._complaints.say(_ROTATE, error):
+            # A daemon's standard error goes nowhere, and the log would grow in silence.
+            _log.error(_ROTATE + ": {reason}", reason=str(error))
 
     def reopen_or_rotate(self) -> None:
         """Open the path anew if somebody has moved or removed the file; rotate it if not."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from twisted.logger import (
+    FileLogObserver,
     ILogObserver,
     LogEvent,
     Logger,
@@ -22,6 +23,7 @@ from twisted.logger import (
     LogPublisher,
     capturedLogs,
     eventAsText,
+    globalLogPublisher,
 )
 from twisted.python import log as older_log
 from twisted.scripts._twistd_unix import ServerOptions
@@ -350,21 +352,43 @@ def test_a_device_is_written_to_and_never_rotated(opened, capfd):
     assert capfd.readouterr().err == ""
 
 
+def hinder_rotation(directory: Path) -> None:
+    """What rotation would have to move cannot be moved over a directory."""
+    (directory / "log.1").mkdir()
+    (directory / "log.2").mkdir()
+    (directory / "log.2" / "x").touch()
+    (directory / "log.3").touch()
+    (directory / "log.4").mkdir()
+
+
 def test_where_files_can_not_be_moved_the_log_goes_on_in_its_file(tmp_path, opened, capfd):
     file = opened(tmp_path / "log", max_size=10, keep=3)
     file.write("0123456789\n")
-    # What rotation would have to move cannot be moved over a directory.
-    (tmp_path / "log.1").mkdir()
-    (tmp_path / "log.2").mkdir()
-    (tmp_path / "log.2" / "x").touch()
-    (tmp_path / "log.3").touch()
-    (tmp_path / "log.4").mkdir()
+    hinder_rotation(tmp_path)
     for n in range(3):
         file.write(f"{n}\n")
     assert (tmp_path / "log").read_text() == "0123456789\n0\n1\n2\n"
     complaint = capfd.readouterr().err
     assert complaint.count("\n") == 1
     assert "cannot rotate the log" in complaint
+
+
+def test_that_it_is_not_rotated_stands_in_the_log_once(tmp_path, opened, capfd):
+    file = opened(tmp_path / "log", max_size=10)
+    hinder_rotation(tmp_path)
+    observer = FileLogObserver(file, text_line)
+    globalLogPublisher.addObserver(observer)
+    try:
+        for n in range(5):
+            file.write(f"line {n} of the log\n")
+    finally:
+        globalLogPublisher.removeObserver(observer)
+    text = (tmp_path / "log").read_text()
+    assert text.count("cannot rotate the log") == 1
+    assert [line for line in text.splitlines() if line.startswith("line")] == [
+        f"line {n} of the log" for n in range(5)
+    ]
+    assert capfd.readouterr().err.count("\n") == 1
 
 
 def test_where_the_log_was_removed_it_is_not_rotated_by_itself(tmp_path, opened, capfd):
