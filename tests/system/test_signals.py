@@ -209,6 +209,8 @@ def test_such_a_signal_during_the_start_ends_nothing_either(
     served.wait_for_log("Starting factory")
     for _ in range(5):
         served.signal(number)
+    # Before that nobody may answer on its admin port.
+    served.wait_for_log("is served")
     served.wait_until_serving(2)
     assert served.stop() == 0
     served.check_left_nothing()
