@@ -125,6 +125,8 @@ def test_a_second_start_with_the_same_pidfile_is_refused_and_the_first_serves_on
         assert f"Another twistd server is running, PID {daemon.pid}" in done.stdout + done.stderr
         assert "Traceback" not in done.stdout + done.stderr
     assert int(daemon.pidfile.read_text()) == daemon.pid
+    # Who comes before that is told of it when it happens.
+    daemon.wait_for("connected for the feed")
 
     async def run() -> None:
         async with client_of(daemon.address) as client:
