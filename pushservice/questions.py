@@ -16,8 +16,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
-from pushservice.web import new_incident
-from pushservice.wire import internal_error
+from pushservice.web import log_incident
 
 #: Digits of a number that are looked at.
 _DIGITS: Final = 9
@@ -116,14 +115,7 @@ class Question(Resource):
         return NOT_DONE_YET
 
     def _failed(self, request: Request, failure: Failure) -> Reply:
-        incident = new_incident()
-        self.log.failure(
-            "answering {path} failed: incident {incident}",
-            failure,
-            path=request.path,
-            incident=incident,
-        )
-        fault = {"error": internal_error(incident)}
+        fault = {"error": log_incident(self.log, failure, request.path)}
         return json_reply(fault, HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def _answer_later(self, request: Request, outcome: Deferred[Reply]) -> None:

@@ -37,9 +37,16 @@ _COMMON_HEADERS: Final = {
 }
 
 
-def new_incident() -> str:
-    """An id for a fault of ours in an answer over HTTP, for the log and for who asked."""
-    return secrets.token_hex(6)
+def log_incident(log: Logger, failure: Failure, path: bytes) -> str:
+    """Log a fault of ours in the answer to `path`; returns what who asked is told, by its id.
+
+    The path has to be without what may stand behind it: there may be tokens.
+    """
+    incident = secrets.token_hex(6)
+    log.failure(
+        "answering {path} failed: incident {incident}", failure, path=path, incident=incident
+    )
+    return internal_error(incident)
 
 
 class _Request(Request):
@@ -48,15 +55,7 @@ class _Request(Request):
     log = Logger()
 
     def processingFailed(self, reason: Failure) -> Failure:
-        incident = new_incident()
-        # The path alone: tokens may stand behind it.
-        self.log.failure(
-            "answering {path} failed: incident {incident}",
-            reason,
-            path=self.path,
-            incident=incident,
-        )
-        body = f"{internal_error(incident)}\n".encode()
+        body = f"{log_incident(self.log, reason, self.path)}\n".encode()
         # Twisted's methods are not annotated.
         request: Any = self
         request.setResponseCode(INTERNAL_SERVER_ERROR)
