@@ -811,11 +811,11 @@ def test_what_the_log_says_in_the_table_of_what_to_do_is_what_the_code_says():
 
 
 def test_every_fault_of_ready_is_explained():
-    from pushservice import process, solo, workers
+    from pushservice import overview, process, solo
 
     explained = {text.replace("worker 1", "worker ") for text in literals_of_first_column("faults")}
     said = set()
-    for module in (process, solo, workers):
+    for module in (overview, process, solo):
         tree = ast.parse(Path(module.__file__).read_text("utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef) and node.name == "faults":
