@@ -91,6 +91,12 @@ class LoggedFailures:
         return taken
 
 
+def pytest_collection_finish() -> None:
+    """What is there by now stays: each collection after a test would go through all of it."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def logged_failures() -> Iterator[LoggedFailures]:
     """Fails a test that leaves delayed calls, open connections or unhandled failures behind."""
