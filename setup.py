@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 
 HERE = Path(__file__).parent
 # What makes a site of the documents; the tests do it too.
@@ -28,7 +28,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     # twisted.plugins has no __init__.py: it is Twisted's package, and ours only adds a file to it.
-    packages=["pushservice", "pushservice.client", "pushservice.web", "twisted.plugins"],
+    packages=[*find_packages(include=["pushservice", "pushservice.*"]), "twisted.plugins"],
     # Written out, so that an editable install maps the plugin's directory too.
     package_dir={"": "."},
     # With the whole npm package of the client; the daemon serves one file of it.
@@ -36,8 +36,10 @@ setup(
         "pushservice": ["py.typed"],
         "pushservice.web": ["*.html", "*.js", "client/*"],
     },
-    # Optional twice: no compiler is no error here, and outlet.py does without it.
-    ext_modules=[Extension("pushservice._fanout", ["pushservice/_fanout.c"], optional=True)],
+    # Optional twice: no compiler is no error here, and server/outlet.py does without it.
+    ext_modules=[
+        Extension("pushservice.fanout._fanout", ["pushservice/fanout/_fanout.c"], optional=True)
+    ],
     entry_points={"console_scripts": ["quotepush = pushservice.__main__:main"]},
     zip_safe=False,
     install_requires=[

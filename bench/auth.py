@@ -57,7 +57,7 @@ class Kind:
 
 def by_hand(*words: object) -> str:
     """What `quotepush token` prints."""
-    code = "from pushservice.token_cli import token; token()"
+    code = "from pushservice.cli.token import token; token()"
     command = [str(ROOT / ".venv/bin/python"), "-c", code, *map(str, words)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     return done.stdout

@@ -30,13 +30,14 @@ from OpenSSL import SSL
 from sending import drained, send_all
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pushservice import _fanout, deflate, wire
-from pushservice.closing import CloseCode
-from pushservice.hub import Hub
-from pushservice.market import Market
+from pushservice.fanout import _fanout
+from pushservice.fanout.hub import Hub
+from pushservice.fanout.outbox import Outbox
+from pushservice.market.simulator import Market
 from pushservice.metrics import Counters
-from pushservice.outbox import Outbox
-from pushservice.tls import development_pair
+from pushservice.protocol import deflate, wire
+from pushservice.protocol.close_codes import CloseCode
+from pushservice.tls.factory import development_pair
 
 CLIENTS = 500
 EVENTS = 4000

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import time
 
-from pushservice import wire
-from pushservice.closing import CloseCode
-from pushservice.hub import Hub
-from pushservice.interfaces import DelayedCall, Progress
+from pushservice.fanout.hub import Hub
+from pushservice.fanout.interfaces import DelayedCall, Progress
+from pushservice.fanout.outbox import Outbox
+from pushservice.fanout.topic import Topic
 from pushservice.metrics import Counters
-from pushservice.outbox import Outbox
-from pushservice.topic import Topic
+from pushservice.protocol import wire
+from pushservice.protocol.close_codes import CloseCode
 
 CLIENTS, UPDATES, TURNS, ROUNDS = 500, 32, 300, 5
 PAYLOAD = (

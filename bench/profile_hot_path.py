@@ -35,13 +35,13 @@ import hiredis
 from sending import send_parts
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pushservice import wire
-from pushservice.channels import SymbolReader
-from pushservice.closing import CloseCode
-from pushservice.hub import Hub
+from pushservice.fanout.hub import Hub
+from pushservice.fanout.outbox import Outbox
+from pushservice.feed.symbol_reader import SymbolReader
 from pushservice.metrics import Counters
-from pushservice.outbox import Outbox
-from pushservice.tls import development_pair
+from pushservice.protocol import wire
+from pushservice.protocol.close_codes import CloseCode
+from pushservice.tls.factory import development_pair
 
 PATTERN = "quote.*"
 PAYLOAD = b'{"q":"@1000000000","bid":189.2500,"ask":189.2700,"last":189.2600,"size":1200}'.ljust(

@@ -109,7 +109,7 @@ def make_pair(directory: Path) -> tuple[Path, Path]:
 
 def find_redis() -> str:
     """The redis-server that quotepush itself would embed."""
-    code = "from pushservice.embedded import find_redis_server; print(find_redis_server())"
+    code = "from pushservice.redis.embedded import find_redis_server; print(find_redis_server())"
     command = [ROOT / ".venv/bin/python", "-c", code]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 

@@ -13,7 +13,7 @@ import random
 import sys
 import time
 
-from pushservice.tape import Tape
+from pushservice.fanout.tape import Tape
 
 RATE, SECONDS, TURN, DELAY = 1000, 900, 10, 900.0
 SYMBOLS = [f"SYM{number:03d}.US" for number in range(500)]

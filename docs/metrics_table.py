@@ -12,7 +12,7 @@ from typing import Final
 
 from list_table import list_table
 
-from pushservice.families import CERTIFICATE, FAMILIES, WORKER, Family
+from pushservice.monitoring.families import CERTIFICATE, FAMILIES, WORKER, Family
 
 INTRODUCTION: Final = f"""\
 Metrics

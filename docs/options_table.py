@@ -13,8 +13,8 @@ from typing import Final
 
 from list_table import list_table
 
-from pushservice.layers import SECTIONS
-from pushservice.options import CONFIG_FILE, OPTIONS, Option
+from pushservice.config.layers import SECTIONS
+from pushservice.config.options import CONFIG_FILE, OPTIONS, Option
 
 TITLES: Final = {
     "": "Ports, pages and the simulated market",

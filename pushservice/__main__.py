@@ -11,7 +11,7 @@ import sys
 def main() -> None:
     """Run what was typed."""
     try:
-        from pushservice.cli import main as command
+        from pushservice.cli.main import main as command
     except KeyboardInterrupt:
         # As a command says it that has not begun.
         sys.exit("\nAborted!")

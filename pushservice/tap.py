@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from twisted.python import usage
 
-from pushservice import __version__, logs
-from pushservice.config import Config
-from pushservice.configfile import Sources
-from pushservice.layers import BY_NAME, meant_option
-from pushservice.options import CONFIG_FILE, OPTIONS, Option
-from pushservice.settings import Settings
+from pushservice import __version__
+from pushservice.config.config import Config
+from pushservice.config.files import Sources
+from pushservice.config.layers import BY_NAME, meant_option
+from pushservice.config.options import CONFIG_FILE, OPTIONS, Option
+from pushservice.config.settings import Settings
+from pushservice.monitoring import logs
 
 if TYPE_CHECKING:
     from twisted.application.service import IService
@@ -96,12 +97,12 @@ def makeService(options: Options) -> IService:
     """The daemon that `options` describe; called by twistd before it daemonizes."""
     from twisted.internet import reactor
 
-    from pushservice.access import exposure
-    from pushservice.embedded import NoRedisServer, find_redis_server
-    from pushservice.process import Process
-    from pushservice.service import CannotStart, prepare_memory
-    from pushservice.solo import Solo
-    from pushservice.workers import Manager, Plan
+    from pushservice.redis.embedded import NoRedisServer, find_redis_server
+    from pushservice.service.access import exposure
+    from pushservice.service.daemon import CannotStart, prepare_memory
+    from pushservice.workers.manager import Manager, Plan
+    from pushservice.workers.process import Process
+    from pushservice.workers.single_process import Solo
 
     config = options.config
     if not config.redis:

@@ -91,6 +91,11 @@ class LoggedFailures:
         return taken
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Names long bytes, such as keys made on the spot, by their argument: ids must be stable."""
+    return argname if isinstance(val, bytes) and len(val) > 40 else None
+
+
 def pytest_collection_finish() -> None:
     """What is there by now stays: each collection after a test would go through all of it."""
     gc.collect()

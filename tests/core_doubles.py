@@ -9,14 +9,14 @@ from twisted.internet.task import Clock
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 
-from pushservice import wire
-from pushservice.closing import CloseCode
-from pushservice.hub import Hub
-from pushservice.interfaces import Progress
+from pushservice.fanout.hub import Hub
+from pushservice.fanout.interfaces import Progress
+from pushservice.fanout.outbox import Outbox
 from pushservice.limits import Limits
 from pushservice.metrics import Counters
-from pushservice.outbox import Outbox
-from pushservice.session import Session
+from pushservice.protocol import wire
+from pushservice.protocol.close_codes import CloseCode
+from pushservice.session.session import Session
 
 
 class FixedClock(Clock):

@@ -6,16 +6,16 @@ from collections.abc import Callable
 
 from core_doubles import Client, FixedClock, RecordingOutlet, make_hub
 
-from pushservice import wire
-from pushservice.auth import Identity, Refused, Rights, check_time
-from pushservice.closing import CloseCode
-from pushservice.doorkeeper import Doorkeeper
-from pushservice.hub import Hub
+from pushservice.auth.identity import Identity, Refused, Rights, check_time
+from pushservice.auth.revocations import Revocations
+from pushservice.fanout.hub import Hub
+from pushservice.fanout.outbox import Outbox
 from pushservice.limits import Limits
 from pushservice.metrics import Counters
-from pushservice.outbox import Outbox
-from pushservice.revocations import Revocations
-from pushservice.session import Session
+from pushservice.protocol import wire
+from pushservice.protocol.close_codes import CloseCode
+from pushservice.session.authentication import Doorkeeper
+from pushservice.session.session import Session
 
 TIMEOUT, LEEWAY, DELAY = 10.0, 5.0, 900.0
 ANN = Identity(user="ann")

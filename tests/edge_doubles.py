@@ -15,15 +15,15 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from pushservice.hub import Hub
+from pushservice.fanout.hub import Hub
 from pushservice.limits import Limits
 from pushservice.metrics import Counters
-from pushservice.proxies import NOBODY, Trusted
-from pushservice.reception import QuoteFactory
-from pushservice.web import build_site
-from pushservice.websocket import (
+from pushservice.server.factory import QuoteFactory
+from pushservice.server.proxies import NOBODY, Trusted
+from pushservice.server.websocket import (
     QuoteProtocol,
 )
+from pushservice.web import build_site
 
 HOME, ELSEWHERE = "127.0.0.1", "192.0.2.1"
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from waiting import wait_for_line
 
-from pushservice.embedded import find_redis_server
+from pushservice.redis.embedded import find_redis_server
 
 
 def free_port() -> int:

@@ -11,8 +11,8 @@ from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTer
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from pushservice import workerlink
-from pushservice.workerlink import encoded
+from pushservice.workers import worker_link
+from pushservice.workers.worker_link import encoded
 
 #: What a worker answers to what it is told.
 MANNERS: Mapping[str, str] = {
@@ -53,7 +53,7 @@ class FakeProcess:
     def says(self, word: str, **more: object) -> None:
         """Have the manager hear this, as a worker says it."""
         if not self.ended:
-            self.protocol.childDataReceived(workerlink.SAYS, encoded({"is": word} | more))
+            self.protocol.childDataReceived(worker_link.SAYS, encoded({"is": word} | more))
 
     def ends(self, code: int = 0, signal: int | None = None) -> None:
         """It is gone."""
@@ -72,7 +72,7 @@ class FakeProcess:
     def writeToChild(self, descriptor: int, data: bytes) -> None:
         if self.ended:
             raise KeyError(descriptor)
-        assert descriptor == workerlink.TOLD
+        assert descriptor == worker_link.TOLD
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             message = json.loads(line)

@@ -30,7 +30,7 @@ from pushservice.client.events import (
 )
 from pushservice.client.options import Options, Why
 from pushservice.client.wishes import Answered, Done, Wishes
-from pushservice.closing import RECONNECT_AFTER, CloseCode, ErrorCode
+from pushservice.protocol.close_codes import RECONNECT_AFTER, CloseCode, ErrorCode
 
 #: Another token may help after these.
 LOCKED_OUT: Final = frozenset({CloseCode.AUTHENTICATION_FAILED, CloseCode.AUTHENTICATION_TOO_LATE})

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, TypedDict
 from urllib.parse import urlsplit
 
-from pushservice.commands import MAX_INTERVAL_MS
+from pushservice.protocol.commands import MAX_INTERVAL_MS
 
 #: What a token is needed for: a connection, the place of one that ends soon or of a refused one.
 Why: TypeAlias = Literal["connect", "expiring", "refused"]

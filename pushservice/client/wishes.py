@@ -22,8 +22,8 @@ from pushservice.client.frames import (
     UnsubscribedEvent,
 )
 from pushservice.client.options import Options
-from pushservice.closing import ErrorCode
-from pushservice.wire import symbol_fault
+from pushservice.protocol.close_codes import ErrorCode
+from pushservice.protocol.wire import symbol_fault
 
 #: What a call hears in the end: its result, or the QuoteError in place of one.
 Done: TypeAlias = Callable[[Any], None]

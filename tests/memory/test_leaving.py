@@ -23,8 +23,8 @@ from waiting import until
 
 from pushservice.limits import Limits
 from pushservice.metrics import Counters
-from pushservice.reception import QuoteFactory
-from pushservice.tls import TLSFactory, development_pair, server_options
+from pushservice.server.factory import QuoteFactory
+from pushservice.tls.factory import TLSFactory, development_pair, server_options
 from pushservice.web import build_site
 
 

@@ -7,7 +7,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushservice.auth import Identity, Refused, Rights, decide
+from pushservice.auth.identity import Identity, Refused, Rights, decide
 
 SYMBOLS = st.text("ab.*/", max_size=10) | st.text(max_size=10)
 PATTERNS = st.lists(

@@ -12,8 +12,8 @@ from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 from redis_process import RedisServer
 
-from pushservice.channels import IGNORED, SymbolReader
-from pushservice.wire import symbol_fault
+from pushservice.feed.symbol_reader import IGNORED, SymbolReader
+from pushservice.protocol.wire import symbol_fault
 
 
 class Connection:

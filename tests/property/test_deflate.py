@@ -8,9 +8,9 @@ from core_doubles import Client, inflated, make_hub, publish, unframe
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushservice import deflate, wire
-from pushservice.deflate import Corrupt, Inflation, TooLong
 from pushservice.metrics import Counters
+from pushservice.protocol import deflate, wire
+from pushservice.protocol.deflate import Corrupt, Inflation, TooLong
 
 PAYLOADS = st.one_of(
     st.binary(max_size=300),

@@ -12,11 +12,11 @@ from core_doubles import Client, FixedClock
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from pushservice.announcements import Announcements
-from pushservice.delayed import TURN_EVERY, Tiers, Together, move
-from pushservice.hub import Hub
+from pushservice.fanout.announcements import Announcements
+from pushservice.fanout.delayed import TURN_EVERY, Tiers, Together, move
+from pushservice.fanout.hub import Hub
+from pushservice.fanout.tape import Tape
 from pushservice.metrics import Counters
-from pushservice.tape import Tape
 
 SYMBOLS = ["A", "B", "C"]
 #: seconds; the first is real time

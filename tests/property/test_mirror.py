@@ -22,12 +22,12 @@ from redis_client import RedisClient, wanted
 from redis_process import start_redis
 from twisted.internet import defer
 
-from pushservice import registry as registry_module
-from pushservice import registry_scripts as scripts
-from pushservice.hub import Hub
+from pushservice.fanout.hub import Hub
 from pushservice.metrics import Counters
-from pushservice.redisurl import RedisAddress
-from pushservice.registry import Registry
+from pushservice.redis.url import RedisAddress
+from pushservice.registry import registry as registry_module
+from pushservice.registry import scripts
+from pushservice.registry.registry import Registry
 
 PREFIX = "q:"
 SYMBOLS = ["A", "B", "C", "D"]

@@ -16,8 +16,8 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from pushservice.proxies import Trusted
-from pushservice.proxyprotocol import (
+from pushservice.server.proxies import Trusted
+from pushservice.server.proxy_protocol import (
     MAX_V2_LENGTH,
     BadHeader,
     Header,

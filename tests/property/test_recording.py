@@ -7,7 +7,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushservice.recording import Message, message_line, read_line
+from pushservice.market.recording_format import Message, message_line, read_line
 
 TIMES = st.integers(0, 4_102_444_800_000_000)
 CHANNELS = st.text(st.characters(codec="utf-8"), max_size=40)

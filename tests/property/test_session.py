@@ -9,10 +9,10 @@ from door_doubles import DELAY, LEEWAY, TIMEOUT, House
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pushservice import wire
-from pushservice.auth import Refused
-from pushservice.closing import CloseCode
+from pushservice.auth.identity import Refused
 from pushservice.limits import BURST_SECONDS, Limits
+from pushservice.protocol import wire
+from pushservice.protocol.close_codes import CloseCode
 
 LIMITS = Limits(symbols=3, message_rate=2, byte_rate=0, total_symbols=5)
 ALLOWED = LIMITS.message_rate * BURST_SECONDS

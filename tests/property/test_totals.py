@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushservice.metrics import Counters, Histogram
-from pushservice.totals import Past, together
+from pushservice.workers.totals import Past, together
 
 BOUNDS = (0.001, 0.1, 1, 10)
 values = st.floats(min_value=0, max_value=100, allow_nan=False)

@@ -8,7 +8,7 @@ from core_doubles import Client, make_hub, publish, unframe
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushservice import commands, wire
+from pushservice.protocol import commands, wire
 
 NEAR_COMMANDS = st.builds(
     lambda fields: json.dumps(fields).encode(),

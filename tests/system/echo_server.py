@@ -13,12 +13,12 @@ from rfc6455_records import MAX_MESSAGE
 from twisted.internet import reactor
 from twisted.logger import globalLogBeginner, textFileLogObserver
 
-from pushservice import wire
-from pushservice.config import Config
-from pushservice.lean import configured
-from pushservice.service import Daemon
+from pushservice.config.config import Config
+from pushservice.protocol import wire
+from pushservice.server.lean_autobahn import configured
+from pushservice.server.websocket import QuoteProtocol
+from pushservice.service.daemon import Daemon
 from pushservice.tap import Options
-from pushservice.websocket import QuoteProtocol
 
 #: The daemon's limits as far as they would be in the way; 0 is none.
 RAISED: Final = {

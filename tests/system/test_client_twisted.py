@@ -33,7 +33,7 @@ from pushservice.client import (
     State,
     Welcome,
 )
-from pushservice.tls import server_options
+from pushservice.tls.factory import server_options
 
 OwnRedis = Callable[..., RedisServer]
 T = TypeVar("T")

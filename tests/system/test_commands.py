@@ -137,7 +137,7 @@ def test_the_picture_of_a_terminal_is_what_is_seen_there(block, served, fed, hom
 
 
 def test_every_command_is_in_the_document():
-    from pushservice.cli import main
+    from pushservice.cli.main import main
 
     text = DOCUMENT.read_text("utf-8")
     assert [name for name in main.commands if f"quotepush {name}" not in text] == []

@@ -52,8 +52,8 @@ from twisted.scripts.twistd import ServerOptions
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import InvalidStatus
 
-from pushservice.configfile import Sources
-from pushservice.options import CONFIG_FILE, OPTIONS
+from pushservice.config.files import Sources
+from pushservice.config.options import CONFIG_FILE, OPTIONS
 
 ROOT: Final = Path(__file__).parents[2]
 CONTRIB: Final = ROOT / "contrib"
@@ -231,11 +231,11 @@ def test_the_service_is_exposed_to_little(units: Path) -> None:
 
 
 def test_systemd_waits_longer_than_a_stop_takes():
-    from pushservice import workers
+    from pushservice.workers import manager
 
     service = Unit("quotepush.service")["Service"]
     config = tomllib.loads((CONTRIB / "quotepush.toml").read_text("utf-8"))["workers"]
-    needed = config["drain-delay"] + config["drain-timeout"] + workers.KILLED_AFTER
+    needed = config["drain-delay"] + config["drain-timeout"] + manager.KILLED_AFTER
     assert int(service["TimeoutStopSec"]) >= needed + 10
     assert int(service["WatchdogSec"]) == 30
 
@@ -792,7 +792,7 @@ def literals_of_first_column(name: str) -> list[str]:
 def texts_of_the_code() -> str:
     """All strings of the package, and what else the log may have from Twisted and the system."""
     texts = [os.strerror(errno.EADDRINUSE), Path(_twistd_unix.__file__).read_text("utf-8")]
-    for path in (ROOT / "pushservice").glob("*.py"):
+    for path in (ROOT / "pushservice").rglob("*.py"):
         nodes_of = ast.walk(ast.parse(path.read_text("utf-8")))
         constants = [node.value for node in nodes_of if isinstance(node, ast.Constant)]
         texts += [value for value in constants if isinstance(value, str)]
@@ -811,11 +811,11 @@ def test_what_the_log_says_in_the_table_of_what_to_do_is_what_the_code_says():
 
 
 def test_every_fault_of_ready_is_explained():
-    from pushservice import overview, process, solo
+    from pushservice.workers import overview, process, single_process
 
     explained = {text.replace("worker 1", "worker ") for text in literals_of_first_column("faults")}
     said = set()
-    for module in (overview, process, solo):
+    for module in (overview, process, single_process):
         tree = ast.parse(Path(module.__file__).read_text("utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef) and node.name == "faults":

@@ -18,8 +18,8 @@ from shell import QUOTEPUSH, Command
 from system_clients import client_of
 from system_harness import environment, free_port, poll
 
-from pushservice.recording import Header, Message, header_line, message_line
-from pushservice.recordings import Recording
+from pushservice.market.recording_files import Recording
+from pushservice.market.recording_format import Header, Message, header_line, message_line
 
 ODD = [b'{"last":10.50}', b"plain", b"", b"\xff\x00\n", b'{"a":\r\n1}', '"贵"'.encode(), b" 1 "]
 

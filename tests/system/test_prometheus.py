@@ -19,7 +19,7 @@ import yaml
 from system_clients import Puppet
 from system_harness import Publisher, StartDaemon, free_port, poll
 
-from pushservice.deflate import EACH
+from pushservice.protocol.deflate import EACH
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "contrib" / "prometheus"

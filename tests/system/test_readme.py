@@ -23,7 +23,7 @@ from system_harness import Daemon, StartDaemon, poll
 from waiting import wait_for_line
 from websockets.sync.client import ClientConnection, connect
 
-from pushservice.embedded import find_redis_server
+from pushservice.redis.embedded import find_redis_server
 
 BIN = Path(sys.executable).parent
 

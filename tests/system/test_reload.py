@@ -27,7 +27,7 @@ from redis_process import RedisServer
 from system_clients import client_of
 from system_harness import Address, Publish, free_port, poll
 
-from pushservice.tls import development_pair
+from pushservice.tls.factory import development_pair
 
 ROOT = Path(__file__).parents[2]
 ROLLS = 20 if LONG else 3

@@ -19,7 +19,7 @@ from redis_client import RedisClient
 from redis_process import RedisServer
 from system_harness import Daemon, StartDaemon, environment
 
-from pushservice.auth import Rights
+from pushservice.auth.identity import Rights
 
 BIN = Path(sys.executable).parent
 

@@ -162,7 +162,7 @@ def test_connections_that_wait_in_the_queue_outlive_the_worker(crew: StartCrew) 
 #: Ends a worker as it starts, while the file is there.
 FAULT = """
 import os, sys
-if os.path.exists({flag!r}) and "pushservice.worker" in " ".join(sys.orig_argv):
+if os.path.exists({flag!r}) and "pushservice.workers.worker" in " ".join(sys.orig_argv):
     os.write(2, b"no worker today\\n")
     os._exit(3)
 """
@@ -182,7 +182,7 @@ def test_a_worker_that_dies_each_time_is_started_ever_later_said_loudly_and_reco
     served.wait_for_log("worker 2 wrote: no worker today")
     served.wait_for_log("worker 2 ended with exit status 3", times=4)
     served.wait_for_log(", and keeps doing so: another starts in")
-    assert "pushservice.workers.Manager#critical" in served.log()
+    assert "pushservice.workers.manager.Manager#critical" in served.log()
     assert served.ask("ready") == (503, {"ready": False, "faults": ["worker 2 keeps ending"]})
     assert served.ask("live")[0] == 200
     # The other one serves on.

@@ -1,328 +1,301 @@
-"""The floors: imports only go down, and the two lower floors know no network library."""
+"""The folders: which may import which, which libraries live where, and no circle between files.
+
+The table of folders is read from docs/architecture.rst, so that the document is what is checked.
+"""
 
 from __future__ import annotations
 
 import ast
-import re
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
+import docutils.core
+import docutils.nodes
 import pytest
 
-PACKAGE = Path(__file__).parents[2] / "pushservice"
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "pushservice"
 
-FLOORS = {
-    "compose": [
-        "tap",
-        "__main__",
-        "cli",
-        "token_cli",
-        "feed_cli",
-        "record_cli",
-        "watch_cli",
-        "watching",
-        "bench_cli",
-        "benching",
-        "client_cli",
-        "daemon_options",
-        "process",
-        "solo",
-        "workers",
-        "overview",
-        "posts",
-        "worker",
-        "service",
-        "standing",
-        "access",
-        "sources",
-        "development",
-        "client",
-    ],
-    "edges": [
-        "websocket",
-        "reception",
-        "lean",
-        "outlet",
-        "kernel",
-        "logs",
-        "clientlog",
-        "feeds",
-        "listening",
-        "redisfeed",
-        "redislink",
-        "redistls",
-        "registry",
-        "registry_scripts",
-        "sentinel",
-        "snapshots",
-        "tokenkeys",
-        "tokens",
-        "tickets",
-        "revoking",
-        "errands",
-        "demo",
-        "publishing",
-        "recorder",
-        "recordings",
-        "foreground",
-        "statusline",
-        "screen",
-        "columns",
-        "keys",
-        "recent",
-        "embedded",
-        "configfile",
-        "certificates",
-        "tls",
-        "proxyprotocol",
-        "systemd",
-        "signals",
-        "admin",
-        "questions",
-        "exposition",
-        "insight",
-        "vitals",
-        "console",
-        "ports",
-        "balance",
-        "tally",
-        "workerprocess",
-        "workerlink",
-        "inheritance",
-        "web",
-    ],
-    "core": [
-        "announcements",
-        "farewell",
-        "hub",
-        "mirror",
-        "topic",
-        "outbox",
-        "backlog",
-        "pacing",
-        "tape",
-        "delayed",
-        "liveness",
-        "session",
-        "subscriptions",
-        "doorkeeper",
-        "auth",
-        "revocations",
-        "allowance",
-        "admission",
-        "proxies",
-        "market",
-        "reports",
-        "totals",
-        "punctuality",
-        "playback",
-        "board",
-        "load",
-    ],
-    "words": [
-        "wire",
-        "commands",
-        "listings",
-        "recording",
-        "ticker",
-        "closing",
-        "interfaces",
-        "config",
-        "coercers",
-        "options",
-        "layers",
-        "settings",
-        "redisurl",
-        "limits",
-        "channels",
-        "origins",
-        "credentials",
-        "deflate",
-        "metrics",
-        "families",
-        "stamps",
-    ],
-}
-ORDER = ["words", "core", "edges", "compose"]
-FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
+#: modules at the top that every folder may import
+SHARED = {"metrics", "limits"}
+#: modules at the top that compose: they may import every folder, and no folder may import them
+TOP = {"tap", "__main__"}
 
-#: the floors of the Python client, from above, below the words that it shares with the daemon
-CLIENT_FLOORS = {
-    "faces": ["for_asyncio", "for_twisted", "twisted_tls"],
-    "core": ["conversation", "wishes", "mailbox"],
-    "words": ["events", "options", "frames", "refusals"],
+#: folders and files that do no I/O and take the time from a clock that they are given
+PURE = {"protocol", "fanout", "session"} | {
+    "auth/identity",
+    "auth/revocations",
+    "auth/origins",
+    "config/coercers",
+    "config/config",
+    "config/layers",
+    "config/options",
+    "config/settings",
+    "market/instruments",
+    "market/payload_fields",
+    "market/playback",
+    "market/recording_format",
+    "market/simulator",
+    "cli/board",
+    "cli/load",
+    "feed/publish_time",
+    "feed/symbol_reader",
+    "monitoring/families",
+    "monitoring/reactor_delay",
+    "redis/url",
+    "registry/pending",
+    "server/client_reports",
+    "server/connection_limits",
+    "server/proxies",
+    "workers/totals",
+    "client/conversation",
+    "client/events",
+    "client/frames",
+    "client/mailbox",
+    "client/options",
+    "client/wishes",
+    "limits",
+    "metrics",
 }
-CLIENT_ORDER = ["words", "core", "faces"]
-CLIENT_FLOOR_OF = {room: floor for floor, rooms in CLIENT_FLOORS.items() for room in rooms}
-CLIENT_ONLY_IN = {
-    "websockets": {"for_asyncio"},
-    "asyncio": {"for_asyncio"},
-    "ssl": {"for_asyncio"},
-    "autobahn": {"for_twisted"},
-    "twisted": {"for_twisted", "twisted_tls"},
-    "OpenSSL": {"twisted_tls"},
-    "cryptography": {"twisted_tls"},
-    "service_identity": {"twisted_tls"},
-    "time": set(),
-    "socket": set(),
+IMPURE_LIBRARIES = {
+    *("autobahn", "hiredis", "OpenSSL", "twisted", "txredisapi", "websockets"),
+    *("asyncio", "os", "socket", "ssl", "subprocess", "threading", "time"),
 }
 
-#: third-party packages and the only rooms that may import them
-ONLY_IN = {
-    "websockets": set(),
-    "autobahn": {"websocket", "reception", "lean"},
-    "txredisapi": {
-        "redislink",
-        "redisfeed",
-        "publishing",
-        "registry",
-        "sentinel",
-        "snapshots",
-        "tickets",
-        "revoking",
-        "errands",
+#: libraries, and the only files that import them
+ONLY_IN: dict[str, set[str]] = {
+    "asyncio": {
+        *("cli/bench", "cli/benching", "cli/keys", "cli/watch", "cli/watching"),
+        "client/for_asyncio",
     },
-    "hiredis": {"redisfeed"},
-    "OpenSSL": {"certificates", "redistls", "outlet"},
-    "service_identity": {"redistls"},
+    "autobahn": {
+        "server/websocket",
+        "server/factory",
+        "server/lean_autobahn",
+        "client/for_twisted",
+    },
     "click": {
-        "cli",
-        "token_cli",
-        "feed_cli",
-        "record_cli",
-        "watch_cli",
-        "bench_cli",
-        "daemon_options",
-        "client_cli",
+        *("cli/main", "cli/token", "cli/feed", "cli/record", "cli/watch", "cli/bench"),
+        *("cli/daemon_options", "cli/client_options"),
     },
-    "rich": {"screen", "columns"},
-    "zstandard": {"recordings"},
-    "jwt": {"tokens"},
-    "prometheus_client": {"exposition"},
-    "cryptography": {"certificates", "tls", "redistls", "outlet", "tokenkeys"},
+    "cryptography": {
+        *("tls/certificates", "tls/factory", "redis/tls", "server/outlet", "auth/token_keys"),
+        "client/twisted_tls",
+    },
+    "hiredis": {"feed/redis_pubsub"},
+    "jwt": {"auth/tokens"},
+    "OpenSSL": {"tls/certificates", "redis/tls", "server/outlet", "client/twisted_tls"},
+    "prometheus_client": {"monitoring/exposition"},
+    "rich": {"cli/screen", "cli/columns"},
+    "service_identity": {"redis/tls", "client/twisted_tls"},
+    "txredisapi": {
+        *("redis/link", "redis/sentinel", "redis/one_shot", "auth/tickets", "auth/revocation_feed"),
+        *("feed/redis_pubsub", "feed/snapshot_hash", "market/publishing", "registry/registry"),
+    },
+    "websockets": {"client/for_asyncio"},
+    "zstandard": {"market/recording_files"},
 }
-#: what floors 1 and 2 may not import: networks, clocks, files and processes
-FORBIDDEN_BELOW = {"twisted", "autobahn", "txredisapi", "hiredis", "OpenSSL", "socket", "ssl"} | {
-    "time",
-    "asyncio",
-    "threading",
-    "subprocess",
-    "os",
-}
 
 
-def room_files() -> dict[str, Path]:
-    files = {path.stem: path for path in PACKAGE.glob("*.py") if path.stem != "__init__"}
-    return files | {name: PACKAGE / name / "__init__.py" for name in ("web", "client")}
+def file_name(path: Path) -> str:
+    """The name of a module below the package, such as fanout/hub; that of a folder is fanout."""
+    name = path.relative_to(PACKAGE).with_suffix("").as_posix()
+    return name.removesuffix("/__init__")
 
 
-def client_files() -> dict[str, Path]:
-    found = (PACKAGE / "client").glob("*.py")
-    return {path.stem: path for path in found if path.stem != "__init__"}
+FILES = {file_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+FOLDERS = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+each_file = pytest.mark.parametrize("name", sorted(FILES))
 
 
-def imports_of(path: Path) -> set[str]:
-    """The modules that a file imports anywhere in it, those for types alone left out."""
-    tree = ast.parse(path.read_text("utf-8"))
-    for_types = {
-        id(node)
-        for block in ast.walk(tree)
-        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
-        for node in ast.walk(block)
-    }
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        if id(node) in for_types:
-            continue
+def folder_of(name: str) -> str:
+    """The folder that a module is in; the module's own name where it is at the top."""
+    return name.partition("/")[0]
+
+
+def imported(source: str) -> Iterator[str]:
+    """The dotted names of all that `source` imports, for types alone too.
+
+    Of `from a import b` both `a` and `a.b` are named: only the files know which one is a module.
+    """
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-            if node.module in ("pushservice", "pushservice.client"):
-                found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are absolute"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imports_of(source: str) -> tuple[set[str], set[str]]:
+    """Our modules that `source` imports, and the libraries."""
+    ours, libraries = set(), set()
+    for name in imported(source):
+        head, _, rest = name.partition(".")
+        if head != "pushservice":
+            libraries.add(head)
+        elif rest.replace(".", "/") in FILES:
+            ours.add(rest.replace(".", "/"))
+    # A folder that is named on the way to a module in it is no import of its own.
+    return {name for name in ours if not any(o.startswith(f"{name}/") for o in ours)}, libraries
+
+
+@cache
+def table() -> dict[str, set[str]]:
+    """The table of folders in docs/architecture.rst: each with those that it may import."""
+    document = docutils.core.publish_doctree(
+        (ROOT / "docs" / "architecture.rst").read_text("utf-8"),
+        settings_overrides={"report_level": 2, "syntax_highlight": "none"},
+    )
+    (found,) = (t for t in document.findall(docutils.nodes.table) if "folders" in t["names"])
+    body = next(iter(found.findall(docutils.nodes.tbody)))
+    rows = [[entry.astext() for entry in row.findall(docutils.nodes.entry)] for row in body]
+    allowed: dict[str, set[str]] = {}
+    for name, _, words in rows:
+        said = words.replace(",", " ").split()
+        if said[:2] == ["all", "above"]:
+            allowed[name] = set(allowed) - set(said[3:])
+        else:
+            allowed[name] = set(said) - {"nothing"}
+    return allowed
+
+
+def forbidden_imports(
+    name: str, source: str, allowed: Mapping[str, Iterable[str]]
+) -> dict[str, str]:
+    """What the module `name` with this `source` may not import, each with the reason."""
+    faults = {}
+    ours, libraries = imports_of(source)
+    mine = folder_of(name)
+    for other in ours:
+        its = folder_of(other)
+        if name in TOP or its == mine or its in SHARED:
+            continue
+        if name in SHARED:
+            faults[other] = f"{name} imports no folder"
+        elif its in TOP:
+            faults[other] = f"{its} is for twistd and the shell alone"
+        elif its not in allowed[mine]:
+            faults[other] = f"{mine} may not import {its}"
+    for library in libraries:
+        if name not in ONLY_IN.get(library, {name}):
+            faults[library] = f"{library} is for {', '.join(sorted(ONLY_IN[library]))}"
+        if library in IMPURE_LIBRARIES and (name in PURE or mine in PURE):
+            faults[library] = f"{name} does no I/O and reads no clock"
+    return faults
+
+
+def circles(graph: Mapping[str, Iterable[str]]) -> list[list[str]]:
+    """The circles of imports: each a path of modules that ends where it began."""
+    found: list[list[str]] = []
+    done: set[str] = set()
+
+    def visit(name: str, path: list[str]) -> None:
+        if name in path:
+            found.append([*path[path.index(name) :], name])
+        elif name not in done:
+            for other in sorted(graph.get(name, ())):
+                visit(other, [*path, name])
+            done.add(name)
+
+    for name in sorted(graph):
+        visit(name, [])
     return found
 
 
-def test_every_room_has_a_floor_and_every_floor_its_rooms():
-    assert set(room_files()) == set(FLOOR_OF)
+# -- the package ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("room", sorted(FLOOR_OF))
-def test_imports_go_down_or_sideways_never_up(room):
-    mine = ORDER.index(FLOOR_OF[room])
-    for module in imports_of(room_files()[room]):
-        head, _, rest = module.partition(".")
-        other = rest.partition(".")[0]
-        if head == "pushservice" and other in FLOOR_OF:
-            assert ORDER.index(FLOOR_OF[other]) <= mine, f"{room} imports {other}, a floor up"
+def test_the_table_names_each_folder_once_and_only_folders_that_may_be_imported():
+    assert set(table()) == FOLDERS
+    assert {other for names in table().values() for other in names} <= FOLDERS
+    assert {name for name in FILES if "/" not in name} - FOLDERS <= SHARED | TOP | {"__init__"}
 
 
-@pytest.mark.parametrize("room", sorted(FLOOR_OF))
-def test_a_library_is_imported_only_in_its_rooms(room):
-    for module in imports_of(room_files()[room]):
-        head = module.partition(".")[0]
-        assert room in ONLY_IN.get(head, {room}), f"{head} is not for {room}"
-        if FLOOR_OF[room] in ("words", "core"):
-            assert head not in FORBIDDEN_BELOW, f"{room} does no I/O and reads no clock: {head}"
+@each_file
+def test_a_file_imports_only_what_its_folder_may(name):
+    assert forbidden_imports(name, FILES[name].read_text("utf-8"), table()) == {}
 
 
-@pytest.mark.parametrize("room", sorted(FLOOR_OF))
-def test_a_room_says_what_it_is_for_and_what_it_must_not_know(room):
-    docstring = ast.get_docstring(ast.parse(room_files()[room].read_text("utf-8")))
+def test_the_folders_form_no_circle():
+    assert circles(table()) == []
+
+
+def test_files_that_are_named_here_exist():
+    named = {name for names in ONLY_IN.values() for name in names} | PURE
+    assert named <= set(FILES)
+
+
+@each_file
+def test_a_file_says_what_it_is_for_and_what_it_must_not_know(name):
+    docstring = ast.get_docstring(ast.parse(FILES[name].read_text("utf-8")))
     assert docstring is not None
-    assert "Must not know" in docstring
+    assert name == "__init__" or "Must not know" in docstring
 
 
-def test_the_core_is_importable_without_twisted():
-    code = (
-        "import sys; from pushservice import hub, outbox, session, market, config, channels;"
-        "bad = [m for m in ('twisted', 'autobahn', 'txredisapi', 'OpenSSL') if m in sys.modules];"
-        "sys.exit(' '.join(bad) or 0)"
-    )
-    outcome = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
-    assert outcome.returncode == 0, outcome.stderr
+# -- these tests see what they are to see --------------------------------------------------------
 
 
-# -- the Python client ---------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "source", "fault"),
+    [
+        ("fanout/hub", "import socket", "socket"),
+        ("fanout/hub", "from twisted.internet import reactor", "twisted"),
+        ("fanout/hub", "from pushservice.server import ports", "server/ports"),
+        ("fanout/hub", "from pushservice.server.ports import Ports", "server/ports"),
+        ("fanout/hub", "import pushservice.server.ports", "server/ports"),
+        ("fanout/hub", "def late():\n    from pushservice.tls import factory", "tls/factory"),
+        (
+            "fanout/hub",
+            "if TYPE_CHECKING:\n    from pushservice.session.session import Session",
+            "session/session",
+        ),
+        ("fanout/hub", "from pushservice import tap", "tap"),
+        ("server/ports", "from pushservice.monitoring.logs import install", "monitoring/logs"),
+        ("server/ports", "import txredisapi", "txredisapi"),
+        ("server/ports", "from OpenSSL import SSL", "OpenSSL"),
+        ("auth/identity", "import time", "time"),
+        ("metrics", "from pushservice.fanout.hub import Hub", "fanout/hub"),
+        ("cli/main", "from pushservice.workers.manager import Manager", "workers/manager"),
+    ],
+)
+def test_a_forbidden_import_is_found(name, source, fault):
+    assert set(forbidden_imports(name, source, table())) == {fault}
 
 
-def test_every_room_of_the_client_has_a_floor():
-    assert set(client_files()) == set(CLIENT_FLOOR_OF)
+def test_an_allowed_import_is_no_fault():
+    source = "from pushservice.protocol import commands\nfrom pushservice.metrics import Counters"
+    assert forbidden_imports("fanout/hub", source, table()) == {}
+    assert forbidden_imports("tap", "from pushservice.workers import manager", table()) == {}
 
 
-@pytest.mark.parametrize("room", sorted(CLIENT_FLOOR_OF))
-def test_the_client_imports_its_own_rooms_below_and_of_the_daemon_the_words_alone(room):
-    mine = CLIENT_ORDER.index(CLIENT_FLOOR_OF[room])
-    for module in imports_of(client_files()[room]):
-        parts = module.split(".")
-        if parts[:2] == ["pushservice", "client"]:
-            if len(parts) == 2:
-                continue
-            assert CLIENT_ORDER.index(CLIENT_FLOOR_OF[parts[2]]) <= mine, f"{room}: {module}"
-        elif parts[0] == "pushservice" and len(parts) > 1:
-            assert FLOOR_OF[parts[1]] == "words", f"client/{room} imports {module}"
-        else:
-            assert room in CLIENT_ONLY_IN.get(parts[0], {room}), f"{parts[0]} is not for {room}"
+@pytest.mark.parametrize(
+    ("graph", "found"),
+    [
+        ({"a": ["b"], "b": ["c"], "c": []}, []),
+        ({"a": ["b", "c"], "b": ["c"], "c": []}, []),
+        ({"a": ["b"], "b": ["a"]}, [["a", "b", "a"]]),
+        ({"a": ["b"], "b": ["c"], "c": ["b"]}, [["b", "c", "b"]]),
+        ({"a": ["a"]}, [["a", "a"]]),
+    ],
+)
+def test_a_circle_is_found(graph, found):
+    assert circles(graph) == found
 
 
-@pytest.mark.parametrize("room", sorted(CLIENT_FLOOR_OF))
-def test_a_room_of_the_client_says_what_it_is_for_and_what_it_must_not_know(room):
-    docstring = ast.get_docstring(ast.parse(client_files()[room].read_text("utf-8")))
-    assert docstring is not None
-    assert "Must not know" in docstring
-
-
-def test_the_architecture_names_every_room_of_the_client():
-    text = (PACKAGE.parent / "docs" / "architecture.rst").read_text("utf-8")
-    assert set(re.findall(r" client/(\w+)\.py ", text)) == set(CLIENT_FLOOR_OF)
+# -- what is imported while it runs --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("wanted", "bad"),
     [
+        (
+            "from pushservice.fanout import hub, outbox; from pushservice.session import session",
+            ("twisted", "autobahn", "txredisapi", "OpenSSL"),
+        ),
         (
             "from pushservice.client import Quote, conversation",
             ("twisted", "websockets", "asyncio"),
@@ -331,7 +304,7 @@ def test_the_architecture_names_every_room_of_the_client():
         ("from pushservice.client import QuoteService", ("websockets",)),
     ],
 )
-def test_a_face_of_the_client_brings_only_its_own_library(wanted, bad):
+def test_an_import_brings_only_the_libraries_that_it_needs(wanted, bad):
     code = f"{wanted}; import sys; sys.exit(' '.join(m for m in {bad} if m in sys.modules) or 0)"
     outcome = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False

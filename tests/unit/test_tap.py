@@ -13,16 +13,16 @@ from twisted.application.service import IService
 from twisted.python.usage import UsageError
 
 import pushservice
-from pushservice.config import Config
+from pushservice.auth.origins import ANY, parsed
+from pushservice.config.config import Config
+from pushservice.config.options import CONFIG_FILE, OPTIONS
 from pushservice.limits import Limits
-from pushservice.options import CONFIG_FILE, OPTIONS
-from pushservice.origins import ANY, parsed
-from pushservice.process import Process
-from pushservice.redisurl import RedisAddress, RedisTLS
-from pushservice.service import CannotStart
-from pushservice.solo import Solo
+from pushservice.redis.url import RedisAddress, RedisTLS
+from pushservice.service.daemon import CannotStart
 from pushservice.tap import Options, makeService
-from pushservice.workers import Manager
+from pushservice.workers.manager import Manager
+from pushservice.workers.process import Process
+from pushservice.workers.single_process import Solo
 
 TWISTD = str(Path(sys.executable).with_name("twistd"))
 

@@ -1,0 +1,354 @@
+"""Delayed quotes: a hub for each delay, fed from the tape once its quotes are old enough.
+
+Must not know: Twisted, Redis, sockets, what clients say, or who is entitled to what.
+
+A tier is a hub of its own, so that numbers, snapshots, merging, pacing and raw subscriptions are
+what they are in real time, of what was played so far. `at + delay <= now`, on the clock that is
+given and in its full precision, is what plays a quote; nothing else reaches a tier.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Final
+
+from pushservice.fanout.announcements import Announcements
+from pushservice.fanout.interfaces import Clock, DelayedCall, Interest
+from pushservice.fanout.outbox import RAW
+from pushservice.fanout.pacing import Paced
+from pushservice.fanout.tape import GAP, LOST, UNHEARD, Tape
+from pushservice.protocol import wire
+
+if TYPE_CHECKING:
+    from pushservice.fanout.hub import Hub
+    from pushservice.fanout.outbox import Outbox
+    from pushservice.fanout.topic import Topic
+
+#: Seconds between two turns of a tier, at least: fifty a second, however many quotes there are.
+TURN_EVERY: Final = 0.02
+#: Quotes that one turn plays at most, so that clients' messages are served between.
+TURN_QUOTES: Final = 2000
+
+
+class Together:
+    """Tells one Interest what the clients of all tiers watch.
+
+    `first` is told of the first watcher of a symbol on any tier, and once more of the first in real
+    time, for which alone values are looked up and written. `last` is told of the last on all tiers.
+    What is quoted is what is quoted and watched in real time: tiers tell nothing of it.
+    """
+
+    def __init__(self, interest: Interest) -> None:
+        self._interest = interest
+        # By how many tiers each symbol is watched.
+        self._tiers: dict[str, int] = {}
+
+    def watched(self, client: str, symbol: str, first: bool) -> None:
+        """See Interest; for the real-time hub."""
+        if first:
+            self._tiers[symbol] = self._tiers.get(symbol, 0) + 1
+        self._interest.watched(client, symbol, first)
+
+    def watched_late(self, client: str, symbol: str, first: bool) -> None:
+        """The same for a tier."""
+        elsewhere = self._tiers.get(symbol, 0)
+        if first:
+            self._tiers[symbol] = elsewhere + 1
+        self._interest.watched(client, symbol, first and not elsewhere)
+
+    def unwatched(self, client: str, symbol: str, last: bool) -> None:
+        """See Interest; for any hub."""
+        if last:
+            self._tiers[symbol] -= 1
+            last = not self._tiers[symbol]
+            if last:
+                del self._tiers[symbol]
+        self._interest.unwatched(client, symbol, last)
+
+    def quoted(self, topics: Mapping[Topic, object]) -> None:
+        """See Interest; for the real-time hub."""
+        self._interest.quoted(topics)
+
+
+class _Late:
+    """What a tier tells of interest."""
+
+    __slots__ = ("unwatched", "watched")
+
+    def __init__(self, together: Together) -> None:
+        self.watched = together.watched_late
+        self.unwatched = together.unwatched
+
+    def quoted(self, topics: Mapping[Topic, object]) -> None:
+        """What is old is no news to anybody else."""
+
+
+class _Tier:
+    """One delay: its hub, its place on the tape, and the timer that plays what is due."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        hub: Hub,
+        tape: Tape,
+        delay: float,
+        end_of_turn: Callable[[wire.Share], None],
+    ) -> None:
+        self.hub = hub
+        self.announcements = Announcements(hub, end_of_turn, late_ms=delay * 1000)
+        self._clock = clock
+        self._reader = tape.reader(delay)
+        self._call: DelayedCall | None = None
+        # Before this it plays nothing, see TURN_EVERY.
+        self._rests_until = 0.0
+        self._stopped = False
+
+    def wake(self) -> None:
+        """Something is on the tape: have it played when it is due."""
+        if self._call is not None or self._stopped:
+            return
+        at = self._reader.next_at()
+        if at is not None:
+            due = max(at + self._reader.delay, self._rests_until)
+            wait = max(0.0, due - self._clock.seconds())
+            self._call = self._clock.callLater(wait, self._play)
+
+    def stop(self) -> None:
+        """Play no more."""
+        self._stopped = True
+        self._reader.close()
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    def _play(self) -> None:
+        """One turn: what is due by now."""
+        self._call = None
+        now = self._clock.seconds()
+        stopwatch = self.hub.measures.stopwatch
+        began = stopwatch()
+        self._rests_until = now + TURN_EVERY
+        try:
+            entries = self._reader.take(now, TURN_QUOTES)
+            if len(entries) >= TURN_QUOTES:
+                # There may be more that is due.
+                self._rests_until = now
+            hub = self.hub
+            publish = hub.publish
+            received: float | None = None
+            missed: float | None = None
+            for at, symbol, payload in entries:
+                if payload == GAP and not symbol:
+                    # In its place among the quotes, and once for several with none between.
+                    hub.flush()
+                    received, missed = None, at
+                    continue
+                if missed is not None:
+                    self._miss(missed)
+                    missed = None
+                if not symbol:
+                    hub.flush()
+                    received = None
+                    self._mark(at, payload)
+                    continue
+                if at != received:
+                    received = at
+                    hub.receive_at(milliseconds(at))
+                publish(symbol, payload)
+            hub.flush()
+            if missed is not None:
+                self._miss(missed)
+        finally:
+            self.hub.measures.turn_seconds.observe(stopwatch() - began)
+            self.wake()
+
+    def _miss(self, at: float) -> None:
+        self.announcements.feed_was(True, milliseconds(at))
+
+    def _mark(self, at: float, mark: bytes) -> None:
+        if mark == LOST:
+            self.announcements.feed_was(False, milliseconds(at))
+        elif mark.startswith(UNHEARD):
+            symbol = mark[len(UNHEARD) :].decode()
+            topic = self.hub.topic(symbol)
+            if topic is not None and topic.watched:
+                self.announcements.gap_of(topic)
+            else:
+                self.hub.forget_value(symbol)
+
+
+class Tiers:
+    """Every delay there is, each with a hub of its own, beside the real-time one.
+
+    It takes what a feed delivers (see interfaces.Publish) in the place of the real-time hub, which
+    it passes all on to.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        hub: Hub,
+        tape: Tape,
+        delays: Iterable[float],
+        together: Together,
+        end_of_turn: Callable[[wire.Share], None],
+    ) -> None:
+        """`hub` is the real-time one, whose `interest` is `together`; `delays` are in seconds.
+
+        `end_of_turn` is what the hub was given. Raises ValueError for a delay that is not positive.
+        """
+        self._clock = clock
+        self._hub = hub
+        self._publish = hub.publish
+        self._tape = tape
+        self._record = tape.record
+        self._tiers: dict[float, _Tier] = {}
+        for delay in sorted(set(delays)):
+            if not 0 < delay < math.inf:
+                raise ValueError(f"a delay of {delay:g} s can't be; more than 0 is right")
+            late = hub.tier(_Late(together))
+            self._tiers[delay] = _Tier(clock, late, tape, delay, end_of_turn)
+        # When the turn was received whose quotes are coming in.
+        self._at: float | None = None
+        self._feed_up: bool | None = None
+
+    # -- what the feed brings --------------------------------------------------------------------
+
+    def publish(self, symbol: str, payload: bytes) -> None:
+        """See Publish: on the tape, and on to the real-time hub."""
+        at = self._at
+        if at is None:
+            at = self._at = self._clock.seconds()
+            # The very `t` that it will have on each tier.
+            self._hub.receive_at(milliseconds(at))
+        self._record(symbol, payload, at)
+        self._publish(symbol, payload)
+
+    def flush(self) -> None:
+        """See Publish."""
+        if self._at is not None:
+            self._at = None
+            self._wake()
+        self._hub.flush()
+
+    def feed_changed(self, up: bool) -> None:
+        """The feed was lost, or is back: each tier comes to it when it is due."""
+        if up is self._feed_up:
+            return
+        known, self._feed_up = self._feed_up, up
+        at = self._clock.seconds()
+        if up:
+            self._tape.mark_gap(at)
+        elif known:
+            self._tape.mark_lost(at)
+        self._wake()
+
+    def forget_value(self, symbol: str) -> None:
+        """The feed does not listen to `symbol` any more: as soon as tiers come to this moment."""
+        self._tape.mark_unheard(symbol, self._clock.seconds())
+        self._wake()
+
+    # -- tiers -----------------------------------------------------------------------------------
+
+    def tier_for(self, delay: float) -> Hub | None:
+        """The hub for a client that may see what is `delay` seconds old; None where there is none.
+
+        It is that of the least delay that is no shorter; of 0 the real-time one. Raises ValueError
+        for what is no delay.
+        """
+        if not delay >= 0:
+            raise ValueError(f"{delay} is no delay: 0 seconds or more are right")
+        if delay == 0:
+            return self._hub
+        # They are in order.
+        return next((tier.hub for each, tier in self._tiers.items() if each >= delay), None)
+
+    @property
+    def delays(self) -> list[float]:
+        """Every delay in seconds, the shortest first."""
+        return list(self._tiers)
+
+    def tape(self) -> dict[str, int]:
+        """Bytes that the tape uses now, and that it has dropped, as JSON."""
+        return {"used": self._tape.used_bytes, "dropped": self._tape.dropped_bytes}
+
+    @property
+    def hubs(self) -> list[Hub]:
+        """The hub of each delay, in their order; not the real-time one."""
+        return [tier.hub for tier in self._tiers.values()]
+
+    def look_for_stale(self, symbol_ms: float) -> None:
+        """Tell who watches a symbol of which no quote was played for longer than `symbol_ms`.
+
+        What counts is the time at which a tier is on the tape: while the feed was lost then,
+        nothing is stale, and after it symbols have the whole time again.
+        """
+        for tier in self._tiers.values():
+            tier.announcements.look_for_stale(symbol_ms, None)
+
+    def stop(self) -> None:
+        """Play no more; nothing is left with the clock. Quotes go to the real-time hub alone."""
+        for tier in self._tiers.values():
+            tier.stop()
+
+    def _wake(self) -> None:
+        for tier in self._tiers.values():
+            tier.wake()
+
+
+def move(outbox: Outbox, old: Hub, new: Hub) -> bool:
+    """Have a client watch on `new`, which is less late, what it watches on `old`; if it can be.
+
+    Each symbol keeps its mode and interval. The client is told a gap of each, then the snapshots;
+    what was pending of it is merged into those. False, and nothing is changed, where the client is
+    behind, where `new` has no room, or a number would fall: then it is to be closed, and to come
+    again. Never the other way, to a hub that is later: what is on its way can't be taken back.
+    """
+    before = list(outbox.topics.items())
+    if outbox.behind or not _can_move([topic for topic, _ in before], new):
+        return False
+    moved: dict[Topic, int | None] = {}
+    stale: list[Topic] = []
+    fresh: list[Topic] = []
+    for topic, kind in before:
+        updates, was_stale = outbox.updates, topic.stale
+        old.unsubscribe(outbox, topic)
+        # The `n` that the client has: that by which it has ended.
+        had = outbox.updates - updates
+        interval_ms = kind.group.pace.interval_ms if isinstance(kind, Paced) else 0
+        found = new.subscribe(outbox, topic.symbol, raw=kind is RAW, interval_ms=interval_ms)
+        moved[found] = None if topic.payload is None else had
+        if found.stale is not was_stale:
+            (stale if found.stale else fresh).append(found)
+    codec = outbox.codec
+    if moved and codec.converses:
+        gaps = [codec.event(wire.gap(topic.symbol_text)) for topic in moved]
+        outbox.send(codec.frames(gaps))
+    for topic, last in moved.items():
+        if last is not None and topic.n > last:
+            # The jump that the client sees goes on from what it had.
+            new.count_merged(outbox, topic.n - last - 1)
+            outbox.updates += topic.n - last
+    outbox.send_snapshots([(topic, last is None) for topic, last in moved.items()])
+    new.await_values(outbox, moved)
+    outbox.tell_quiet(stale, stale=True)
+    outbox.tell_quiet(fresh, stale=False)
+    return True
+
+
+def _can_move(topics: list[Topic], new: Hub) -> bool:
+    """Whether `new` has room for all, and no number of what was quoted would fall."""
+    unknown = 0
+    for topic in topics:
+        found = new.topic(topic.symbol)
+        if found is None:
+            unknown += 1
+        if topic.payload is not None and (found is None or found.n < topic.n):
+            return False
+    return unknown <= new.room()
+
+
+def milliseconds(seconds: float) -> int:
+    """A moment as clients are told it."""
+    return int(seconds * 1000)

@@ -1,0 +1,468 @@
+"""The hub: symbol to audience, numbering, last values, and who is dirty this turn.
+
+Must not know: Twisted, sockets, Redis, or what clients say. Nothing here does I/O; bytes leave
+through the outboxes when the feed has parsed a whole read and calls `flush`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+from pushservice.fanout.backlog import Common
+from pushservice.fanout.interfaces import Clock, Interest
+from pushservice.fanout.outbox import RAW, Kind, Outbox
+from pushservice.fanout.pacing import Group, Paced, Pacing
+from pushservice.fanout.topic import Topic, Topics
+from pushservice.limits import Limits
+from pushservice.metrics import Counters, Measures
+from pushservice.protocol import wire
+from pushservice.protocol.close_codes import CloseCode
+
+
+class NoRoom(Exception):
+    """As many symbols as may be are watched: no other can be."""
+
+
+class Hub:
+    """Takes quotes from the feed and keeps who wants them; one for the process."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        epoch: str,
+        counters: Counters,
+        failed: Callable[[Outbox, Exception], None],
+        end_of_turn: Callable[[wire.Share], None] = lambda _share: None,
+        beats: int = 20,
+        limits: Limits | None = None,
+        interest: Interest | None = None,
+        parent: Hub | None = None,
+        measures: Measures | None = None,
+    ) -> None:
+        """`failed` is told whose outbox raised, once all others are served.
+
+        `end_of_turn` is called when every outbox has posted what the turn brought it, and counts
+        what it sends.
+        `beats` is into how many groups connections are dealt for heartbeats and pings.
+        `interest` is told who watches what, and what was quoted.
+        `parent` is the hub to whose clients this one's belong, see `tier`.
+        `measures` are told what each turn was like.
+        """
+        limits = limits or Limits()
+        self._limits = limits
+        self._parent = parent
+        self.epoch = epoch
+        self._failed = failed
+        self._interest = interest
+        self._end_of_turn = end_of_turn
+        self._clock = clock
+        self._counters = counters
+        self.measures = measures or Measures()
+        self._topics = Topics(limits.total_symbols)
+        self._by_symbol = self._topics.by_symbol
+        self._turn: dict[Topic, int] = {}
+        self._raw_log: list[tuple[Topic, wire.Codec, bytes]] = []
+        self._turn_t: int | None = None
+        #: when the feed last brought anything, in milliseconds since the epoch
+        self.last_message_t: int | None = None
+        # Symbols whose watchers were told that they are stale, and that were quoted this turn.
+        self._freshened: list[Topic] = []
+        #: whether `learn` may be called, so that who wants a first value is kept
+        self.values_can_be_learnt = False
+        # Clients that wait for a first value, by symbol.
+        self._awaiting: dict[Topic, dict[Outbox, None]] = {}
+        self._groups: list[dict[Outbox, None]] = (
+            [{} for _ in range(beats)] if parent is None else parent._groups
+        )
+        self._group_of_next = 0
+        self._pacing = Pacing(clock, self._serve_paced)
+        #: what the outboxes of this hub share
+        self.common: Common = (
+            Common(counters, limits.raw_budget, self._too_slow, clock.seconds)
+            if parent is None
+            else parent.common
+        )
+
+    def tier(self, interest: Interest | None) -> Hub:
+        """A hub with symbols, numbers and last values of its own, whose clients count here.
+
+        All that is per client, and not per symbol, is this one's: heartbeats and pings, budgets,
+        who is behind. It learns no values, since those are of now and it may be late.
+        """
+        return Hub(
+            self._clock,
+            self.epoch,
+            self._counters,
+            self._failed,
+            self._end_of_turn,
+            limits=self._limits,
+            interest=interest,
+            parent=self,
+            measures=self.measures,
+        )
+
+    # -- the path of a quote -------------------------------------------------------------------
+
+    def receive_at(self, t: int) -> None:
+        """What is published next in this turn was received at `t`, in milliseconds."""
+        self._turn_t = self.last_message_t = t
+
+    def publish(self, symbol: str, payload: bytes) -> None:  # noqa: C901, PLR0912 - a call more would cost every quote
+        """Number one quote and offer it to its audience; `flush` sends it."""
+        t = self._turn_t
+        if t is None:
+            t = self._turn_t = self.last_message_t = self.now()
+        topic = self._by_symbol.get(symbol) or self._topics.new(symbol)
+        if topic is None:
+            if self._parent is None:
+                # On a tier it is a quote that was counted when it came.
+                self._counters.symbols_dropped += 1
+            return
+        n = topic.n = topic.n + 1
+        topic.t = t
+        topic.payload = payload
+        if topic.stale:
+            topic.stale = False
+            self._freshened.append(topic)
+        audience = topic.audience
+        if audience is None:
+            audience = topic.rebuild()
+        if not audience and not topic.marking:
+            self._topics.unwatched(topic)
+            return
+        turn = self._turn
+        if topic not in turn:
+            turn[topic] = n - 1
+            topic.asleep = None
+        elif topic.asleep is None:
+            topic.asleep = topic.nobody_takes()
+        for mark in topic.marking:
+            mark(topic, n - 1)
+        if topic.asleep or not audience:
+            # Whoever wants it later has it made from the payload.
+            topic.newest.clear()
+            return
+        replaced = False
+        for codec, quote, offers in audience:
+            body = codec.body(payload)
+            replaced = replaced or body is not payload
+            piece = topic.newest[codec] = quote(topic.symbol_text, n, t, body)
+            for offer in offers:
+                offer(piece)
+            if topic.raw_members:
+                self._raw_log.append((topic, codec, piece))
+        if replaced:
+            self._counters.payloads_not_json += 1
+
+    def flush(self) -> None:
+        """Send every client what this turn brought."""
+        turn = self._turn
+        self._turn_t = None
+        if not turn:
+            return
+        self._turn = {}
+        if self._freshened:
+            self._tell_fresh()
+        if self._interest is not None:
+            self._interest.quoted(turn)
+        raw_log, self._raw_log = self._raw_log, []
+        dirty: set[Outbox] = set().union(*[topic.listeners for topic in turn])
+        share = wire.Share()
+        failures: list[tuple[Outbox, Exception]] = []
+        for outbox in dirty:
+            try:
+                outbox.flush(turn, raw_log, share)
+            except Exception as failure:  # noqa: BLE001 - one client's fault must not stop the others
+                failures.append((outbox, failure))
+        self._end_turn(share, failures)
+
+    def _tell_fresh(self) -> None:
+        topics, self._freshened = self._freshened, []
+        for outbox, symbols in watchers_of(topics).items():
+            outbox.tell_quiet(symbols, stale=False)
+
+    def _serve_paced(self, group: Group) -> None:
+        """Send the clients of `group` the newest update of each symbol quoted since last time."""
+        turn = group.take()
+        if not turn:
+            return
+        stopwatch = self.measures.stopwatch
+        began = stopwatch()
+        jumps = {topic: topic.n - before - 1 for topic, before in turn.items()}
+        pieces: dict[wire.Codec, dict[Topic, bytes]] = {}
+        share = wire.Share()
+        failures: list[tuple[Outbox, Exception]] = []
+        for paced in list(group.members):
+            topics = turn.keys() & paced.topics.keys()
+            if not topics:
+                continue
+            outbox = paced.outbox
+            try:
+                if outbox.behind:
+                    paced.miss(topics, turn)
+                    continue
+                merged = paced.correction(topics, jumps) if paced.since else 0
+                if topics and not outbox.closed:
+                    codec = outbox.codec
+                    if codec not in pieces:
+                        pieces[codec] = {
+                            topic: topic.update(codec, topic.marks.get(group, 1)) for topic in turn
+                        }
+                    merged += sum(map(jumps.__getitem__, topics))
+                    outbox.flush_paced(topics, pieces[codec], merged, share)
+            except Exception as failure:  # noqa: BLE001 - one client's fault must not stop the others
+                failures.append((outbox, failure))
+        self._end_turn(share, failures)
+        self.measures.turn_seconds.observe(stopwatch() - began)
+
+    def _end_turn(self, share: wire.Share, failures: list[tuple[Outbox, Exception]]) -> None:
+        self._end_of_turn(share)
+        self._counters.frames_out += share.frames
+        self._counters.events_out += share.pieces
+        self._counters.bytes_out += share.bytes
+        self.measures.turn_events.observe(share.pieces)
+        self.report(failures)
+
+    def _too_slow(self, outbox: Outbox) -> None:
+        self._counters.closed_too_slow += 1
+        outbox.outlet.close(CloseCode.TOO_SLOW)
+
+    # -- interest --------------------------------------------------------------------------------
+
+    def enter(self, outbox: Outbox) -> None:
+        """A client has connected: it gets heartbeats from now on."""
+        if self._parent is not None:
+            # So that all are dealt evenly.
+            self._parent.enter(outbox)
+            return
+        outbox.group = self._group_of_next
+        self._groups[outbox.group][outbox] = None
+        self._group_of_next = (self._group_of_next + 1) % len(self._groups)
+
+    def leave(self, outbox: Outbox) -> None:
+        """A client is going: nothing of it stays. May be called twice."""
+        if outbox.closed:
+            return
+        self._groups[outbox.group].pop(outbox, None)
+        for topic in list(outbox.topics):
+            self.unsubscribe(outbox, topic)
+        outbox.shut()
+
+    def serves(self, outbox: Outbox) -> bool:
+        """Whether `outbox` watches anything here; of several tiers it watches one alone."""
+        topic = next(iter(outbox.topics), None)
+        return topic is not None and self._by_symbol.get(topic.symbol) is topic
+
+    def topic(self, symbol: str) -> Topic | None:
+        """The topic of `symbol` if it is known: watched, or quoted and not forgotten since."""
+        return self._by_symbol.get(symbol)
+
+    def subscribe(
+        self, outbox: Outbox, symbol: str, *, raw: bool = False, interval_ms: int = 0
+    ) -> Topic:
+        """Have `outbox` watch `symbol`, which must be well-formed, in this way from now on.
+
+        Raises NoRoom where no further symbol can be watched.
+        """
+        topic = self._by_symbol.get(symbol) or self._topics.new(symbol)
+        if topic is None:
+            raise NoRoom
+        if topic in outbox.topics:
+            self._change(outbox, topic, raw, interval_ms)
+        else:
+            self._topics.watched(topic)
+            first = not topic.watched
+            self.common.subscriptions += 1
+            outbox.begin(topic)
+            self._join(outbox, topic, self._kind(outbox, raw, interval_ms), topic.n)
+            if self._interest is not None:
+                self._interest.watched(outbox.conn, topic.symbol, first)
+        return topic
+
+    def unsubscribe(self, outbox: Outbox, topic: Topic) -> None:
+        """Take `outbox` out of the audience of `topic`; a symbol never quoted is forgotten."""
+        self.common.subscriptions -= 1
+        outbox.end(topic)
+        self._part(outbox, topic)
+        outbox.forget(topic)
+        if topic in self._awaiting:
+            self._awaiting[topic].pop(outbox, None)
+        if self._interest is not None:
+            self._interest.unwatched(outbox.conn, topic.symbol, not topic.watched)
+        if not topic.watched:
+            self._awaiting.pop(topic, None)
+            self._topics.unwatched(topic)
+
+    def _change(self, outbox: Outbox, topic: Topic, raw: bool, interval_ms: int) -> None:
+        """Replace how `outbox` watches `topic`; what is pending under the old way is kept."""
+        old = outbox.topics[topic]
+        if isinstance(old, Paced):
+            if not raw and old.group.pace.interval_ms == self._pacing.interval(interval_ms):
+                return
+            outbox.deliver_pending(topic, old.last(topic))
+        elif old is (RAW if raw else None) and not interval_ms:
+            return
+        self._part(outbox, topic)
+        outbox.unwatch(topic)
+        self._join(outbox, topic, self._kind(outbox, raw, interval_ms), topic.n)
+
+    def _kind(self, outbox: Outbox, raw: bool, interval_ms: int) -> Kind:
+        if raw:
+            return RAW
+        if not interval_ms:
+            return None
+        interval_ms = self._pacing.interval(interval_ms)
+        return outbox.paced(interval_ms) or self._pacing.paced(outbox, interval_ms)
+
+    @staticmethod
+    def _join(outbox: Outbox, topic: Topic, kind: Kind, last: int) -> None:
+        if isinstance(kind, Paced):
+            kind.join(topic, last)
+        else:
+            topic.join(outbox, raw=kind is RAW)
+        outbox.watch(topic, kind)
+
+    @staticmethod
+    def _part(outbox: Outbox, topic: Topic) -> None:
+        kind = outbox.topics[topic]
+        if isinstance(kind, Paced):
+            kind.part(topic)
+        else:
+            topic.part(outbox, raw=kind is RAW)
+
+    # -- values that the feed did not bring ------------------------------------------------------
+
+    def await_values(self, outbox: Outbox, topics: Iterable[Topic]) -> None:
+        """`outbox` wants the snapshots of `topics`; of some no value may be known yet."""
+        for topic in topics if self.values_can_be_learnt else ():
+            if topic.payload is None:
+                self._awaiting.setdefault(topic, {})[outbox] = None
+
+    def learn(self, symbol: str, payload: bytes, n: int, everybody: bool) -> None:
+        """Take over a value that was not numbered here: what a snapshot source keeps of `symbol`.
+
+        Does nothing if the feed has brought an update since `n`. Otherwise it is the last known
+        value from now on, with the number that the symbol has, and goes out as a snapshot to those
+        who wait for one, or to `everybody` who watches it.
+        """
+        topic = self._by_symbol.get(symbol)
+        if topic is None or self._parent is not None:
+            return
+        waiting = self._awaiting.pop(topic, {})
+        if topic.n != n or not topic.watched:
+            return
+        topic.payload = payload
+        topic.t = self.now()
+        topic.newest.clear()
+        if self._interest is not None:
+            self._interest.quoted({topic: n})
+        for outbox in list(topic.watchers()) if everybody else waiting:
+            outbox.send_snapshots([(topic, outbox in waiting)])
+
+    def values(self) -> Iterator[tuple[str, int, bytes]]:
+        """Every last value, the newest first: symbol, receive time in milliseconds, payload.
+
+        Symbols that come or go while this is read are left out.
+        """
+        known = self._by_symbol
+        for topic in sorted(known.values(), key=lambda topic: topic.t, reverse=True):
+            if topic.payload is not None and known.get(topic.symbol) is topic:
+                yield topic.symbol, topic.t, topic.payload
+
+    def inherit(self, symbol: str, t: int, payload: bytes) -> bool:
+        """Know a last value from another hub, unless the feed has brought one; whether it is taken.
+
+        It has no number of its own, as nothing was counted here (see `learn`), counts as older than
+        all values that are known, and makes none of them go: the newest are to be given first.
+        """
+        if self._parent is not None:
+            return False
+        topic = self._by_symbol.get(symbol)
+        if topic is None:
+            if self._topics.full:
+                return False
+            topic = self._topics.new(symbol)
+        if topic is None or topic.payload is not None:
+            return False
+        topic.t = t
+        topic.payload = payload
+        if not topic.watched:
+            self._topics.inherited(topic)
+        return True
+
+    def forget_value(self, symbol: str) -> None:
+        """The last value of `symbol`, which nobody watches, is not kept up to date any more."""
+        topic = self._by_symbol.get(symbol)
+        if topic is not None and not topic.watched:
+            self._topics.forget(topic)
+
+    def watched_topics(self) -> list[Topic]:
+        """Every symbol that somebody watches."""
+        return [topic for topic in self._by_symbol.values() if topic.watched]
+
+    def count_merged(self, outbox: Outbox, updates: int) -> None:
+        """So many updates were merged for a client that came from another hub."""
+        outbox.merged += updates
+        self._counters.merged += updates
+
+    def report(self, failures: list[tuple[Outbox, Exception]]) -> None:
+        """Count and pass on whose outboxes raised, once all others are served."""
+        for outbox, failure in failures:
+            self._counters.client_failures += 1
+            self._failed(outbox, failure)
+
+    def seconds(self) -> float:
+        """Seconds since the epoch."""
+        return self._clock.seconds()
+
+    def now(self) -> int:
+        """Milliseconds since the epoch."""
+        return int(self._clock.seconds() * 1000)
+
+    # -- what there is ---------------------------------------------------------------------------
+
+    @property
+    def groups(self) -> int:
+        """How many groups connections are dealt to: so many calls of `beat` serve each once."""
+        return len(self._groups)
+
+    def group(self, at: int) -> list[Outbox]:
+        """The outboxes of the clients that were dealt to group `at`."""
+        return list(self._groups[at])
+
+    def outboxes(self) -> Iterator[Outbox]:
+        """Every connected client's outbox."""
+        for group in self._groups:
+            yield from list(group)
+
+    def count_outboxes(self) -> int:
+        """How many clients are connected."""
+        return sum(map(len, self._groups))
+
+    def count_topics(self) -> int:
+        """How many symbols are known: quoted at least once, or watched."""
+        return len(self._by_symbol)
+
+    def topics(self) -> list[Topic]:
+        """Every symbol that is known."""
+        return list(self._by_symbol.values())
+
+    def room(self) -> int:
+        """How many symbols may become known before any is forgotten for lack of room."""
+        return max(0, self._limits.total_symbols - len(self._by_symbol))
+
+    def recent_symbols(self, limit: int) -> list[str]:
+        """Up to `limit` symbols that were quoted, the most recently quoted first."""
+        quoted = (topic for topic in self._by_symbol.values() if topic.payload is not None)
+        newest_first = sorted(quoted, key=lambda topic: topic.t, reverse=True)
+        return [topic.symbol for topic in islice(newest_first, limit)]
+
+
+def watchers_of(topics: Iterable[Topic]) -> dict[Outbox, list[Topic]]:
+    """Every client that watches any of `topics`, with which of them."""
+    found: dict[Outbox, list[Topic]] = {}
+    for topic in topics:
+        for outbox in topic.watchers():
+            found.setdefault(outbox, []).append(topic)
+    return found

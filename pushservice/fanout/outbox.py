@@ -1,0 +1,456 @@
+"""One client's flow: what waits for it this turn, and what is kept while it is behind.
+
+Must not know: Twisted, sockets, commands, or how frames are laid out (a codec does).
+
+FLOWING: each turn's pieces leave as they came. BEHIND: the outlet is full, so only *which* symbols
+changed is kept; when it drains, the newest update of each goes out in one write. Raw subscriptions
+keep every update instead, up to a budget. CLOSED: nothing more is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from pushservice.fanout.backlog import Backlog, Common
+from pushservice.fanout.interfaces import Outlet
+from pushservice.fanout.pacing import Paced
+from pushservice.protocol import wire
+
+if TYPE_CHECKING:
+    from pushservice.fanout.topic import Topic
+
+#: Bytes of answers kept for a client that is behind before its messages are no longer read.
+ANSWERS_BUDGET: Final = 64 * 1024
+#: Bytes of raw updates that are handed to the outlet at once when it has drained.
+RAW_CHUNK: Final = 64 * 1024
+
+
+class _Raw:
+    """The kind of subscriptions that want every update."""
+
+
+RAW: Final = _Raw()
+
+#: How a client watches a symbol: None for every update, merged while it is behind; RAW for every
+#: update, never merged; Paced for one update an interval.
+Kind: TypeAlias = Paced | _Raw | None
+
+
+def how_watched(kind: Kind) -> tuple[bool, int]:
+    """Whether that is raw, and the interval in milliseconds that it has."""
+    if isinstance(kind, Paced):
+        return False, kind.group.pace.interval_ms
+    return kind is RAW, 0
+
+
+#: What a turn brought for raw subscriptions: the symbol, the codec, the update as its piece.
+RawLog: TypeAlias = Sequence[tuple["Topic", wire.Codec, bytes]]
+
+
+class _Special:
+    """A client's subscriptions that are not of the common kind; made for clients that have any."""
+
+    __slots__ = ("apart", "paced", "raw")
+
+    def __init__(self) -> None:
+        self.raw: set[Topic] = set()
+        self.paced: dict[int, Paced] = {}
+        #: all topics that are raw or paced
+        self.apart: set[Topic] = set()
+
+
+class Outbox:
+    """One client's flow. `offer` is what the hub calls per quote: the append of a list."""
+
+    __slots__ = (
+        "_backlog",
+        "_common",
+        "_pending",
+        "closed",
+        "codec",
+        "conn",
+        "group",
+        "merged",
+        "offer",
+        "outlet",
+        "special",
+        "topics",
+        "unanswered",
+        "updates",
+    )
+
+    def __init__(self, codec: wire.Codec, outlet: Outlet, common: Common, conn: str) -> None:
+        """`common` is the hub's; `conn` is the connection's id, for the client and the log."""
+        self.codec = codec
+        self.outlet = outlet
+        self.conn = conn
+        self.group = 0
+        #: what this client watches, and how; kept by the hub
+        self.topics: dict[Topic, Kind] = {}
+        self.special: _Special | None = None
+        #: updates merged into later ones on this connection, in all
+        self.merged = 0
+        # For each time that it watched a symbol: the `n` it had at the end, less the `n` at which
+        # it began. What is still watched is in it with its beginning alone.
+        self.updates = 0
+        #: True once nothing more is taken
+        self.closed = False
+        #: None unless a ping is unanswered: then how much the client had taken, see Liveness
+        self.unanswered: int | None = None
+        self._common = common
+        self._pending: list[bytes] = []
+        self.offer = self._pending.append
+        # BEHIND while there is one, FLOWING or CLOSED while there is none.
+        self._backlog: Backlog | None = None
+
+    @property
+    def behind(self) -> bool:
+        """True while the outlet is full."""
+        return self._backlog is not None
+
+    @property
+    def behind_since(self) -> float | None:
+        """When the outlet became full, in seconds since the epoch; None while it is not."""
+        return self._common.behind.get(self)
+
+    def queued(self) -> int:
+        """Bytes that wait for this client: here, with the transport and with the kernel.
+
+        Of symbols that are merged while it is behind only the names are kept, and no bytes.
+        """
+        kept = 0 if self._backlog is None else self._backlog.size
+        return kept + self.outlet.queued()
+
+    def merged_by_now(self) -> int:
+        """`merged`, with what would be merged if this client that is behind drained now.
+
+        It goes through what is kept, and is for people who ask about a single client.
+        """
+        missed = {} if self._backlog is None else self._backlog.missed
+        return self.merged + sum(
+            topic.n - before - 1
+            for topic, before in missed.items()
+            if before is not None and topic.n > before
+        )
+
+    # -- called by the hub: quotes ---------------------------------------------------------------
+
+    def flush(self, turn: dict[Topic, int], raw_log: RawLog, share: wire.Share) -> None:
+        """End of a turn; `turn` has each symbol that was quoted, with its `n` before."""
+        pending = self._pending
+        backlog = self._backlog
+        if backlog is None:
+            if pending and not self.closed:
+                self.outlet.post(pending, self.codec, share)
+            else:
+                pending.clear()
+            return
+        pending.clear()
+        special = self.special
+        backlog.note(turn, self.topics, None if special is None else special.apart)
+        if special is not None and special.raw and raw_log:
+            codec, raw = self.codec, special.raw
+            backlog.keep_raw(
+                (topic, piece)
+                for topic, its_codec, piece in raw_log
+                if topic in raw and its_codec is codec
+            )
+            self._check_budget(backlog)
+
+    def flush_paced(
+        self, topics: AbstractSet[Topic], pieces: dict[Topic, bytes], jumps: int, share: wire.Share
+    ) -> None:
+        """The newest update of each of `topics`, from `pieces`; in all they merged `jumps`."""
+        self._count_merged(jumps)
+        self.outlet.post(list(map(pieces.__getitem__, topics)), self.codec, share)
+
+    def miss(self, topic: Topic, before: int) -> None:
+        """An update of `topic` would be due, but the client is behind; it has `before`."""
+        if self._backlog is not None:
+            self._backlog.missed.setdefault(topic, before)
+
+    # -- called by the hub: interest -------------------------------------------------------------
+
+    @property
+    def quotes(self) -> int:
+        """How many updates this client was handed, known once it has left the hub.
+
+        An update is what has a number of its own: a quote, or a snapshot that came in a quote's
+        place. First snapshots and those that repeat a number are none, and what was merged, or
+        still waited when the client unsubscribed or left, was not handed over. What was may be with
+        the kernel yet, or be lost on the way. Derived from the symbols' numbers, so that no update
+        costs anything to count.
+        """
+        return self.updates - self.merged
+
+    def begin(self, topic: Topic) -> None:
+        """This client is about to watch `topic`, which it does not: what comes now counts."""
+        self.updates -= topic.n
+
+    def end(self, topic: Topic) -> None:
+        """This client is about to watch `topic` no more, and to get nothing more of it."""
+        backlog = self._backlog
+        if backlog is None or topic not in backlog.missed:
+            self.updates += self._last(topic)
+        else:
+            # None where its first snapshot has yet to come: then it has not begun.
+            self.updates += backlog.missed[topic] or 0
+
+    def watch(self, topic: Topic, kind: Kind) -> None:
+        """This client watches `topic` from now on."""
+        self.topics[topic] = kind
+        if kind is not None:
+            special = self.special = self.special or _Special()
+            special.apart.add(topic)
+            if isinstance(kind, Paced):
+                special.paced[kind.group.pace.interval_ms] = kind
+            else:
+                special.raw.add(topic)
+                self._begin_raw(topic)
+
+    def unwatch(self, topic: Topic) -> None:
+        """This client no longer watches `topic`, but has yet to get what is pending of it."""
+        kind = self.topics.pop(topic, None)
+        special = self.special
+        if special is not None and kind is not None:
+            special.apart.discard(topic)
+            special.raw.discard(topic)
+            if isinstance(kind, Paced) and not kind.topics:
+                del special.paced[kind.group.pace.interval_ms]
+            if not special.apart:
+                self.special = None
+
+    def forget(self, topic: Topic) -> None:
+        """This client no longer watches `topic`, and gets nothing more of it."""
+        self.unwatch(topic)
+        if self._backlog is not None:
+            self._backlog.forget(topic)
+
+    def paced(self, interval_ms: int) -> Paced | None:
+        """This client's subscriptions of one interval, if it has any."""
+        return None if self.special is None else self.special.paced.get(interval_ms)
+
+    def deliver_pending(self, topic: Topic, before: int) -> None:
+        """Send the newest update of `topic` now, or when drained; the client has `before`."""
+        if topic.n <= before:
+            return
+        if self._backlog is not None:
+            self._backlog.missed.setdefault(topic, before)
+        elif not self.closed:
+            self._count_merged(topic.n - before - 1)
+            self._write_updates(b"", [topic.update(self.codec)])
+
+    # -- called for announcements ----------------------------------------------------------------
+
+    def tell_feed(self, event: bytes) -> None:
+        """The feed's state changed; while behind only the latest state is kept."""
+        self._tell_latest("feed", event)
+
+    def tell_all_quiet(self, event: bytes) -> None:
+        """The whole feed went quiet or came back; while behind only the latest is kept."""
+        self._tell_latest("quiet", event)
+
+    def _tell_latest(self, what: str, event: bytes) -> None:
+        if self._backlog is not None:
+            self._backlog.notices[what] = event
+        elif not self.closed:
+            self.outlet.write(self.codec.frames([self.codec.event(event)]))
+
+    def tell_gaps(self, pieces: Mapping[Topic, bytes], share: wire.Share) -> None:
+        """Updates of each of this client's symbols may be missing; `pieces` say so of each."""
+        topics = self.topics
+        backlog = self._backlog
+        if backlog is None:
+            if topics and not self.closed:
+                self.outlet.post(list(map(pieces.__getitem__, topics)), self.codec, share)
+            return
+        for topic, kind in topics.items():
+            if kind is RAW:
+                # In its place among the updates.
+                backlog.keep_other(topic, pieces[topic])
+            else:
+                backlog.gaps[topic] = None
+        self._check_budget(backlog)
+
+    def tell_quiet(self, topics: Sequence[Topic], *, stale: bool) -> None:
+        """Symbols of this client have gone quiet for long, or are back."""
+        if self._backlog is not None:
+            self._backlog.quiet.update(dict.fromkeys(topics, stale))
+        elif topics and self.codec.converses and not self.closed:
+            event = wire.quiet([topic.symbol for topic in topics], stale)
+            self.outlet.write(self.codec.frames([self.codec.event(event)]))
+
+    def shut(self) -> None:
+        """Take nothing more, drop what waits."""
+        self.closed = True
+        # Of a turn that failed: none otherwise.
+        self.updates -= len(self._pending)
+        self._pending.clear()
+        if self._backlog is not None:
+            self.updates -= self._backlog.count_unsent()
+        self._end_backlog()
+
+    # -- called by the session -------------------------------------------------------------------
+
+    def send(self, frames: bytes) -> None:
+        """Whole frames outside the quotes' path: answers and heartbeats."""
+        backlog = self._backlog
+        if backlog is not None:
+            backlog.answers.append(frames)
+            backlog.answers_size += len(frames)
+            if backlog.answers_size > ANSWERS_BUDGET:
+                self.outlet.pause_reading()
+        elif not self.closed:
+            self.outlet.write(frames)
+
+    def send_last(self, frames: bytes) -> None:
+        """Whole frames before a close: next in order, whatever else is kept for the client."""
+        if not self.closed:
+            self.outlet.write(frames)
+
+    def send_pong(self, payload: bytes) -> None:
+        """Answer a ping frame; while behind only the latest is answered (RFC 6455, 5.5.3)."""
+        if self._backlog is not None:
+            self._backlog.pong = wire.pong_frame(payload)
+        elif not self.closed:
+            self.outlet.write(wire.pong_frame(payload))
+
+    def send_snapshots(self, topics: Iterable[tuple[Topic, bool]]) -> None:
+        """The last known values of `topics`; the flag says that it was not watched before."""
+        known = [(topic, is_new) for topic, is_new in topics if topic.payload is not None]
+        backlog = self._backlog
+        if backlog is not None:
+            for topic, is_new in known:
+                if self.topics[topic] is RAW:
+                    backlog.keep_other(topic, topic.snapshot(self.codec))
+                else:
+                    self._miss_snapshot(topic, is_new, backlog)
+            self._check_budget(backlog)
+        elif known and not self.closed:
+            for topic, _ in known:
+                self._caught_up(topic)
+            self.outlet.write(self.codec.frames([topic.snapshot(self.codec) for topic, _ in known]))
+
+    # -- called by the outlet --------------------------------------------------------------------
+
+    def blocked(self) -> None:
+        """The outlet is full. May be called twice."""
+        if self._backlog is not None:
+            self._backlog.full = True
+        elif not self.closed:
+            self._backlog = Backlog()
+            self._common.behind[self] = self._common.seconds()
+
+    def drained(self) -> None:
+        """The outlet is empty: answers first, then raw updates, then the newest of all others."""
+        backlog = self._backlog
+        if backlog is None:
+            return
+        backlog.full = False
+        data = backlog.take_answers()
+        if self.codec.converses and (notices := backlog.take_notices()):
+            data += self.codec.frames(map(self.codec.event, notices))
+        while raw := backlog.take_raw(RAW_CHUNK):
+            self._count_merged(backlog.take_merged())
+            self._write_updates(data, raw)
+            data = b""
+            if backlog.full or self.closed:
+                return
+        self.updates -= backlog.count_unsent()
+        self._end_backlog()
+        self.outlet.resume_reading()
+        pieces = [self._newest(topic, before, backlog) for topic, before in backlog.missed.items()]
+        quiet = backlog.take_quiet() if self.codec.converses else []
+        if data or pieces or quiet:
+            self._write_updates(data, pieces, quiet)
+
+    # -- called while it is behind, to see whether it takes anything -----------------------------
+
+    def seconds_stalled(self, now: float) -> float:
+        """For how long a client that is behind has taken nothing, as far as it was looked at."""
+        if self._backlog is None:
+            return 0.0
+        return self._backlog.seconds_stalled(self.outlet.progress(), now)
+
+    # -- within ----------------------------------------------------------------------------------
+
+    def _write_updates(self, data: bytes, pieces: list[bytes], after: Sequence[bytes] = ()) -> None:
+        """Write updates, with `data` before them, and events `after` them; only updates count."""
+        if pieces or after:
+            frames = self.codec.frames([*pieces, *map(self.codec.event, after)])
+            if pieces:
+                counters = self._common.counters
+                counters.events_out += len(pieces)
+                counters.frames_out += wire.count_frames(self.codec, len(pieces))
+                counters.bytes_out += len(frames)
+            data += frames
+        self.outlet.write(data)
+
+    def _end_backlog(self) -> None:
+        if self._backlog is not None:
+            self._backlog = None
+            self._common.behind.pop(self, None)
+
+    def _miss_snapshot(self, topic: Topic, is_new: bool, backlog: Backlog) -> None:
+        """The newest value of `topic` is to go out as a snapshot once this client has drained."""
+        if topic not in backlog.missed:
+            backlog.missed[topic] = None if is_new else self._last(topic)
+            if is_new:
+                # It begins anew with the snapshot, see `_newest`.
+                self.updates += self._last(topic)
+        backlog.as_snapshot.add(topic)
+
+    def _check_budget(self, backlog: Backlog) -> None:
+        if backlog.raw_size > self._common.raw_budget and not self.closed:
+            backlog.drop_forgotten()
+            if backlog.raw_size > self._common.raw_budget:
+                self._common.too_slow(self)
+
+    def _begin_raw(self, topic: Topic) -> None:
+        """What was merged of `topic` so far is kept as it is now: from here on nothing merges."""
+        backlog = self._backlog
+        if backlog is not None and topic in backlog.missed:
+            before = backlog.missed.pop(topic)
+            piece = (
+                topic.snapshot(self.codec)
+                if topic in backlog.as_snapshot
+                else topic.update(self.codec)
+            )
+            backlog.as_snapshot.discard(topic)
+            if before is None:
+                self.updates -= topic.n
+            if before is None or topic.n <= before:
+                backlog.keep_other(topic, piece)
+            else:
+                backlog.keep_raw([(topic, piece)], topic.n - before - 1)
+
+    def _last(self, topic: Topic) -> int:
+        """The `n` of `topic` that this client has or is about to get, while not behind with it."""
+        kind = self.topics[topic]
+        return kind.last(topic) if isinstance(kind, Paced) else topic.n
+
+    def _caught_up(self, topic: Topic) -> None:
+        """The client is about to get the newest value of `topic`, before its interval is over."""
+        kind = self.topics.get(topic)
+        if isinstance(kind, Paced):
+            self._count_merged(max(0, topic.n - kind.last(topic) - 1))
+            kind.since[topic] = topic.n
+
+    def _newest(self, topic: Topic, before: int | None, backlog: Backlog) -> bytes:
+        """The newest update of `topic` as a piece; counts what it merged."""
+        if before is None:
+            self.updates -= topic.n
+        elif topic.n > before:
+            self._count_merged(topic.n - before - 1)
+        kind = self.topics.get(topic)
+        if isinstance(kind, Paced):
+            kind.since[topic] = topic.n
+        if topic in backlog.as_snapshot:
+            return topic.snapshot(self.codec)
+        return topic.update(self.codec)
+
+    def _count_merged(self, updates: int) -> None:
+        self.merged += updates
+        self._common.counters.merged += updates

@@ -1,0 +1,199 @@
+"""Symbols: of each its number, its last value, and who watches it in which way; and how many.
+
+Must not know: who publishes, when anything is sent, or what clients say.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeAlias
+
+from pushservice.protocol import wire
+
+if TYPE_CHECKING:
+    from pushservice.fanout.outbox import Outbox
+    from pushservice.fanout.pacing import Group
+
+#: The clients of one codec that watch a symbol, as the append of each one's list of pieces.
+Offers: TypeAlias = tuple[Callable[[bytes], None], ...]
+#: Those of each codec, with what makes their piece.
+Audience: TypeAlias = tuple[tuple[wire.Codec, wire.Quote, Offers], ...]
+
+
+class Topic:
+    """One symbol: its number, its last value and its audience.
+
+    `n` counts updates; `t` is the last one's receive time in milliseconds since the epoch;
+    `payload` is as published, None before the first.
+    """
+
+    __slots__ = (
+        "asleep",
+        "audience",
+        "listeners",
+        "marking",
+        "marks",
+        "members",
+        "n",
+        "newest",
+        "payload",
+        "raw_members",
+        "stale",
+        "symbol",
+        "symbol_text",
+        "t",
+    )
+
+    def __init__(self, symbol: str, n: int = 0) -> None:
+        """`n` is one less than the number that the first update gets."""
+        self.symbol = symbol
+        self.symbol_text = wire.symbol_text(symbol)
+        self.n = n
+        self.t = 0
+        self.payload: bytes | None = None
+        #: whether its watchers were told that it has gone quiet for long
+        self.stale = False
+        #: whether nobody takes its updates at once, within a turn; None where nobody looked yet
+        self.asleep: bool | None = None
+        #: the newest update as a piece of each codec in the audience
+        self.newest: dict[wire.Codec, bytes] = {}
+        #: the clients that want each update at once, and how many of them want it raw
+        self.members: dict[Outbox, None] = {}
+        self.raw_members = 0
+        #: the groups of clients that want it paced, with how many of them
+        self.marks: dict[Group, int] = {}
+        # Immutable snapshots of the above, rebuilt at the next publish after interest changed: a
+        # publish then costs one C call per client and no look-up.
+        self.marking: tuple[Callable[[Topic, int], int], ...] = ()
+        self.audience: Audience | None = ()
+        self.listeners: frozenset[Outbox] = frozenset()
+
+    @property
+    def watched(self) -> bool:
+        """Whether any client watches it, in whatever way."""
+        return bool(self.members or self.marks)
+
+    def nobody_takes(self) -> bool:
+        """Whether each member is behind and has its updates merged, so that none needs bytes."""
+        return not self.raw_members and all(outbox.behind for outbox in self.members)
+
+    def watchers(self) -> Iterator[Outbox]:
+        """Every client that watches it, in whatever way."""
+        yield from self.members
+        for group in self.marks:
+            for paced in group.members:
+                if self in paced.topics:
+                    yield paced.outbox
+
+    def count_watchers(self) -> int:
+        """How many they are."""
+        return len(self.members) + sum(self.marks.values())
+
+    def update(self, codec: wire.Codec, clients: int = 1) -> bytes:
+        """The newest update as a piece that so many of `codec` share; there must have been one."""
+        piece = self.newest.get(codec)
+        if piece is None:
+            assert self.payload is not None, "only what was quoted is sent"
+            body = codec.body(self.payload)
+            piece = codec.quoting(clients)(self.symbol_text, self.n, self.t, body)
+        return piece
+
+    def snapshot(self, codec: wire.Codec) -> bytes:
+        """The last known value as a piece for `codec`; there must be one."""
+        assert self.payload is not None, "only what was quoted is sent"
+        return codec.snapshot(self.symbol_text, self.n, self.t, codec.body(self.payload))
+
+    def join(self, outbox: Outbox, *, raw: bool) -> None:
+        """`outbox` wants each update at once."""
+        self.members[outbox] = None
+        self.raw_members += raw
+        self._interest_changed()
+
+    def part(self, outbox: Outbox, *, raw: bool) -> None:
+        """`outbox`, which joined in this way, wants no more."""
+        del self.members[outbox]
+        self.raw_members -= raw
+        self._interest_changed()
+
+    def marks_changed(self) -> None:
+        """Another group watches it, or one does no more."""
+        self.marking = tuple(group.mark for group in self.marks)
+
+    def rebuild(self) -> Audience:
+        """Make the audience anew from the members."""
+        self.listeners = frozenset(self.members)
+        by_codec: dict[wire.Codec, list[Callable[[bytes], None]]] = {}
+        for outbox in self.members:
+            by_codec.setdefault(outbox.codec, []).append(outbox.offer)
+        for codec in self.newest.keys() - by_codec.keys():
+            # It would not be kept up to date.
+            del self.newest[codec]
+        self.audience = tuple(
+            (codec, codec.quoting(len(offers)), tuple(offers)) for codec, offers in by_codec.items()
+        )
+        return self.audience
+
+    def _interest_changed(self) -> None:
+        # At once, so that it does not keep a client that left.
+        self.audience = None
+        self.listeners = frozenset()
+
+
+class Topics:
+    """Every symbol that is known: watched, or quoted and not forgotten since; at most so many.
+
+    The last values of symbols that nobody watches make room for others, the oldest first.
+    """
+
+    __slots__ = ("_first_n", "_most", "_unwatched", "by_symbol")
+
+    def __init__(self, most: int) -> None:
+        self.by_symbol: dict[str, Topic] = {}
+        self._most = most
+        # Quoted and watched by nobody; the one whose last value is oldest comes first.
+        self._unwatched: OrderedDict[Topic, None] = OrderedDict()
+        # No symbol may begin below a number it had before it was forgotten.
+        self._first_n = 0
+
+    def new(self, symbol: str) -> Topic | None:
+        """A topic for a symbol that is not known; None where all that may be are watched.
+
+        The caller has it watched, keeps its first value, or forgets it.
+        """
+        if len(self.by_symbol) >= self._most:
+            if not self._unwatched:
+                return None
+            self.forget(next(iter(self._unwatched)))
+        topic = self.by_symbol[symbol] = Topic(symbol, self._first_n)
+        return topic
+
+    def watched(self, topic: Topic) -> None:
+        """Somebody watches `topic`."""
+        self._unwatched.pop(topic, None)
+
+    def unwatched(self, topic: Topic) -> None:
+        """Nobody watches `topic`, which has just been quoted, or watched until now."""
+        topic.newest.clear()
+        topic.stale = False
+        if topic.payload is None:
+            del self.by_symbol[topic.symbol]
+        else:
+            self._unwatched[topic] = None
+            self._unwatched.move_to_end(topic)
+
+    @property
+    def full(self) -> bool:
+        """Whether another symbol would take the place of one that is known."""
+        return len(self.by_symbol) >= self._most
+
+    def inherited(self, topic: Topic) -> None:
+        """Nobody watches `topic`, whose value is older than all others."""
+        self._unwatched[topic] = None
+        self._unwatched.move_to_end(topic, last=False)
+
+    def forget(self, topic: Topic) -> None:
+        """Nothing is to be known any more of `topic`, which nobody watches."""
+        del self.by_symbol[topic.symbol]
+        self._unwatched.pop(topic, None)
+        self._first_n = max(self._first_n, topic.n)

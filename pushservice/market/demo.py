@@ -1,0 +1,52 @@
+"""Publishes the simulated market through Redis, so that a demonstration takes the whole path.
+
+Must not know: the hub, the feed or any client; it is a publisher like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pushservice.market.playback import Simulated
+from pushservice.market.publishing import Publishing
+from pushservice.market.simulator import Market
+from pushservice.metrics import Counters
+from pushservice.redis.url import RedisAddress, RedisTLS
+
+
+class DemoMarket:
+    """Publishes `rate` quotes a second, evenly, while Redis is there."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        address: RedisAddress,
+        market: Market,
+        channel_of: Callable[[str], str],
+        rate: int,
+        counters: Counters,
+        tls: RedisTLS | None = None,
+    ) -> None:
+        self._counters = counters
+        source = Simulated(market, channel_of, rate, self._left_out)
+        self.publishing = Publishing(
+            "simulated market", reactor, address, source, self._settled, tls
+        )
+
+    def start(self) -> None:
+        """Begin to publish as soon as Redis answers; returns at once."""
+        self.publishing.start()
+
+    async def stop(self) -> None:
+        """Publish no more. May be called twice, or without `start`."""
+        await self.publishing.stop()
+
+    def _settled(self, receivers: int | None) -> None:
+        if receivers is None:
+            self._counters.demo_failed += 1
+        else:
+            self._counters.demo_published += 1
+
+    def _left_out(self, count: int) -> None:
+        self._counters.demo_failed += count

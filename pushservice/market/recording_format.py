@@ -1,0 +1,175 @@
+"""The format of a recording: what was published, when, as lines of JSON.
+
+The first line is the header, each other line a message, or a mark where the recorder was cut off
+from Redis. Payloads come back byte for byte.
+
+Must not know: files, compression, Redis, or at which pace a recording is played.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import msgspec
+
+from pushservice.protocol.wire import is_json
+
+#: what the header calls itself, and the version that is written
+FORMAT: Final = "recording"
+VERSION: Final = 1
+
+# A payload's depth is bounded by its brackets. Deeper ones could be too deep for a reader once they
+# stand within a line.
+_MOST_BRACKETS: Final = 500
+_SPACE: Final = b" \t\r\n"
+
+_encode = msgspec.json.Encoder().encode
+
+
+class BadLine(ValueError):
+    """A line is none of a recording; the text says what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The first line: when the recording began, and the patterns of the channels it listened to.
+
+    Times are microseconds since the epoch here, and milliseconds with a fraction in the file.
+    """
+
+    began: int
+    channels: tuple[str, ...]
+
+
+class Message(NamedTuple):
+    """A payload that was published on a channel, and when it arrived."""
+
+    at: int
+    channel: str
+    payload: bytes
+
+
+class Mark(NamedTuple):
+    """The recorder lost Redis, or has it back: what was published in between is not there."""
+
+    at: int
+    up: bool
+
+
+class _HeaderLine(msgspec.Struct):
+    quotepush: str
+    version: int
+    began: float
+    channels: list[str] = []
+
+
+class _Line(msgspec.Struct):
+    t: float
+    c: str | None = None
+    d: msgspec.Raw = msgspec.Raw()
+    x: str | None = None
+    b: str | None = None
+    feed: str | None = None
+
+
+_decode_header = msgspec.json.Decoder(_HeaderLine).decode
+_decode_line = msgspec.json.Decoder(_Line).decode
+
+
+def header_line(header: Header) -> bytes:
+    """The header as a line, with its end."""
+    return b'{"quotepush":%b,"version":%d,"began":%b,"channels":%b}\n' % (
+        _encode(FORMAT),
+        VERSION,
+        _time(header.began),
+        _encode(header.channels),
+    )
+
+
+def message_line(message: Message) -> bytes:
+    """A message as a line, with its end.
+
+    The payload is `d` where it is JSON that can stand in a line as it is, else `x`, its text, or
+    `b`, base64 of what is no UTF-8.
+    """
+    at, channel, payload = message
+    if _stands_in_line(payload):
+        name, value = b"d", payload
+    else:
+        try:
+            name, value = b"x", _encode(payload.decode())
+        except UnicodeDecodeError:
+            name, value = b"b", b'"%b"' % base64.b64encode(payload)
+    return b'{"t":%b,"c":%b,"%b":%b}\n' % (_time(at), _encode(channel), name, value)
+
+
+def mark_line(mark: Mark) -> bytes:
+    """A mark as a line, with its end."""
+    return b'{"t":%b,"feed":"%b"}\n' % (_time(mark.at), b"up" if mark.up else b"down")
+
+
+def read_header(line: bytes) -> Header:
+    """The header that the first line is. Raises BadLine."""
+    try:
+        found = _decode_header(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise BadLine("the first line is no header of a quotepush recording") from None
+    if found.quotepush != FORMAT:
+        raise BadLine(f"this is a quotepush {found.quotepush[:40]!r}, and no {FORMAT!r}")
+    if found.version != VERSION:
+        raise BadLine(
+            f"version {found.version} of the format is not known here, only version {VERSION}"
+        )
+    return Header(_microseconds(found.began), tuple(found.channels))
+
+
+def read_line(line: bytes) -> Message | Mark | None:
+    """What a line after the first says; None for a kind that a later version may have.
+
+    Raises BadLine.
+    """
+    try:
+        found = _decode_line(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadLine(f"no line of a recording: {error}") from None
+    at = _microseconds(found.t)
+    if found.c is None:
+        return None if found.feed is None else Mark(at, found.feed == "up")
+    # No JSON is empty.
+    payload = bytes(found.d)
+    if payload:
+        return Message(at, found.c, payload)
+    if found.x is not None:
+        return Message(at, found.c, found.x.encode())
+    if found.b is None:
+        raise BadLine("no line of a recording: a message has a payload, as d, x or b")
+    try:
+        return Message(at, found.c, base64.b64decode(found.b, validate=True))
+    except (binascii.Error, ValueError):
+        raise BadLine("no line of a recording: b is no base64") from None
+
+
+def _stands_in_line(payload: bytes) -> bool:
+    return (
+        payload[:1] not in _SPACE
+        and payload[-1:] not in _SPACE
+        and b"\n" not in payload
+        and b"\r" not in payload
+        and payload.count(b"[") + payload.count(b"{") <= _MOST_BRACKETS
+        and is_json(payload)
+    )
+
+
+def _time(at: int) -> bytes:
+    return b"%d.%03d" % divmod(at, 1000)
+
+
+def _microseconds(milliseconds: float) -> int:
+    # A double holds microseconds exactly for some centuries to come.
+    if not 0 <= milliseconds < math.inf:
+        raise BadLine(f"no line of a recording: {milliseconds} is no time")
+    return round(milliseconds * 1000)

@@ -1,0 +1,41 @@
+"""How late the reactor comes to what is due: what a client's message or a timer waits for.
+
+Must not know: Twisted beyond a clock, or what keeps the reactor.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pushservice.fanout.interfaces import Clock, DelayedCall
+from pushservice.metrics import Histogram
+
+#: Seconds between two looks.
+LOOK_EVERY: Final = 0.1
+
+
+class Punctuality:
+    """Has a call made again and again, and measures by how much it comes too late."""
+
+    def __init__(self, clock: Clock, late: Histogram) -> None:
+        """`late` is told, in seconds; a clock that is set on or back is taken for what it says."""
+        self._clock = clock
+        self._late = late
+        self._due = 0.0
+        self._call: DelayedCall | None = None
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._due = self._clock.seconds() + LOOK_EVERY
+        self._call = self._clock.callLater(LOOK_EVERY, self._look)
+
+    def stop(self) -> None:
+        """Look no more. May be called twice."""
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    def _look(self) -> None:
+        late = self._clock.seconds() - self._due
+        self._late.observe(max(0.0, late))
+        self.start()

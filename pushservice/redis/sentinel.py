@@ -1,0 +1,249 @@
+"""Sentinels: asks them who the master is, connects there, and notices when it is another.
+
+Must not know: what a connection is for, logins at the master, or when to try again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import txredisapi
+from twisted.internet import defer
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.error import ConnectError, ConnectingCancelledError
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from pushservice.redis.tls import TLSEndpoint, in_words
+from pushservice.redis.url import RedisAddress, RedisTLS, place
+
+#: Seconds for a sentinel to take a connection, and in all until it has answered.
+_SENTINEL_TIMEOUT: Final = 1.0
+ASK_TIMEOUT: Final = 2.0
+#: Seconds until the next address of one host is tried too: the least of RFC 8305, section 5,
+#: because a refusal counts only when all had their turn.
+_ATTEMPT_DELAY: Final = 0.1
+#: Seconds between two questions whether the master is still the same.
+CHECK_EVERY: Final = 5.0
+#: What an attempt ends with that was cancelled.
+CANCELLED: Final = (defer.CancelledError, ConnectingCancelledError)
+
+Place = tuple[str, int]
+
+
+class NoMaster(Exception):
+    """No sentinel names a master; the text says of each one why not."""
+
+
+def tcp_endpoint(
+    reactor: Any, where: Place, tls: RedisTLS | None, timeout: float
+) -> IStreamClientEndpoint:
+    """Leads to a host and a port, with TLS where `tls` is not None."""
+    endpoint = HostnameEndpoint(reactor, *where, timeout=timeout, attemptDelay=_ATTEMPT_DELAY)
+    return endpoint if tls is None else TLSEndpoint(reactor, where[0], tls, endpoint)
+
+
+@implementer(IStreamClientEndpoint)
+class MasterEndpoint:
+    """Connects to the master that the sentinels of `address` name, asked in turn at each attempt.
+
+    The sentinel that answered last is asked first. Sentinels are asked without a login; one that
+    demands it gets the one for Redis.
+    """
+
+    def __init__(
+        self, reactor: Any, address: RedisAddress, tls: RedisTLS | None, timeout: float
+    ) -> None:
+        self._reactor = reactor
+        self._address = address
+        self._tls = tls
+        self._timeout = timeout
+        self._order = list(address.sentinels)
+        #: where the latest connection leads to
+        self.master: Place | None = None
+
+    def connect(self, protocolFactory: IProtocolFactory) -> defer.Deferred[Any]:
+        """A connection to the master. Fails in words that name the service and each sentinel."""
+        return defer.Deferred.fromCoroutine(self._connect(protocolFactory))
+
+    def find(self) -> defer.Deferred[Place]:
+        """Where the master is. Fails with NoMaster; may be cancelled."""
+        return defer.Deferred.fromCoroutine(self._find())
+
+    def doubt(self) -> None:
+        """What the latest answer led to was of no use: another sentinel is asked first."""
+        self._order.append(self._order.pop(0))
+
+    async def _connect(self, factory: IProtocolFactory) -> Any:
+        where = await self._find()
+        try:
+            endpoint = tcp_endpoint(self._reactor, where, self._tls, self._timeout)
+            connection = await endpoint.connect(factory)
+        except CANCELLED:
+            raise
+        except Exception:  # noqa: BLE001 - said with the place, which the sentinels chose
+            reason = in_words(Failure())
+            raise ConnectError(
+                string=f"the master {self._address.service!r} at {place(*where)}: {reason}"
+            ) from None
+        self.master = where
+        return connection
+
+    async def _find(self) -> Place:
+        reasons = []
+        for sentinel in list(self._order):
+            asking = defer.Deferred.fromCoroutine(self._ask(sentinel))
+            try:
+                found = await asking.addTimeout(ASK_TIMEOUT, self._reactor, _no_answer)
+            except CANCELLED:
+                raise
+            except Exception:  # noqa: BLE001 - whatever it is, the next one is asked
+                reasons.append(f"{place(*sentinel)}: {in_words(Failure())}")
+            else:
+                self._order.remove(sentinel)
+                self._order.insert(0, sentinel)
+                return found
+        raise NoMaster(
+            f"no sentinel names a master {self._address.service!r}: {'; '.join(reasons)}"
+        )
+
+    async def _ask(self, sentinel: Place) -> Place:
+        endpoint = tcp_endpoint(self._reactor, sentinel, self._tls, _SENTINEL_TIMEOUT)
+        connection: Any = await endpoint.connect(_Questions())
+        question = ("SENTINEL", "get-master-addr-by-name", self._address.service)
+        try:
+            try:
+                answer = await connection.execute_command(*question)
+            except txredisapi.ResponseError as error:
+                password = self._address.password
+                if password is None or not str(error).startswith("NOAUTH"):
+                    raise
+                await connection.auth(password, self._address.user)
+                answer = await connection.execute_command(*question)
+        except txredisapi.ConnectionError:
+            if connection.loss is not None:
+                connection.loss.raiseException()
+            raise
+        finally:
+            # What TLS was around and is lost already can't be aborted.
+            if connection.loss is None:
+                connection.transport.abortConnection()
+        if answer is None:
+            raise NoMaster("it knows no master of that name")
+        match answer:
+            case [bytes() as host, bytes() as port] if port.isdigit():
+                return host.decode(), int(port)
+        raise NoMaster("it is no sentinel")
+
+
+class Candid:
+    """Put before a protocol of txredisapi's: says why its connection was lost.
+
+    txredisapi's own errors don't say, and what is not Redis at all would end in a traceback.
+    """
+
+    transport: Any
+    #: why the connection was lost, once it was
+    loss: Failure | None = None
+    _garbage: Failure | None = None
+
+    def dataReceived(self, data: bytes, unpause: bool = False) -> None:
+        try:
+            super().dataReceived(data, unpause)  # type: ignore[misc]  # the protocol's
+        except txredisapi.InvalidData:
+            self._garbage = Failure()
+            self.transport.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.loss = self._garbage or reason
+        super().connectionLost(self.loss)  # type: ignore[misc]  # the protocol's
+
+
+class _Question(Candid, txredisapi.RedisProtocol):
+    """A connection for one question."""
+
+
+class _Questions(Factory):
+    """Makes connections for one question each."""
+
+    noisy = False
+
+    def buildProtocol(self, addr: object) -> _Question:
+        return _Question(charset=None, convertNumbers=False)
+
+
+def _no_answer(_result: object, timeout: float) -> Place:
+    raise TimeoutError(f"no answer in {timeout:g} seconds")
+
+
+class MasterWatch:
+    """Asks every few seconds whether the master is still the one that was connected to.
+
+    A master that became a replica may go on serving those who are connected. Sentinels that don't
+    answer change nothing: the connection may be good.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        address: RedisAddress,
+        endpoint: MasterEndpoint,
+        moved: Callable[[Place], None],
+    ) -> None:
+        self._clock = clock
+        self._address = address
+        self._endpoint = endpoint
+        self._moved = moved
+        self._next: IDelayedCall | None = None
+        self._asking: defer.Deferred[Any] | None = None
+        self._said = False
+
+    def start(self) -> None:
+        """Begin to watch over a connection that was just made."""
+        self._next = self._clock.callLater(CHECK_EVERY, self._check)
+
+    def stop(self) -> None:
+        """Watch no more; may be called at any time."""
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+        if self._asking is not None:
+            asking, self._asking = self._asking, None
+            asking.cancel()
+
+    def _check(self) -> None:
+        self._next = None
+        asking = self._asking = self._endpoint.find()
+        asking.addCallbacks(self._answered, self._unanswered)
+
+    def _answered(self, where: Place) -> None:
+        self._asking = None
+        self._said = False
+        if where == self._endpoint.master:
+            self.start()
+        else:
+            self._moved(where)
+
+    def _unanswered(self, failure: Failure) -> None:
+        if failure.check(*CANCELLED):
+            return
+        self._asking = None
+        self.start()
+        if not self._said:
+            self._said = True
+            self.log.warn(
+                "Redis {address}: a change of the master would go unnoticed: {reason}",
+                address=str(self._address),
+                reason=failure.getErrorMessage(),
+            )

@@ -1,0 +1,4 @@
+"""Sockets and HTTP in, bytes out: connections, outlets, ports, proxies, connection limits.
+
+Must not know: where quotes come from.
+"""

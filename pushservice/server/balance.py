@@ -1,0 +1,75 @@
+"""Shares out newcomers among workers that accept from one socket, and counts clients of all.
+
+Must not know: what connections are for.
+
+The kernel wakes every worker for a newcomer, and the one that is up first takes it: often the same.
+So who has more than its share looks away for a moment, in which the others take who waits; if
+nobody does, it takes them itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from pushservice.server.ports import Ports
+
+if TYPE_CHECKING:
+    from pushservice.server.client_counts import Tally
+
+#: Seconds that a worker with more than its share looks away.
+PAUSE: Final = 0.02
+#: Connections beyond the mean, and the part of the mean beyond it, that are no more than a share.
+SLACK: Final = 4
+PART: Final = 0.05
+
+
+class Balance:
+    """One worker's part in it."""
+
+    def __init__(self, clock: IReactorTime, tally: Tally, seat: int, ports: Ports) -> None:
+        self._clock = clock
+        self._tally = tally
+        self._seat = seat
+        self._ports = ports
+        self._mine = 0
+        self._serving = False
+        self._pause: IDelayedCall | None = None
+
+    def serve(self) -> None:
+        """This worker takes connections from now on."""
+        self._serving = True
+        self._tally.write(self._seat, self._mine)
+
+    def changed(self, connections: int) -> None:
+        """This worker has so many connections now."""
+        self._mine = connections
+        if self._serving:
+            self._tally.write(self._seat, connections)
+            if self._pause is None and self._over():
+                self._ports.hold("balance")
+                self._pause = self._clock.callLater(PAUSE, self._look_again)
+
+    def others(self) -> int:
+        """The connections of all other workers."""
+        return self._tally.total() - (self._mine if self._serving else 0)
+
+    def leave(self) -> None:
+        """This worker takes no more."""
+        self._serving = False
+        self._tally.write(self._seat, None)
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+            self._ports.release("balance")
+
+    def _over(self) -> bool:
+        serving = self._tally.serving()
+        mean = sum(serving) / len(serving)
+        return self._mine > mean * (1 + PART) + SLACK
+
+    def _look_again(self) -> None:
+        self._pause = None
+        # Whoever still waits is accepted, and then it is looked at again.
+        self._ports.release("balance")

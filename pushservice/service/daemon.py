@@ -1,0 +1,542 @@
+"""One process's clients and feeds: ordered start, an ordered goodbye, and what is said in the log.
+
+Must not know: option names or command lines, signals, or other processes beyond its berth among
+them. It composes the edges around one hub.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import resource
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from twisted.application.service import Service
+from twisted.internet import defer
+from twisted.internet.interfaces import IDelayedCall, IProtocolFactory
+from twisted.internet.task import Clock, LoopingCall
+from twisted.logger import Logger
+
+from pushservice import __version__
+from pushservice.config.config import Config
+from pushservice.fanout.announcements import Announcements
+from pushservice.fanout.delayed import Tiers, Together
+from pushservice.fanout.goodbye import Farewell
+from pushservice.fanout.hub import Hub
+from pushservice.fanout.liveness import Liveness
+from pushservice.fanout.outbox import Outbox
+from pushservice.fanout.tape import Tape
+from pushservice.metrics import Counters, Measures
+from pushservice.monitoring.client_queries import Insight
+from pushservice.monitoring.status import Standing
+from pushservice.protocol import deflate
+from pushservice.protocol.close_codes import CloseCode
+from pushservice.redis.tls import check_files
+from pushservice.redis.url import RedisAddress
+from pushservice.server import outlet, ports
+from pushservice.server.balance import Balance
+from pushservice.server.client_counts import SEATS_A_POST, Tally
+from pushservice.server.client_log import ClientLog
+from pushservice.server.connection_limits import GUESTS_BEYOND
+from pushservice.server.factory import QuoteFactory
+from pushservice.server.ports import CannotListen, Listening, Ports
+from pushservice.server.proxies import Trusted
+from pushservice.server.proxy_protocol import ProxyHeaderFactory
+from pushservice.server.socket_info import bound_send_buffer
+from pushservice.service.access import Access, token_authenticator
+from pushservice.service.development import Development
+from pushservice.service.sources import Interests, Sources
+from pushservice.tls.certificates import Certificates, Material, read_material
+from pushservice.tls.factory import NeverNone, TLSFactory, development_pair
+from pushservice.web import build_site
+
+#: File descriptors kept for all that is no connection, such as ports, Redis and the log; and for
+#: what a burst of accepts brings before anybody can count.
+RESERVED_FILES: Final = 64 + GUESTS_BEYOND
+#: Milliseconds over which clients are asked to spread their reconnecting when the daemon ends; and
+#: when its clients are sent away over some time, so that each finds others there.
+RECONNECT_SPREAD_MS: Final = 5000
+MOVE_SPREAD_MS: Final = 250
+#: The part of the time for a goodbye over which it is said; the rest is for the answers.
+_SAID_WITHIN: Final = 2 / 3
+
+
+class CannotStart(SystemExit, Exception):
+    """The daemon can't do what it was told; ends the process with one line and exit status 1.
+
+    An Exception too, so that twistd cleans up its pidfile, and tells the waiting parent of a
+    daemonized start; a SystemExit, so that no traceback hides the line.
+    """
+
+
+def materials(config: Config) -> tuple[Material, ...]:
+    """The certificates that `config` names, or the development one, which may be made now.
+
+    None where there is to be no TLS. Raises ValueError naming the file that can't be used.
+    """
+    if config.plain:
+        return ()
+    if config.cert:
+        return tuple(
+            read_material(certificate, key, config.client_ca)
+            for certificate, key in zip(config.cert, config.key, strict=True)
+        )
+    pair = development_pair(config.certs)
+    if pair.made:
+        Daemon.log.info(
+            "made a development certificate, {certificate}, and its key, {key}: browsers will warn"
+            " of it",
+            certificate=str(pair.certificate),
+            key=str(pair.key),
+        )
+    return (read_material(pair.certificate, pair.key, config.client_ca),)
+
+
+def check(config: Config) -> Certificates | None:
+    """What a start of `config` would find wrong, without one: raises ValueError with the reason.
+
+    Returns the certificates it would serve with.
+    """
+    if config.redis_over_tls:
+        check_files(config.redis_tls)
+    if config.auth == "token":
+        token_authenticator(Clock(), config)
+    found = materials(config)
+    return Certificates(found) if found else None
+
+
+def outlets_here(reactor: Any) -> outlet.Outlets:
+    """How bytes leave in this process and its children, by the environment. Raises ValueError."""
+    try:
+        return outlet.choose(os.environ.get("QUOTEPUSH_OUTLET") or "auto", reactor)
+    except ValueError as error:
+        raise ValueError(f"QUOTEPUSH_OUTLET in the environment: {error}") from None
+
+
+def raise_file_limit() -> int:
+    """Raise the soft limit of open files to the hard one; returns what it is then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):
+            return soft
+    return hard
+
+
+def prepare_memory() -> None:
+    """To be called once all is made that lives as long as the process."""
+    # What is there now stays: full collections need not walk the modules, half of all objects at
+    # 5,000 clients and two thirds of the time, again and again.
+    gc.collect()
+    gc.freeze()
+
+
+@dataclass(frozen=True, slots=True)
+class Berth:
+    """A worker's place among the processes of one daemon, given by the one that manages them."""
+
+    #: from 1; shown to people
+    number: int
+    #: where it counts in the tally
+    seat: int
+    tally: Tally
+    materials: Sequence[Material] = ()
+    sockets: Sequence[Listening] = field(default_factory=tuple)
+    #: where the daemon's private Redis listens, if it has one
+    redis_socket: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What tells its entries in the registry from those of others, its predecessor's too."""
+        return f"-{self.number}{'abcd'[self.seat % SEATS_A_POST]}"
+
+
+class Daemon(Service):
+    """Everything that serves clients in one quotepush process.
+
+    By itself it listens where it is configured to; on a `berth` it takes the sockets from there, as
+    soon as it is told to `serve`.
+    """
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, config: Config, berth: Berth | None = None) -> None:
+        """Raises CannotStart for certificates that can't be used; listens only when started."""
+        self.config = config
+        self.counters = Counters()
+        measures = Measures(time.perf_counter)
+        self.ports = Ports()
+        #: called with whether the feed is up, each time that changes
+        self.feed_changed: Callable[[bool], None] = lambda _up: None
+        self._reactor = reactor
+        self._berth = berth
+        # Ports of our own, and whether each is over TLS.
+        self._served: list[tuple[Any, bool]] = []
+        self._leaving = self._left = self._hurrying = False
+        self._waiting: list[defer.Deferred[None]] = []
+        self._farewell: Farewell | None = None
+        try:
+            if berth is None:
+                self.certificates = check(config)
+            else:
+                self.certificates = Certificates(berth.materials) if berth.materials else None
+            self._outlets = outlets_here(reactor)
+        except ValueError as error:
+            raise CannotStart(f"quotepush: {error}") from None
+        self._limits = self._limits_here()
+        interests = Interests()
+        together = Together(interests)
+        self.hub = Hub(
+            reactor,
+            secrets.token_hex(4),
+            self.counters,
+            self._client_failed,
+            self._outlets.end_of_turn,
+            limits=self._limits,
+            interest=together if config.delays else interests,
+            measures=measures,
+        )
+        self._tiers = None
+        if config.delays:
+            self._tiers = Tiers(
+                reactor,
+                self.hub,
+                Tape(config.delay_buffer),
+                config.delays,
+                together,
+                self._outlets.end_of_turn,
+            )
+        self.announcements = Announcements(self.hub, self._outlets.end_of_turn)
+        self._trusted = Trusted(config.trusted_proxies)
+        self._client_log = ClientLog(reactor, config.client_log_rate)
+        self.factory = self._make_factory()
+        try:
+            self._access = Access(reactor, config, self._hub_for)
+        except ValueError as error:
+            raise CannotStart(f"quotepush: {error}") from None
+        self._access.guard(self.factory)
+        self._development = Development(reactor, config, self.counters) if berth is None else None
+        self._sources = Sources(
+            reactor,
+            config,
+            self.hub,
+            interests,
+            self.announcements,
+            self.counters,
+            "" if berth is None else berth.name,
+            self._feed_changed,
+            self._tiers,
+            measures,
+        )
+        self._standing = Standing(
+            reactor,
+            self.hub,
+            self.factory,
+            self.counters,
+            measures,
+            self._tiers,
+            0 if berth is None else berth.number,
+        )
+        self._liveness = Liveness(
+            self.hub, reactor, self._limits, self.counters, self._client_given_up
+        )
+        self._heartbeats = LoopingCall(self._beat)
+        self._heartbeats.clock = reactor
+        self._staleness = LoopingCall(self._look_for_stale)
+        self._staleness.clock = reactor
+
+    def _make_factory(self) -> QuoteFactory:
+        config, berth = self.config, self._berth
+        factory = QuoteFactory(
+            self._reactor,
+            self.hub,
+            self._limits,
+            build_site(self._reactor, self._shown_symbols, self._page_served, config.page),
+            self.counters,
+            self._outlets.make,
+            self.announcements.greet,
+            ports=self.ports,
+            trusted=self._trusted,
+            client_log=self._client_log,
+        )
+        if config.compression == "auto":
+            factory.deflated = deflate.codecs(self.counters)
+        if berth is not None:
+            factory.balance = Balance(self._reactor, berth.tally, berth.seat, self.ports)
+            factory.most_together = config.max_connections
+        return factory
+
+    def _limits_here(self) -> Any:
+        """The limits, with as many connections as this process may have files."""
+        config = self.config
+        file_limit = raise_file_limit()
+        # No more than a quarter for those that are no clients, and the rest for clients.
+        room = max(2, file_limit - RESERVED_FILES)
+        guests = max(1, min(config.limits.handshakes, room // 4))
+        room -= guests
+        connections = min(config.max_connections or room, room)
+        if config.max_connections and config.max_connections > room and self._berth is None:
+            self.log.warn(
+                "--max-connections {asked} is more than the file limit {limit} allows:"
+                " using {room}",
+                asked=config.max_connections,
+                limit=file_limit,
+                room=room,
+            )
+        return replace(config.limits, handshakes=guests, connections=connections)
+
+    # -- start -----------------------------------------------------------------------------------
+
+    def privilegedStartService(self) -> None:
+        """Listen, while the process may still have the rights to."""
+        super().privilegedStartService()  # type: ignore[no-untyped-call]  # the library's, unannotated
+        if self._berth is None:
+            for text in self.config.endpoints():
+                factory, secure = self._factory_for(text)
+                try:
+                    port = ports.listen(self._reactor, text, factory)
+                except CannotListen as error:
+                    raise CannotStart(f"quotepush: {error}") from None
+                bound_send_buffer(getattr(port, "socket", None), self._limits.send_buffer)
+                self.ports.add(port)
+                self._served.append((port, secure))
+
+    def _factory_for(self, text: str) -> tuple[IProtocolFactory, bool]:
+        """What serves connections of the endpoint `text`, and whether over TLS."""
+        factory: IProtocolFactory = self.factory
+        # An ssl: endpoint names certificates of its own.
+        secure = text.startswith("ssl:")
+        if self.certificates is not None and not secure:
+            factory = TLSFactory(self.certificates, factory, self._reactor)
+            secure = True
+        if not text.startswith(ports.SHAREABLE):
+            # Those of Twisted's own that wrap the factory, and plugins, may take no None from it;
+            # and what they hand on is not the connection's first byte.
+            return NeverNone(factory), secure
+        if self.config.trusted_proxies:
+            factory = ProxyHeaderFactory(
+                factory, self._trusted, self._reactor, self._limits.tls_timeout
+            )
+        return factory, secure
+
+    def startService(self) -> None:
+        """Serve clients, and begin to connect to Redis; neither waits for the other.
+
+        On a berth clients are served once `serve` is called.
+        """
+        super().startService()  # type: ignore[no-untyped-call]  # the library's, unannotated
+        self.log.info(
+            "quotepush {version}: at most {connections} clients; {outlets} outlets; epoch {epoch}",
+            version=__version__,
+            connections=self._limits.connections,
+            outlets=self._outlets.name,
+            epoch=self.hub.epoch,
+        )
+        for port, secure in self._served:
+            say_served(port, secure, self.config.page)
+        self._heartbeats.start(self._limits.heartbeat_ms / 1000 / self.hub.groups, now=False)
+        self._liveness.start()
+        self._standing.start()
+        limits_of_quiet = [
+            limit
+            for limit in (self.config.stale_after, self.config.feed_stale_after)
+            if limit is not None
+        ]
+        if limits_of_quiet:
+            self._staleness.start(min(1.0, min(limits_of_quiet) / 4), now=False)
+        # Once the reactor runs, a signal stops the service in order; before, it would end the
+        # process and leave a redis-server's directory behind.
+        self._reactor.callWhenRunning(self._begin_feed)
+
+    def _begin_feed(self) -> None:
+        if self.running:
+            defer.Deferred.fromCoroutine(self._start_feed())
+
+    async def _start_feed(self) -> None:
+        if self._berth is not None:
+            private = self._berth.redis_socket
+            self._begin_with((RedisAddress(path=private),) if private else self.config.redis)
+        elif self._development is not None:
+            await self._development.start()
+            if self.running:
+                self._begin_with(self._development.addresses())
+
+    def _begin_with(self, addresses: Sequence[RedisAddress]) -> None:
+        self._sources.start(addresses)
+        self._access.start(addresses[0])
+
+    def serve(self) -> None:
+        """Accept connections on the sockets of the berth."""
+        assert self._berth is not None, "by itself it listens when it is started"
+        for listening in self._berth.sockets:
+            factory, _ = self._factory_for(listening.text)
+            self.ports.adopt(self._reactor, listening, factory)
+        assert self.factory.balance is not None, "it comes with the berth"
+        self.factory.balance.serve()
+
+    # -- while it runs ---------------------------------------------------------------------------
+
+    @property
+    def feed_up(self) -> bool:
+        """Whether quotes come in."""
+        return bool(self.announcements.feed_up)
+
+    def status(self) -> dict[str, Any]:
+        """How it stands, as JSON."""
+        registry = self._sources.registry
+        return {
+            "draining": self._leaving,
+            "feed": "up" if self.feed_up else "down",
+            "registry_lag": None if registry is None else registry.lag(),
+        } | self._standing.status()
+
+    @property
+    def insight(self) -> Insight:
+        """Answers about single clients and symbols."""
+        return self._standing.insight
+
+    def replace_certificates(self, found: Sequence[Material]) -> bool:
+        """New connections get these; whether anything changed. Raises ValueError, and keeps all."""
+        return self.certificates is not None and self.certificates.replace(found)
+
+    def _beat(self) -> None:
+        # A LoopingCall whose function raises ends for good, and heartbeats must not.
+        try:
+            self.announcements.beat()
+        except Exception:  # noqa: BLE001 - said, and tried again at the next beat
+            self.log.failure("heartbeats failed")
+
+    def _look_for_stale(self) -> None:
+        config = self.config
+        try:
+            self.announcements.look_for_stale(
+                None if config.stale_after is None else config.stale_after * 1000,
+                None if config.feed_stale_after is None else config.feed_stale_after * 1000,
+            )
+            if self._tiers is not None and config.stale_after is not None:
+                self._tiers.look_for_stale(config.stale_after * 1000)
+        except Exception:  # noqa: BLE001 - said, and tried again at the next look
+            self.log.failure("looking for stale symbols failed")
+
+    def _hub_for(self, delay_s: float) -> Hub | None:
+        """The hub whose quotes are late by that much at least; None where there is none."""
+        if self._tiers is not None:
+            return self._tiers.tier_for(delay_s)
+        return None if delay_s else self.hub
+
+    def _feed_changed(self, up: bool) -> None:
+        self.feed_changed(up)
+
+    def _client_failed(self, outbox: Outbox, failure: Exception) -> None:
+        self.factory.failed(outbox, failure)
+
+    def _client_given_up(self, outbox: Outbox, why: str) -> None:
+        self.log.info("{conn} is given up: {why}", conn=outbox.conn, why=why)
+
+    def _shown_symbols(self, limit: int) -> list[str]:
+        """What the page may tell anybody: which symbols there are is for who may see them."""
+        return [] if self._access.doorkeeper is not None else self.hub.recent_symbols(limit)
+
+    def _page_served(self) -> None:
+        self.counters.page_requests += 1
+
+    # -- stop ------------------------------------------------------------------------------------
+
+    def stopService(self) -> defer.Deferred[None]:
+        """Leave, if that has not begun, and wait until it is done."""
+        super().stopService()  # type: ignore[no-untyped-call]  # the library's, unannotated
+        return self.leave(CloseCode.GOING_AWAY)
+
+    def leave(self, code: CloseCode) -> defer.Deferred[None]:
+        """Accept no more, say goodbye to clients, quiet the feed, then end Redis; in this order.
+
+        With RESTARTING clients are sent away over the time for that, newcomers among them, as
+        others serve on; else all at once, and newcomers are refused. Fires when all is done, which
+        is after the time for draining at latest. May be called again, with a Deferred for each.
+        """
+        done: defer.Deferred[None] = defer.Deferred()
+        self._waiting.append(done)
+        if not self._leaving:
+            self._leaving = True
+            defer.Deferred.fromCoroutine(self._leave(code)).addErrback(
+                lambda failure: self.log.failure("leaving in order failed", failure)
+            ).addCallback(self._has_left)
+        elif self._left:
+            self._has_left(None)
+        return done
+
+    def _has_left(self, _result: object) -> None:
+        self._left = True
+        waiting, self._waiting = self._waiting, []
+        for done in waiting:
+            done.callback(None)
+
+    def hurry(self) -> None:
+        """Whoever is still there while leaving is dropped now; nothing where that is over."""
+        self._hurrying = self._leaving
+        if self._farewell is not None:
+            self._farewell.hurry()
+            self.factory.abort()
+
+    async def _leave(self, code: CloseCode) -> None:
+        moving = code is CloseCode.RESTARTING
+        timeout = self.config.drain_timeout
+        self.factory.draining = not moving
+        if self.factory.balance is not None:
+            self.factory.balance.leave()
+        await self.ports.close()
+        seconds = timeout * _SAID_WITHIN if moving else 0
+        spread = MOVE_SPREAD_MS if moving else RECONNECT_SPREAD_MS
+        farewell = self._farewell = Farewell(
+            self._reactor, self.hub, self.announcements, code, seconds, lambda: _jitter(spread)
+        )
+        deadline: IDelayedCall = self._reactor.callLater(timeout, self.hurry)
+        farewell.start()
+        if self._hurrying:
+            # It was told while the ports closed.
+            self.hurry()
+        await self.factory.drain()
+        if deadline.active():
+            deadline.cancel()
+        farewell.stop()
+        self._farewell = None
+        await self._stop_the_rest()
+
+    async def _stop_the_rest(self) -> None:
+        """All clients are gone."""
+        if self._heartbeats.running:
+            self._heartbeats.stop()
+        self._liveness.stop()
+        self._standing.stop()
+        if self._staleness.running:
+            self._staleness.stop()
+        if self._development is not None:
+            await self._development.stop_market()
+        await self._access.stop()
+        await self._sources.stop_feeds()
+        if self._tiers is not None:
+            self._tiers.stop()
+        self._client_log.stop()
+        await self._sources.stop_registry()
+        if self._development is not None:
+            await self._development.stop()
+
+
+def _jitter(spread_ms: int) -> int:
+    return random.randrange(spread_ms)  # noqa: S311 - spreads load, guards nothing
+
+
+def say_served(port: Any, secure: bool, page: bool) -> None:
+    """Tell the log where clients find what."""
+    url = ports.address_text(port, "wss" if secure else "ws")
+    if page and "+unix:" not in url:
+        where = url.replace("ws", "http", 1)
+        Daemon.log.info("{url} is served; the page is at {page}", url=url, page=where)
+    else:
+        Daemon.log.info("{url} is served", url=url)

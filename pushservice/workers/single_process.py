@@ -1,0 +1,150 @@
+"""A daemon that is one process: no workers, and nobody who would start it again.
+
+Must not know: signals, the admin port, or how clients are served.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields, replace
+from typing import Any
+
+from twisted.internet import defer
+from twisted.logger import Logger
+
+from pushservice import __version__
+from pushservice.config.config import Config
+from pushservice.server.client_reports import Report
+from pushservice.service.daemon import Daemon, materials
+from pushservice.tls.certificates import ExpiryWatch, FilesWatch
+from pushservice.workers.manager import Plan
+from pushservice.workers.totals import figures, of_post, together
+
+
+class Solo:
+    """Serves in this process; certificates are all that can be changed while it runs."""
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, plan: Plan) -> None:
+        """Raises CannotStart as Daemon does."""
+        self._config = plan.config
+        self._daemon = Daemon(reactor, plan.config)
+        self._reactor = reactor
+        self._began: float = reactor.seconds()
+        self._watches: list[ExpiryWatch | FilesWatch] = []
+
+    def privilegedStartService(self) -> None:
+        """Listen."""
+        self._daemon.privilegedStartService()
+
+    def startService(self) -> None:
+        """Serve."""
+        self._daemon.startService()
+        self._watch()
+
+    def _watch(self) -> None:
+        """Watch the certificates that are in use, and no others."""
+        self._stop_watching()
+        config = self._config
+        if self._daemon.certificates is not None:
+            self._watches.append(ExpiryWatch(self._reactor, self._daemon.certificates))
+            if config.cert_watch:
+                paths = config.certificate_files
+                self._watches.append(FilesWatch(self._reactor, paths, self._renew_certificates))
+            for watch in self._watches:
+                watch.start()
+            if config.cert_watch:
+                # They may have changed between their reading and now.
+                self._renew_certificates()
+
+    def _stop_watching(self) -> None:
+        watches, self._watches = self._watches, []
+        for watch in watches:
+            watch.stop()
+
+    def stopService(self) -> defer.Deferred[None]:
+        """Leave."""
+        self._stop_watching()
+        return self._daemon.stopService()
+
+    def hurry(self) -> None:
+        """Whoever is still there while stopping is dropped now."""
+        self._daemon.hurry()
+
+    async def roll(self, plan: Plan) -> bool:
+        """Use the certificates that are there now, and say what of the rest needs a new start."""
+        config = plan.config
+        if config.plain == self._config.plain:
+            # Whether clients show certificates is more than a change of files.
+            used = replace(self._config, cert=config.cert, key=config.key, certs=config.certs)
+            self._use(self._daemon.replace_certificates(materials(used)))
+            self._config = used
+            self._watch()
+        changed = changed_fields(self._config, config)
+        if changed:
+            self.log.warn(
+                "without workers only certificates are loaded anew: start again for {changed}",
+                changed=", ".join(sorted(changed)),
+            )
+        return True
+
+    def _renew_certificates(self) -> None:
+        try:
+            self._use(self._daemon.replace_certificates(materials(self._config)))
+        except ValueError as error:
+            self.log.error("the certificates stay as they are: {reason}", reason=str(error))
+
+    def _use(self, changed: bool) -> None:
+        if changed:
+            self.log.info("new certificates for new connections")
+
+    @property
+    def serves(self) -> bool:
+        """Whether clients are served."""
+        return True
+
+    def faults(self) -> list[str]:
+        """Why clients should be sent elsewhere; nothing where all is well."""
+        return [] if self._daemon.feed_up else ["the feed is down"]
+
+    def status(self) -> dict[str, Any]:
+        """How it stands, as JSON."""
+        certificates = self._daemon.certificates
+        of_process = self._daemon.status()
+        seconds = round(self._reactor.seconds() - self._began, 1)
+        worker = {
+            "number": 0,
+            "pid": os.getpid(),
+            "state": "draining" if of_process["draining"] else "serving",
+            "seconds": seconds,
+            "restarts": 0,
+        }
+        return {
+            "pid": os.getpid(),
+            "version": __version__,
+            "uptime": seconds,
+            "certificates": certificates.status() if certificates else [],
+            **of_process,
+            "workers": [worker | of_process],
+            "totals": together([of_process]),
+        }
+
+    def figures(self) -> dict[str, Any]:
+        """What metrics are made of, see totals.figures."""
+        status = self.status()
+        return figures(status, [of_post(0, 0, status["workers"])])
+
+    async def clients(self, most: int) -> Report:
+        """The slowest clients."""
+        return await self._daemon.insight.clients(most) | {"missing": []}
+
+    async def symbols(self, most: int) -> Report:
+        """The busiest symbols."""
+        return await self._daemon.insight.symbols(most) | {"missing": []}
+
+
+def changed_fields(old: Config, new: Config) -> set[str]:
+    """The names of what differs."""
+    names = (field.name for field in fields(Config))
+    return {name for name in names if getattr(old, name) != getattr(new, name)}

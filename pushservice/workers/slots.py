@@ -1,0 +1,59 @@
+"""Which process is on which worker's post, and which are about to come or to go.
+
+Must not know: how processes are started, told or ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from twisted.internet.interfaces import IDelayedCall
+
+from pushservice.workers.worker_process import WorkerProcess
+
+#: Seconds before the next start at a post from which on it is a crash loop.
+CRASH_LOOP: Final = 4.0
+
+
+class Post:
+    """One worker's post, which processes fill one after the other."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.current: WorkerProcess | None = None
+        #: about to take over
+        self.next: WorkerProcess | None = None
+        #: seconds until the next start, should the process end now
+        self.delay = 0.0
+        self.restart: IDelayedCall | None = None
+        self.restarts = 0
+
+    @property
+    def crash_loop(self) -> bool:
+        """Whether its processes keep ending."""
+        return self.delay >= CRASH_LOOP
+
+    def processes(self) -> list[WorkerProcess]:
+        """Those that are on it, or about to be."""
+        return [worker for worker in (self.current, self.next) if worker is not None]
+
+
+class Posts:
+    """All posts of one daemon by number, and the processes that are on none any more."""
+
+    def __init__(self) -> None:
+        self.by_number: dict[int, Post] = {}
+        #: processes that are on no post any more and have not ended yet
+        self.leaving: set[WorkerProcess] = set()
+
+    def processes(self) -> Iterator[WorkerProcess]:
+        """Every process that has not ended."""
+        for post in self.by_number.values():
+            yield from post.processes()
+        yield from self.leaving
+
+    def restarts(self, number: int) -> int:
+        """How often the process of a post was replaced because it had ended."""
+        post = self.by_number.get(number)
+        return 0 if post is None else post.restarts

@@ -1,0 +1,206 @@
+"""What several processes say of themselves, put together; and what those said that have ended.
+
+Must not know: how any of it was counted, who serves, or how it is shown. Takes and returns what
+`Daemon.status` says, as JSON.
+
+What only grows (counters, histograms, CPU) is summed over all processes that there ever were, so
+that no sum falls when one of them ends. What stands (clients, memory) is of those that live.
+
+Times are added up exactly, and rounded once: rounded at each step, a sum would depend on the order,
+and fall by a trifle when a process ends, which Prometheus takes for a beginning from zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any, Final, TypeAlias
+
+Status: TypeAlias = Mapping[str, Any]
+
+#: What only grows, by its path in a status; whatever is below it is summed too.
+GROWING: Final = (
+    ("counters",),
+    ("measures",),
+    ("process", "cpu"),
+    ("process", "gc"),
+    ("tape", "dropped"),
+)
+
+
+def _sum(values: Sequence[Any]) -> Any:
+    return sum(values)
+
+
+#: What stands, and how that of several becomes one; None where nobody knows it.
+STANDING: Final[Mapping[tuple[str, ...], Callable[[Sequence[Any]], Any]]] = {
+    ("clients",): _sum,
+    ("flowing",): _sum,
+    ("behind",): _sum,
+    ("connections",): _sum,
+    ("subscriptions",): _sum,
+    # Each of them knows all.
+    ("symbols",): max,
+    ("feed",): lambda values: "up" if "up" in values else "down",
+    ("age",): min,
+    ("registry_lag",): max,
+    ("process", "memory"): _sum,
+    ("process", "files"): _sum,
+    ("process", "started"): min,
+    ("tape", "used"): _sum,
+}
+#: What stands where there is no process.
+_NOBODY: Final[Status] = {
+    "clients": 0,
+    "flowing": 0,
+    "behind": 0,
+    "connections": 0,
+    "subscriptions": 0,
+    "symbols": 0,
+    "feed": "down",
+    "age": None,
+    "registry_lag": None,
+}
+
+
+def together(statuses: Iterable[Status], past: Status | None = None) -> dict[str, Any]:
+    """One status of several processes that live; `past` is what has grown in those that do not."""
+    known = list(statuses)
+    outcome = dict(_NOBODY)
+    for path, choose in STANDING.items():
+        found = [value for value in (_at(each, path) for each in known) if value is not None]
+        if found:
+            _put(outcome, path, choose(found))
+    for path in GROWING:
+        summed: Any = None
+        for each in [*([] if past is None else [past]), *known]:
+            value = _at(each, path)
+            if value is not None:
+                summed = value if summed is None else added(summed, value)
+        if summed is not None:
+            _put(outcome, path, _rounded(summed))
+    return outcome
+
+
+#: States of processes that are counted.
+STATES: Final = ("starting", "serving", "draining")
+
+
+def of_post(
+    number: int, restarts: int, processes: Iterable[Status], past: Status | None = None
+) -> dict[str, Any]:
+    """What there is to say of a worker's post, where several processes may be.
+
+    `processes` are those on it, each with its `state` beside what it says; `past` is what has grown
+    in those that were.
+    """
+    known = list(processes)
+    states = dict.fromkeys(STATES, 0)
+    for each in known:
+        if each["state"] in states:
+            states[each["state"]] += 1
+    summed = together(known, past)
+    return {
+        "number": number,
+        "restarts": restarts,
+        "states": states,
+        "feed_up": int(summed["feed"] == "up"),
+    } | summed
+
+
+def figures(
+    status: Status, posts: Iterable[Status], manager: Status | None = None
+) -> dict[str, Any]:
+    """What monitoring/families.py reads: of a whole daemon, from its status, and of each post.
+
+    `manager` is what the process uses that serves nobody, if there is one.
+    """
+    return {
+        "version": status["version"],
+        "certificates": status["certificates"],
+        "totals": status["totals"],
+        "posts": [
+            *posts,
+            *([] if manager is None else [{"number": "manager", "process": manager}]),
+        ],
+    }
+
+
+def grown(status: Status) -> dict[str, Any]:
+    """Of a status, what is to be kept once its process has ended."""
+    kept: dict[str, Any] = {}
+    for path in GROWING:
+        value = _at(status, path)
+        if value is not None:
+            _put(kept, path, value)
+    return kept
+
+
+def added(one: Any, other: Any) -> Any:
+    """The sum of two of a kind: numbers, histograms, or objects of them, which may lack some.
+
+    That of fractions of numbers is a Fraction, so that nothing is lost.
+    """
+    if not isinstance(one, Mapping):
+        whole = isinstance(one, int) and isinstance(other, int)
+        return one + other if whole else Fraction(one) + Fraction(other)
+    if "bounds" in one and "bounds" in other:
+        return _added_histograms(one, other)
+    return {
+        key: added(one[key], other[key])
+        if key in one and key in other
+        else one.get(key, other.get(key))
+        for key in [*one, *(key for key in other if key not in one)]
+    }
+
+
+def _added_histograms(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    if list(one["bounds"]) != list(other["bounds"]):
+        raise ValueError("histograms with different bounds can't be added")
+    counts = [mine + its for mine, its in zip(one["counts"], other["counts"], strict=True)]
+    total = added(one["sum"], other["sum"])
+    return {"bounds": list(one["bounds"]), "counts": counts, "sum": total}
+
+
+def _rounded(value: Any) -> Any:
+    """The same as JSON."""
+    if isinstance(value, Mapping):
+        return {key: _rounded(each) for key, each in value.items()}
+    return float(value) if isinstance(value, Fraction) else value
+
+
+class Past:
+    """What has grown in processes that have ended, by the number of their post; to be added."""
+
+    def __init__(self) -> None:
+        self._of: dict[int, dict[str, Any]] = {}
+
+    def ended(self, number: int, status: Status) -> None:
+        """A process on post `number` has ended; `status` is the last that was heard of it."""
+        self._of[number] = added(self.of(number), grown(status))
+
+    def of(self, number: int) -> dict[str, Any]:
+        """What has grown on one post."""
+        return self._of.get(number, {})
+
+    def all(self) -> dict[str, Any]:
+        """What has grown on all posts."""
+        outcome: dict[str, Any] = {}
+        for each in self._of.values():
+            outcome = added(outcome, each)
+        return outcome
+
+
+def _at(status: Status, path: tuple[str, ...]) -> Any:
+    found: Any = status
+    for name in path:
+        if not isinstance(found, Mapping) or name not in found:
+            return None
+        found = found[name]
+    return found
+
+
+def _put(status: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    for name in path[:-1]:
+        status = status.setdefault(name, {})
+    status[path[-1]] = value

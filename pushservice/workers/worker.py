@@ -1,0 +1,272 @@
+"""A worker process: a whole daemon on sockets that its manager opened, doing what it is told.
+
+Must not know: other workers, option names, or why it is told anything.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+import setproctitle
+from twisted.internet import defer
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger, LogLevel, globalLogBeginner
+from twisted.python.failure import Failure
+
+from pushservice.config.config import Config
+from pushservice.config.settings import config_from_texts
+from pushservice.monitoring.logs import CarryingObserver
+from pushservice.protocol.close_codes import CloseCode
+from pushservice.server.client_counts import Tally
+from pushservice.server.client_reports import Report
+from pushservice.server.ports import Listening
+from pushservice.service.daemon import Berth, CannotStart, Daemon, prepare_memory
+from pushservice.tls.certificates import Material
+from pushservice.workers import worker_link
+from pushservice.workers.handover import bequeath, inherit
+from pushservice.workers.signals import Signals
+from pushservice.workers.worker_link import ManagerLink, Message
+
+#: Seconds between two words to the manager on how it stands.
+STATUS_EVERY: Final = 1.0
+#: Seconds, beyond the time for load balancers, after which one that was told to end by somebody
+#: else than the manager asks for it, and seconds that the manager has to have another take over.
+ASK_AFTER: Final = 1.0
+ANSWERED_WITHIN: Final = 5.0
+#: Seconds without a turn of the reactor after which the kernel ends the process; the manager does
+#: so sooner.
+STUCK_END: Final = 45
+#: Seconds in which a worker without a manager says goodbye, and after which it is gone whatever
+#: keeps it.
+ORPHAN_GOODBYE: Final = 1.0
+ORPHAN_END: Final = 4
+#: Seconds in which the manager is to hear a worker's last words.
+LAST_WORDS: Final = 2.0
+
+
+class Worker:
+    """What the manager's words do to a daemon; see workers/manager.py for the other side."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        link: ManagerLink,
+        daemon: Daemon,
+        alive: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`alive` is called every STATUS_EVERY seconds while there is a manager."""
+        self._alive = alive
+        self._reactor = reactor
+        self._link = link
+        self._daemon = daemon
+        self._leaving = False
+        self._does: dict[str, Callable[[Message], None]] = {
+            "serve": self._serve,
+            "bequeath": self._bequeath,
+            "inherit": self._inherit,
+            "drain": self._drain,
+            "hurry": lambda _message: daemon.hurry(),
+            "certificates": self._certificates,
+            "report": self._report,
+        }
+        daemon.feed_changed = self._feed_changed
+        self._statuses = LoopingCall(self._status)
+        self._statuses.clock = reactor
+
+    def start(self) -> None:
+        """Start the daemon; it serves once that is told."""
+        self._daemon.privilegedStartService()
+        self._daemon.startService()
+        self._statuses.start(STATUS_EVERY)
+
+    def heard(self, message: Message) -> None:
+        """The manager's word; a fault in what follows is logged, and ends nothing."""
+        try:
+            self._does[message["do"]](message)
+        except Exception:  # noqa: BLE001 - said; the manager decides what becomes of this worker
+            self.log.failure("failed at what the manager asked: {what}", what=message.get("do"))
+
+    def orphaned(self) -> None:
+        """The manager is gone: nobody would restart this worker, or close its sockets."""
+        self._alive = lambda: None
+        # By the kernel, in case that this process is stuck.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(ORPHAN_END)
+        self._reactor.callLater(ORPHAN_GOODBYE, self._daemon.hurry)
+        self._leave(CloseCode.GOING_AWAY)
+
+    def told_to_end(self) -> None:
+        """By somebody else than the manager: another worker is to take over, if there is a need.
+
+        Whoever tells all processes of the daemon has told the manager too, which comes to it
+        itself, and says the right thing to clients.
+        """
+        self.log.info("told to end")
+        self._reactor.callLater(self._daemon.config.drain_delay + ASK_AFTER, self._ask)
+
+    def _ask(self) -> None:
+        if not self._leaving:
+            self._link.say({"is": "asking"})
+            # Without an answer it goes all the same.
+            self._reactor.callLater(ANSWERED_WITHIN, self._leave, CloseCode.RESTARTING)
+
+    # -- what it is told -------------------------------------------------------------------------
+
+    def _serve(self, message: Message) -> None:
+        if self._leaving:
+            return
+        self._daemon.serve()
+        self._link.say({"is": "serving"})
+
+    def _bequeath(self, message: Message) -> None:
+        work = bequeath(self._daemon.hub, worker_link.VALUES)
+        self._answer(work, "bequeathed")
+
+    def _inherit(self, message: Message) -> None:
+        work = inherit(self._daemon.hub, worker_link.VALUES)
+        self._answer(work, "inherited")
+
+    def _answer(self, work: Any, word: str) -> None:
+        def failed(failure: Failure) -> int:
+            self.log.failure("handing over values failed", failure)
+            return 0
+
+        def say(count: int) -> None:
+            self._link.say({"is": word, "values": count})
+
+        defer.Deferred.fromCoroutine(work).addErrback(failed).addCallback(say)
+
+    def _drain(self, message: Message) -> None:
+        self._leave(CloseCode(message["code"]))
+
+    def _certificates(self, message: Message) -> None:
+        self._daemon.replace_certificates(list(map(Material.from_texts, message["materials"])))
+
+    def _report(self, message: Message) -> None:
+        """What the manager wants to know of single clients or symbols."""
+
+        def say(report: Report) -> None:
+            self._link.say({"is": "report", "id": message["id"], "report": report}, needed=False)
+
+        def failed(failure: Failure) -> None:
+            self.log.failure("a report on {what} failed", failure, what=message["what"])
+
+        insight = self._daemon.insight
+        if message["what"] == "named":
+            say(insight.named_symbols(message["symbols"]))
+            return
+        work = {"clients": insight.clients, "symbols": insight.symbols}[message["what"]]
+        defer.Deferred.fromCoroutine(work(message["most"])).addCallbacks(say, failed)
+
+    def _leave(self, code: CloseCode) -> None:
+        if not self._leaving:
+            self._leaving = True
+            self._daemon.leave(code).addCallback(self._left)
+
+    def _left(self, _result: object) -> None:
+        self._status()
+        self._link.say({"is": "drained"})
+        end_once_said(self._link, self._reactor)
+
+    # -- what it says ----------------------------------------------------------------------------
+
+    def _feed_changed(self, up: bool) -> None:
+        self._link.say({"is": "fed" if up else "starved"})
+
+    def _status(self) -> None:
+        self._alive()
+        try:
+            self._link.say({"is": "status", "status": self._daemon.status()}, needed=False)
+        except Exception:  # noqa: BLE001 - a LoopingCall whose function raises ends for good
+            self.log.failure("telling how it stands failed")
+
+    def log_status(self) -> None:
+        """Somebody asked this very process."""
+        self.log.info("status: {status}", status=self._daemon.status())
+
+
+def end_once_said(link: ManagerLink, reactor: Any) -> None:
+    """Stop the reactor once the manager has been told all, or does not listen."""
+
+    def stop(_result: object) -> None:
+        if reactor.running:
+            reactor.stop()
+
+    link.close().addTimeout(LAST_WORDS, reactor).addBoth(stop)
+
+
+def berth_and_config(first: Message) -> tuple[Berth, Config]:
+    """What the manager's first words say. Raises ValueError for what is none."""
+    berth = Berth(
+        number=first["number"],
+        seat=first["seat"],
+        tally=Tally(worker_link.TALLY),
+        materials=list(map(Material.from_texts, first["materials"])),
+        sockets=[
+            Listening(text, worker_link.SOCKETS + at, family)
+            for at, (text, family) in enumerate(first["sockets"])
+        ],
+        redis_socket=first["redis_socket"],
+    )
+    return berth, config_from_texts(first["options"])
+
+
+def main() -> None:
+    """Run a worker; its descriptors are those that workerlink names."""
+    faulthandler.enable()
+    # The terminal's Ctrl-C and hang-up are for the manager, which tells what follows from them.
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        first = worker_link.first_message(worker_link.TOLD)
+    except EOFError:
+        return
+    setproctitle.setproctitle(f"quotepush: worker {first['number']}")
+    if first["core"] is not None:
+        os.sched_setaffinity(0, {first["core"]})
+
+    from twisted.internet import reactor
+
+    worker: Worker | None = None
+
+    def heard(message: Message) -> None:
+        if worker is not None:
+            worker.heard(message)
+
+    def lost() -> None:
+        if worker is not None:
+            worker.orphaned()
+
+    link = ManagerLink(heard, lost)
+    link.open(reactor)
+    level = LogLevel.levelWithName(first["log_level"])
+    observer = CarryingObserver(lambda event: link.say({"is": "log", "event": event}, False), level)
+    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False, discardBuffer=True)
+    try:
+        berth, config = berth_and_config(first)
+        daemon = Daemon(reactor, config, berth)
+        worker = Worker(reactor, link, daemon, lambda: signal.alarm(STUCK_END))
+        worker.start()
+    except (CannotStart, ValueError, OSError) as error:
+        link.say({"is": "failed", "why": str(error)})
+        worker = None
+        end_once_said(link, reactor)
+        reactor.run()
+        sys.exit(1)
+    signals = Signals(
+        reactor,
+        {
+            signal.SIGTERM: worker.told_to_end,
+            signal.SIGUSR2: worker.log_status,
+        },
+    )
+    signals.install()
+    prepare_memory()
+    reactor.run()

@@ -1,0 +1,253 @@
+"""The doorkeeper: when strangers have to go, when tokens end, and whom a revocation concerns."""
+
+from __future__ import annotations
+
+import pytest
+from core_doubles import FixedClock
+from door_doubles import ANN, DELAY, LEEWAY, TIMEOUT, House, Verdicts
+
+from pushservice.auth.identity import Identity, Refused, Rights
+from pushservice.auth.revocations import Revocations
+from pushservice.session.authentication import TOLD_AHEAD, Doorkeeper
+
+NOW = 1_763_800_000.0
+
+
+class Visitor:
+    """A client that notes what is done to it, and when."""
+
+    def __init__(self, clock: FixedClock, identity: Identity | None = None) -> None:
+        self.identity = identity
+        self.clock = clock
+        self.told: list[tuple[object, ...]] = []
+
+    def came_too_late(self) -> None:
+        self.told.append(("too late", self.clock.seconds() - NOW))
+
+    def tell_expiring(self, left_ms: int) -> None:
+        self.told.append(("expiring", self.clock.seconds() - NOW, left_ms))
+
+    def shut_out(self, reason: str) -> None:
+        self.told.append(("out", self.clock.seconds() - NOW, reason))
+
+
+@pytest.fixture
+def house() -> House:
+    return House()
+
+
+def outcome(house: House, token: str) -> Identity | Refused:
+    found: list[Identity | Refused] = []
+    house.doorkeeper.verify(token, found.append)
+    assert len(found) == 1
+    return found[0]
+
+
+def test_a_known_token_is_accepted_and_another_refused(house):
+    assert outcome(house, "ann") is ANN
+    assert str(outcome(house, "bob")) == "nobody knows it"
+
+
+def test_a_token_that_was_revoked_is_refused_even_if_that_came_while_it_was_looked_at(house):
+    house.know("t", token_id="7")
+    house.verdicts.later = True
+    found: list[Identity | Refused] = []
+    house.doorkeeper.verify("t", found.append)
+    house.revocations.revoke("token", "7")
+    house.verdicts.answer()
+    assert str(found[0]) == "it was revoked"
+
+
+def test_a_delay_that_is_not_offered_is_refused_by_name(house):
+    house.know("t", delay_s=DELAY + 1)
+    assert "a delay of 901 s" in str(outcome(house, "t"))
+    house.know("t", delay_s=1)
+    assert isinstance(outcome(house, "t"), Identity)
+
+
+def test_a_stranger_has_its_time_and_no_more(house):
+    visitor = Visitor(house.clock)
+    house.doorkeeper.came(visitor)
+    house.clock.pass_time(TIMEOUT - 0.01)
+    assert visitor.told == []
+    house.clock.pass_time(0.26)
+    assert [what for what, *_ in visitor.told] == ["too late"]
+    assert TIMEOUT <= visitor.told[0][1] <= TIMEOUT + 0.25
+    house.clock.pass_time(100)
+    assert len(visitor.told) == 1
+    assert house.clock.calls == []
+
+
+def test_who_was_let_in_is_no_stranger_any_more(house):
+    visitor = Visitor(house.clock)
+    house.doorkeeper.came(visitor)
+    house.doorkeeper.let_in(visitor, ANN)
+    assert visitor.identity is ANN
+    house.clock.pass_time(1e6)
+    assert visitor.told == []
+
+
+def test_who_left_is_not_called_and_nothing_stays(house):
+    visitors = [Visitor(house.clock) for _ in range(3)]
+    for visitor in visitors:
+        house.doorkeeper.came(visitor)
+        house.clock.pass_time(0.5)
+    house.doorkeeper.let_in(visitors[0], Identity("ann", "7", NOW + 100))
+    for visitor in visitors:
+        house.doorkeeper.left(visitor)
+        house.doorkeeper.left(visitor)
+    assert house.clock.calls == []
+    house.revoke("ann", "7")
+    house.clock.pass_time(200)
+    assert [visitor.told for visitor in visitors] == [[], [], []]
+
+
+def test_the_end_of_a_token_is_told_ahead_and_comes_after_the_leeway(house):
+    visitor = Visitor(house.clock, Identity("ann", expires_at=NOW + 3600))
+    house.doorkeeper.came(visitor)
+    house.clock.pass_time(3600 - TOLD_AHEAD - 0.01)
+    assert visitor.told == []
+    house.clock.pass_time(0.02)
+    assert visitor.told == [("expiring", 3600 - TOLD_AHEAD, TOLD_AHEAD * 1000)]
+    house.clock.pass_time(TOLD_AHEAD + LEEWAY - 0.02)
+    assert len(visitor.told) == 1
+    house.clock.pass_time(0.26)
+    what, at, reason = visitor.told[1]
+    assert (what, reason) == ("out", "the token has expired")
+    assert 0 <= at - 3600 - LEEWAY <= 0.25
+
+
+@pytest.mark.parametrize("left", [-LEEWAY / 2, 0, 1, 30])
+def test_a_token_that_ends_soon_is_told_at_once_and_ends_in_time(house, left):
+    visitor = Visitor(house.clock, Identity("ann", expires_at=NOW + left))
+    house.doorkeeper.came(visitor)
+    house.clock.pass_time(0)
+    assert visitor.told == [("expiring", 0, max(0, left * 1000))]
+    house.clock.pass_time(left + LEEWAY + 0.25)
+    assert visitor.told[1][0] == "out"
+
+
+def test_a_new_token_takes_the_place_of_the_one_before(house):
+    visitor = Visitor(house.clock, Identity("ann", "1", NOW + 70))
+    house.doorkeeper.came(visitor)
+    house.clock.pass_time(20)
+    assert len(visitor.told) == 1
+    house.doorkeeper.let_in(visitor, Identity("ann", "2", NOW + 170))
+    house.clock.pass_time(80)
+    assert visitor.told == [("expiring", 10, 60_000)], "the old end is none any more"
+    house.revoke(token="1")
+    assert len(visitor.told) == 1
+    house.clock.pass_time(20)
+    assert visitor.told[1] == ("expiring", 110, 60_000), "of the new end it is told anew"
+    house.clock.pass_time(200)
+    assert [what for what, *_ in visitor.told] == ["expiring", "expiring", "out"]
+
+
+def test_an_end_in_years_takes_no_timer_longer_than_a_day(house):
+    visitor = Visitor(house.clock, Identity("ann", expires_at=NOW + 400 * 86_400))
+    house.doorkeeper.came(visitor)
+    for _ in range(399):
+        assert [call.getTime() - house.clock.seconds() for call in house.clock.calls] == [86_400]
+        house.clock.pass_time(86_400)
+    assert visitor.told == []
+    house.clock.pass_time(86_400)
+    assert [what for what, *_ in visitor.told] == ["expiring"]
+
+
+def test_a_revoked_user_is_shut_out_and_no_other(house):
+    ann, again, bob = (Visitor(house.clock, Identity(user)) for user in ("ann", "ann", "bob"))
+    anybody = Visitor(house.clock, Identity())
+    for visitor in (ann, again, bob, anybody, Visitor(house.clock)):
+        house.doorkeeper.came(visitor)
+    house.revoke(user="ann")
+    assert ann.told == again.told == [("out", 0, "the token was revoked")]
+    assert bob.told == anybody.told == []
+    house.doorkeeper.stop()
+
+
+def test_a_revoked_token_is_shut_out_alone(house):
+    first, second = (Visitor(house.clock, Identity("ann", token)) for token in ("1", "2"))
+    house.doorkeeper.came(first)
+    house.doorkeeper.came(second)
+    house.revoke(token="1")
+    assert len(first.told) == 1
+    assert second.told == []
+
+
+def test_who_has_a_token_that_was_issued_after_a_users_revocation_stays(house):
+    visitor = Visitor(house.clock, Identity("ann", issued_at=NOW + 60))
+    house.doorkeeper.came(visitor)
+    house.revoke(user="ann")
+    assert visitor.told == []
+
+
+def test_whoever_is_in_when_a_user_is_revoked_is_shut_out_though_the_issuers_clock_is_ahead(house):
+    ann, bob = (Visitor(house.clock, Identity(user, issued_at=NOW + 2)) for user in ("ann", "bob"))
+    house.doorkeeper.came(ann)
+    house.doorkeeper.came(bob)
+    house.revocations.revoke("user", "ann")
+    house.doorkeeper.look_for_revoked("ann", None, just_now=True)
+    assert ann.told == [("out", 0, "the token was revoked")]
+    assert bob.told == []
+
+
+def test_many_at_one_moment_share_one_timer_and_may_take_each_other_along(house):
+    class Pair(Visitor):
+        other: Pair
+
+        def came_too_late(self) -> None:
+            super().came_too_late()
+            house.doorkeeper.left(self)
+            house.doorkeeper.left(self.other)
+
+    one, two = Pair(house.clock), Pair(house.clock)
+    one.other, two.other = two, one
+    for visitor in (one, two, *(Visitor(house.clock) for _ in range(100))):
+        house.doorkeeper.came(visitor)
+    assert len(house.clock.calls) == 1
+    house.clock.pass_time(TIMEOUT + 0.25)
+    assert [len(one.told), len(two.told)] == [1, 0]
+    assert house.clock.calls == []
+
+
+def test_a_client_that_raises_does_not_stop_the_time_of_the_others(house):
+    class Broken(Visitor):
+        def came_too_late(self) -> None:
+            raise ZeroDivisionError
+
+    house.doorkeeper.came(Broken(house.clock))
+    house.clock.pass_time(1)
+    visitor = Visitor(house.clock)
+    house.doorkeeper.came(visitor)
+    with pytest.raises(ZeroDivisionError):
+        house.clock.pass_time(TIMEOUT)
+    house.clock.pass_time(TIMEOUT)
+    assert len(visitor.told) == 1
+
+
+def test_clients_that_come_and_go_with_tokens_for_years_leave_nothing_to_remember():
+    clock = FixedClock(NOW)
+    doorkeeper = Doorkeeper(clock, Verdicts(), Revocations(clock), TIMEOUT, LEEWAY, lambda _: None)
+    stays = Visitor(clock, Identity("ann", expires_at=NOW + 90))
+    doorkeeper.came(stays)
+    for number in range(10_000):
+        visitor = Visitor(clock, Identity(f"u{number}", f"t{number}", NOW + 1e6 + number))
+        doorkeeper.came(visitor)
+        doorkeeper.left(visitor)
+    kept = [doorkeeper._due, doorkeeper._when, doorkeeper._times]
+    kept += [doorkeeper._by_user, doorkeeper._by_token, doorkeeper._told]
+    assert max(map(len, kept)) <= 200
+    clock.pass_time(31)
+    assert len(stays.told) == 1, "and forgets nobody who stays"
+
+
+def test_after_a_stop_nothing_is_left_with_the_clock(house):
+    house.doorkeeper.came(Visitor(house.clock))
+    house.doorkeeper.stop()
+    house.doorkeeper.stop()
+    assert house.clock.calls == []
+
+
+def test_rights_that_allow_nothing_are_no_reason_to_refuse(house):
+    house.know("t", "!*")
+    assert outcome(house, "t") == Identity("ann", rights=Rights(("!*",)))
