@@ -221,18 +221,21 @@ def test_the_page_of_options_has_each_of_them_with_its_variable_and_its_default(
         assert meaning[1:].startswith(option.help[1:].replace("`", ""))
 
 
-def test_the_readmes_options_are_some_of_those_of_the_page_word_for_word():
-    first, every = option_rows(ROOT / "README.rst"), option_rows(ROOT / "docs" / "options.rst")
+def test_the_options_of_the_setup_page_are_those_of_the_options_page_word_for_word():
+    first, every = (
+        option_rows(ROOT / "docs" / "setup.rst"),
+        option_rows(ROOT / "docs" / "options.rst"),
+    )
     assert 10 <= len(first) <= 15
     for name, row in first.items():
         ours, theirs = ([re.sub(r"\s+", " ", cell) for cell in each] for each in (row, every[name]))
         assert ours == theirs
 
 
-def test_the_readmes_configuration_file_is_good(tmp_path):
+def test_the_configuration_file_of_the_setup_page_is_good(tmp_path):
     (example,) = (
         block.astext()
-        for block in parsed(ROOT / "README.rst").findall(nodes.literal_block)
+        for block in parsed(ROOT / "docs" / "setup.rst").findall(nodes.literal_block)
         if "configuration" in block["names"]
     )
     secret = tmp_path / "redis"

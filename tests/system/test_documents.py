@@ -1,4 +1,4 @@
-"""What README.rst and the quickstart tell their reader to type, on ports and paths of the test."""
+"""The commands and programs of the setup page and the quickstart, on ports of the test."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ BIN = Path(sys.executable).parent
 
 @pytest.fixture(scope="module")
 def blocks() -> dict[str, str]:
-    """The code blocks of the README by their names."""
-    return code_blocks("README.rst")
+    """The code blocks of the setup page by their names."""
+    return code_blocks("docs/setup.rst")
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def served(daemon: StartDaemon, own_redis: Callable[..., RedisServer]) -> tuple[
 def receiver(
     served: tuple[Daemon, int], blocks: dict[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """The README's Python client, with AAPL subscribed."""
+    """The setup page's Python client, with AAPL subscribed."""
     started, _ = served
     program = blocks["client-python"].replace("localhost:8008", f"localhost:{started.port}")
     program = program.replace("certs/dev.crt", str(started.certs / "dev.crt"))
@@ -114,7 +114,7 @@ def test_the_programs_that_publish_do(block, command, symbol, payload, served, b
     assert payload in line
 
 
-def test_twistd_starts_as_the_readme_says(blocks, tmp_path):
+def test_twistd_starts_as_the_setup_page_says(blocks, tmp_path):
     install, start = blocks["install"].splitlines()
     assert install == "pip install .", "which the packaging tests do"
     port = free_port()
@@ -136,7 +136,7 @@ def test_twistd_starts_as_the_readme_says(blocks, tmp_path):
     assert (tmp_path / "certs" / "dev.crt").exists()
 
 
-def test_the_daemon_starts_and_ends_as_the_readme_says(
+def test_the_daemon_starts_and_ends_as_the_setup_page_says(
     blocks, tmp_path, certs_directory, daemon, own_redis
 ):
     redis = own_redis()
@@ -157,7 +157,7 @@ def test_the_daemon_starts_and_ends_as_the_readme_says(
     assert not (tmp_path / "quotepush.pid").exists()
 
 
-def test_a_token_lets_in_as_the_readme_says(blocks, tmp_path, own_redis):
+def test_a_token_lets_in_as_the_setup_page_says(blocks, tmp_path, own_redis):
     make_key, make_token, start = blocks["token"].splitlines()
     environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
     for command in (make_key, make_token):
@@ -187,8 +187,8 @@ def test_a_token_lets_in_as_the_readme_says(blocks, tmp_path, own_redis):
             while not any(event["ev"] == "subscribed" for event in answers):
                 answers += json.loads(ann.recv(timeout=10))
             assert answers[-1]["symbols"] == ["AAPL"]
-        with connect(url, ssl=trust) as stranger:
-            assert json.loads(stranger.recv(timeout=10))[0]["auth"] == "required"
+        with connect(url, ssl=trust) as anonymous:
+            assert json.loads(anonymous.recv(timeout=10))[0]["auth"] == "required"
         process.send_signal(signal.SIGTERM)
         rest, _ = process.communicate(timeout=20)
     assert token.encode() not in seen + rest

@@ -27,9 +27,9 @@ def is_a_quote(line: str) -> bool:
     return symbol in ("AAPL", "600519.SH") and int(n) >= 1 and float(last) > 0
 
 
-def test_the_readme_s_javascript_client_receives_quotes(hospitable_daemon, page: Page):
+def test_the_javascript_client_of_the_setup_page_receives_quotes(hospitable_daemon, page: Page):
     host = hospitable_daemon.url.removeprefix("https://").rstrip("/")
-    program = code_blocks("README.rst")["client-javascript"].replace("localhost:8008", host)
+    program = code_blocks("docs/setup.rst")["client-javascript"].replace("localhost:8008", host)
     assert is_a_quote(log_of_a_page_elsewhere(page, program, "AAPL ", "600519.SH "))
 
 
