@@ -96,17 +96,14 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return argname if isinstance(val, bytes) and len(val) > 40 else None
 
 
-def pytest_collection_finish() -> None:
-    """What is there by now stays: each collection after a test would go through all of it."""
-    gc.collect()
-    gc.freeze()
-
-
 @pytest.fixture(autouse=True)
 def logged_failures() -> Iterator[LoggedFailures]:
     """Fails a test that leaves delayed calls, open connections or unhandled failures behind."""
     observer = LoggedFailures()
     globalLogPublisher.addObserver(observer)
+    # What is there by now is left out of the collections below: each would go through all of it.
+    gc.collect()
+    gc.freeze()
     sockets_before = set(reactor.getReaders()) | set(reactor.getWriters())
     calls_before = set(reactor.getDelayedCalls())
     yield observer
