@@ -22,7 +22,8 @@ import psutil
 import websockets
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from redis_process import free_port, start_redis
+from free_ports import free_port
+from redis_process import start_redis
 from waiting import wait_for_line
 
 PAYLOAD = (

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
+from free_ports import free_port
 from npm_packages import npm_project, packed_client
-from redis_process import RedisServer, free_port, start_redis
+from redis_process import RedisServer, start_redis
 from twisted.internet import reactor, task
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from waiting import until, wait_for_line

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from chromium import TIMEOUT_MS, chromium
+from free_ports import free_port
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
-from redis_process import free_port
 from token_makers import key_file
 from waiting import wait_for_line
 

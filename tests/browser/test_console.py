@@ -16,8 +16,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from free_ports import free_port
 from playwright.sync_api import BrowserContext, Page, Route, expect
-from redis_process import RedisServer, free_port, start_redis
+from redis_process import RedisServer, start_redis
 from system_clients import Puppet
 from system_harness import Daemon
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 from crew import StartCrew, crews
+from free_ports import free_port
 from npm_packages import npm_project
 from system_clients import Client, Undisturbed, client_of
-from system_harness import TWISTD, Daemon, Publish, Publisher, RedisServer, StartDaemon, free_port
+from system_harness import TWISTD, Daemon, Publish, Publisher, RedisServer, StartDaemon
 
 _watched = itertools.count(1)
 

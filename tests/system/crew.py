@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
 import psutil
+from free_ports import free_port
 from system_clients import open_websocket
 from system_harness import (
     DEADLINE,
@@ -31,7 +32,6 @@ from system_harness import (
     Daemon,
     Publisher,
     RedisServer,
-    free_port,
     poll,
     poll_async,
 )

@@ -10,7 +10,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from system_harness import DEADLINE, free_port
+from free_ports import free_port
+from system_harness import DEADLINE
 
 
 class _Pipe:

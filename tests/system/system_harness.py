@@ -39,13 +39,6 @@ class RedisServer(Protocol):
     def stop(self) -> None: ...
 
 
-def free_port() -> int:
-    """A TCP port of the loopback interface that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def poll(condition: Callable[[], object], what: str, seconds: float = DEADLINE) -> None:
     """Wait for something outside that nobody announces, such as the end of a foreign process."""
     deadline = time.monotonic() + seconds

@@ -19,6 +19,7 @@ from typing import Any
 import jwt
 import pytest
 from crew import StartCrew
+from free_ports import free_port
 from guests import (
     JSON,
     WAYS,
@@ -43,7 +44,6 @@ from system_harness import (
     Publisher,
     StartDaemon,
     environment,
-    free_port,
 )
 from token_makers import forged, jwk, key_file, private_key, write_jwks
 from websockets.exceptions import InvalidStatus

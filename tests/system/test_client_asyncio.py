@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from free_ports import free_port
 from guests import Issuer, check_unsaid
 from redis_process import Authority, RedisServer, TLSFiles
-from system_harness import DEADLINE, Daemon, Publish, StartDaemon, free_port
+from system_harness import DEADLINE, Daemon, Publish, StartDaemon
 
 from pushservice.client import (
     Authenticated,

@@ -13,9 +13,10 @@ from typing import Any, ClassVar, TypeVar
 
 import pytest
 import pytest_twisted
+from free_ports import free_port
 from guests import Issuer, check_unsaid
 from redis_process import Authority, RedisServer
-from system_harness import Daemon, StartDaemon, free_port
+from system_harness import Daemon, StartDaemon
 from twisted.internet import defer, protocol, reactor, task, threads
 from twisted.logger import globalLogPublisher
 from waiting import until

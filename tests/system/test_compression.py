@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from free_ports import free_port
 from system_clients import Client, Ledger, Puppet, client_of, node_clients, open_websocket
-from system_harness import Daemon, Publish, RedisServer, StartDaemon, free_port
+from system_harness import Daemon, Publish, RedisServer, StartDaemon
 from websockets.asyncio.client import ClientConnection
 
 #: So many that what they share is always compressed.

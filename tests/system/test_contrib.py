@@ -33,6 +33,7 @@ import pytest
 from code_blocks import code_blocks
 from dockerfile_parse import DockerfileParser
 from docutils import nodes
+from free_ports import free_port
 from system_clients import Client, client_of, open_websocket
 from system_harness import (
     DEADLINE,
@@ -43,7 +44,6 @@ from system_harness import (
     RedisServer,
     StartDaemon,
     environment,
-    free_port,
     poll,
     poll_async,
 )

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 from code_blocks import ROOT, code_blocks
-from redis_process import RedisServer, free_port
+from free_ports import free_port
+from redis_process import RedisServer
 from system_harness import Daemon, StartDaemon, poll
 from waiting import wait_for_line
 from websockets.sync.client import ClientConnection, connect

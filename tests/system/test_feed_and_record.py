@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from free_ports import free_port
 from redis_process import Authority, start_redis
 from shell import QUOTEPUSH, Command
 from system_clients import client_of
-from system_harness import environment, free_port, poll
+from system_harness import environment, poll
 
 from pushservice.market.recording_files import Recording
 from pushservice.market.recording_format import Header, Message, header_line, message_line

@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from free_ports import free_port
 from system_clients import BareSocket, Client, bare_socket, client_of, frame, open_websocket
-from system_harness import Daemon, Publish, RedisServer, StartDaemon, free_port, poll_async
+from system_harness import Daemon, Publish, RedisServer, StartDaemon, poll_async
 from websockets.asyncio.client import unix_connect
 from websockets.exceptions import InvalidStatus
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from system_harness import Daemon, environment, free_port
+from free_ports import free_port
+from system_harness import Daemon, environment
 
 ROOT: Final = Path(__file__).parents[2]
 #: what is no source: made by tools, or by running and building

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 import yaml
+from free_ports import free_port
 from system_clients import Puppet
-from system_harness import Publisher, StartDaemon, free_port, poll
+from system_harness import Publisher, StartDaemon, poll
 
 from pushservice.protocol.deflate import EACH
 

@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from free_ports import free_port
 from shell import Command
-from system_harness import Daemon, free_port
+from system_harness import Daemon
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from free_ports import free_port
 from system_clients import Client, client_of
-from system_harness import Publish, RedisServer, StartDaemon, free_port
+from system_harness import Publish, RedisServer, StartDaemon
 
 OwnRedis = Callable[..., RedisServer]
 

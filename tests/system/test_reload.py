@@ -23,9 +23,10 @@ from typing import Any, Self
 import psutil
 import pytest
 from crew import LONG, PATIENCE, Crew, Followers, Market, StartCrew, roll
+from free_ports import free_port
 from redis_process import RedisServer
 from system_clients import client_of
-from system_harness import Address, Publish, free_port, poll
+from system_harness import Address, Publish, poll
 
 from pushservice.tls.factory import development_pair
 

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import psutil
 import pytest
+from free_ports import free_port
 from system_clients import Client, bare_socket, client_of, open_websocket
 from system_harness import (
     TWISTD,
@@ -24,7 +25,6 @@ from system_harness import (
     RedisServer,
     StartDaemon,
     environment,
-    free_port,
     poll,
 )
 

@@ -8,8 +8,9 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
+from free_ports import free_port
 from shell import QUOTEPUSH, Command
-from system_harness import Daemon, environment, free_port, poll
+from system_harness import Daemon, environment, poll
 from terminal import Terminal
 
 PREFIX = "watch"

@@ -13,8 +13,8 @@ import pytest
 import pytest_twisted
 from click.testing import CliRunner
 from core_doubles import FixedClock
+from free_ports import free_port
 from redis_client import RedisClient
-from redis_process import free_port
 from token_makers import NOW, forged, jwk, key_file, private_key, private_pem, signed, write_jwks
 from twisted.internet import defer, reactor
 from waiting import until

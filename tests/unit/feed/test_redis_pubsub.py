@@ -5,7 +5,7 @@ from __future__ import annotations
 import hiredis
 import pytest
 import pytest_twisted
-from redis_process import free_port
+from free_ports import free_port
 from twisted.internet import defer, protocol, reactor
 from twisted.internet.error import ConnectionAborted
 from twisted.internet.task import Clock

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 import pytest_twisted
-from redis_process import free_port
+from free_ports import free_port
 from twisted.internet import defer, reactor
 from waiting import until
 

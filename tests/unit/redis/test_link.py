@@ -11,7 +11,8 @@ from contextlib import contextmanager
 import pytest
 import pytest_twisted
 import txredisapi
-from redis_process import RedisServer, free_port
+from free_ports import free_port
+from redis_process import RedisServer
 from twisted.internet import defer, protocol, reactor
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent

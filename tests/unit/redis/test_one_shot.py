@@ -7,7 +7,8 @@ import signal
 import threading
 
 import pytest
-from redis_process import Authority, free_port, start_redis
+from free_ports import free_port
+from redis_process import Authority, start_redis
 
 from pushservice.redis import one_shot
 from pushservice.redis.one_shot import ErrandFailed, ask

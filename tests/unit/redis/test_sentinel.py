@@ -9,7 +9,8 @@ import hiredis
 import pytest
 import pytest_twisted
 import txredisapi
-from redis_process import Authority, free_port
+from free_ports import free_port
+from redis_process import Authority
 from twisted.internet import defer, protocol, reactor
 from twisted.internet.interfaces import IReactorPluggableNameResolver
 from twisted.internet.ssl import CertificateOptions
