@@ -1,8 +1,8 @@
-"""Who watches what as far as a mirror of it, somewhere else, is still to be told.
+"""Changes to who watches what that the registry in Redis does not have yet.
 
-Must not know: Redis, connections, or what a write costs. What is true is the clients' own matter
-and is read from them; here is kept only what the mirror does not say yet. One batch is under way at
-a time: taken, then confirmed or failed. However batches fail, what is left to write makes it right.
+Must not know: Redis, connections, or what a write costs. The hub's clients say what is true and are
+asked for it; only the difference to what is stored is kept here. One batch is in flight at a time:
+taken, then confirmed or failed. Whichever batches fail, writing what is left makes the store right.
 """
 
 from __future__ import annotations
@@ -15,234 +15,236 @@ from typing import NamedTuple, Protocol
 from pushservice.fanout.interfaces import Clock
 
 
-class Named(Protocol):
-    """A symbol's topic, as far as it matters here."""
+class HasSymbol(Protocol):
+    """The part of a symbol's topic that is used here."""
 
     @property
     def symbol(self) -> str:
-        """Its name."""
+        """The symbol itself."""
         ...
 
 
 class Watcher(Protocol):
-    """A connected client; the hub's outboxes are such."""
+    """A connected client; the hub's outboxes are watchers."""
 
     @property
     def conn(self) -> str:
-        """Its name, which no other has before or after it."""
+        """Its connection id; no client before or after it has the same one."""
         ...
 
     @property
-    def topics(self) -> Collection[Named]:
+    def topics(self) -> Collection[HasSymbol]:
         """What it watches now."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What is to be written of one client.
+    """What to write for one client: it now watches the symbols `added`, and no longer `removed`.
 
-    It watches the symbols `more` from now on, and `less` no more. A `whole` change says all that it
-    watches, in `more`: whatever else the mirror has of it goes.
+    A change that `replaces` lists in `added` all that the client watches; whatever else is stored
+    for it is removed.
     """
 
     client: str
-    more: tuple[str, ...] = ()
-    less: tuple[str, ...] = ()
-    whole: bool = False
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    replaces: bool = False
 
     @property
     def size(self) -> int:
-        """How much there is to write, one for each symbol; a little for a client without any."""
-        return len(self.more) + len(self.less) or 1
+        """How much there is to write: one for each symbol, and one for a client without any."""
+        return len(self.added) + len(self.removed) or 1
 
 
-class _Pending(NamedTuple):
-    """Since when something is to be written of a client, and each symbol: more, or less."""
+class _Difference(NamedTuple):
+    """What is not stored yet of a client, and since when: symbols, with True if added."""
 
     since: float
     symbols: dict[str, bool]
 
 
-class _Whole(NamedTuple):
-    """A client of which nobody knows what is written, and since when; None where it has gone."""
+class _Replacement(NamedTuple):
+    """A client whose stored entries are unknown, and since when; no watcher if it has gone."""
 
     since: float
     watcher: Watcher | None
 
 
-class Mirror:
-    """Keeps what is to be written; nothing of a client of which all is.
+class PendingChanges:
+    """Keeps the changes that are still to be written, and nothing of a client that is up to date.
 
-    Its memory is bounded by what is true and what is written, and so by the clients connected now
-    and those of the last batch that succeeded, however long nothing can be written and whatever
-    comes and goes meanwhile. While it is `lost` it keeps nothing at all.
+    Memory is bounded by the clients connected now and those of the last batch that succeeded,
+    however long nothing can be written and whatever connects and disconnects meanwhile. While
+    `offline` nothing at all is kept.
     """
 
     def __init__(self, clock: Clock, watchers: Callable[[], Iterable[Watcher]]) -> None:
-        """`watchers` gives every connected client; it is asked when writing failed or is in doubt.
+        """`watchers` gives every connected client; it is asked after a failed write and to resync.
 
-        Nothing is written, and nothing kept, until the first `doubt`.
+        Nothing is written or kept until the first `resync`.
         """
         self._clock = clock
         self._watchers = watchers
-        #: whether nothing can be written, and so all is to be when something can
-        self.lost = True
-        #: whether clients that have gone may be written whose names are not kept; see `present`
-        self.strays = False
-        # When the first change came that was not kept.
-        self._lost_since: float | None = None
-        # By client and oldest first, the difference to what is written. It is exact: what is more
-        # is not written, what is less is. So a change and its opposite leave nothing.
-        self._pending: dict[str, _Pending] = {}
-        # Clients to be written whole; what changes of them meanwhile is read from them then.
-        self._whole: dict[str, _Whole] = {}
-        self._under_way: list[tuple[float, Change]] = []
+        #: whether nothing can be written now; everything will be, by the next `resync`
+        self.offline = True
+        #: whether clients that have gone may still be stored, so that `reconcile` is due: their
+        #: names are not kept here
+        self.needs_reconcile = False
+        # When the first change came that was not kept because of being offline.
+        self._offline_since: float | None = None
+        # By client and oldest first, the exact difference to what is stored: an added symbol is not
+        # stored, a removed one is. So a change and its opposite leave nothing.
+        self._differences: dict[str, _Difference] = {}
+        # Clients to be written in full; what they watch is read from them at that time.
+        self._replacements: dict[str, _Replacement] = {}
+        self._in_flight: list[tuple[float, Change]] = []
 
-    # -- what happens to clients -----------------------------------------------------------------
+    # -- what clients do -------------------------------------------------------------------------
 
     def watch(self, client: str, symbol: str) -> None:
-        """`client`, which did not, watches `symbol` from now on."""
-        self._note(client, symbol, more=True)
+        """`client`, which did not watch `symbol`, does now."""
+        self._add(client, symbol, added=True)
 
     def unwatch(self, client: str, symbol: str) -> None:
-        """`client`, which did, watches `symbol` no more."""
-        self._note(client, symbol, more=False)
+        """`client`, which watched `symbol`, no longer does."""
+        self._add(client, symbol, added=False)
 
-    def _note(self, client: str, symbol: str, *, more: bool) -> None:
-        pending = self._pending.get(client)
-        if pending is None:
-            if self.lost:
-                if self._lost_since is None:
-                    self._lost_since = self._clock.seconds()
-            elif client not in self._whole:
-                self._pending[client] = _Pending(self._clock.seconds(), {symbol: more})
+    def _add(self, client: str, symbol: str, *, added: bool) -> None:
+        difference = self._differences.get(client)
+        if difference is None:
+            if self.offline:
+                if self._offline_since is None:
+                    self._offline_since = self._clock.seconds()
+            elif client not in self._replacements:
+                self._differences[client] = _Difference(self._clock.seconds(), {symbol: added})
             return
-        if pending.symbols.pop(symbol, None) is None:
-            pending.symbols[symbol] = more
-        elif not pending.symbols:
-            del self._pending[client]
+        if difference.symbols.pop(symbol, None) is None:
+            difference.symbols[symbol] = added
+        elif not difference.symbols:
+            del self._differences[client]
 
-    # -- what happens to the mirror --------------------------------------------------------------
+    # -- what happens to the store ---------------------------------------------------------------
 
-    def lose(self) -> None:
-        """Nothing can be written any more until `doubt`; a batch under way is of no account."""
-        if not self.lost:
+    def go_offline(self) -> None:
+        """Nothing can be written until `resync`; the batch in flight no longer counts."""
+        if not self.offline:
             oldest = self._oldest()
-            self.lost = True
-            self._lost_since = oldest
-            self._pending.clear()
-            self._whole.clear()
-            self._under_way.clear()
+            self.offline = True
+            self._offline_since = oldest
+            self._differences.clear()
+            self._replacements.clear()
+            self._in_flight.clear()
 
-    def doubt(self) -> None:
-        """It may say anything, and can be written: all that is true is to be, once more."""
+    def resync(self) -> None:
+        """The store can be written and may hold anything: write everything again."""
         now = self._clock.seconds()
         since = self._oldest()
-        self._pending.clear()
-        self._whole = {
-            watcher.conn: _Whole(now if since is None else since, watcher)
+        self._differences.clear()
+        self._replacements = {
+            watcher.conn: _Replacement(now if since is None else since, watcher)
             for watcher in self._watchers()
             if watcher.topics
         }
-        self.lost = False
-        self._lost_since = None
-        self.strays = True
+        self.offline = False
+        self._offline_since = None
+        self.needs_reconcile = True
 
-    def present(self, written: Iterable[str]) -> None:
-        """The mirror has something of the clients `written`: those that have gone are taken out.
+    def reconcile(self, stored: Iterable[str]) -> None:
+        """The store has entries of the clients `stored`: remove those of clients that have gone.
 
-        `strays` is false from now on.
+        `needs_reconcile` is false from now on.
         """
-        self.strays = False
-        if self.lost:
+        self.needs_reconcile = False
+        if self.offline:
             return
         now = self._clock.seconds()
         connected = {watcher.conn: watcher for watcher in self._watchers()}
-        for client in written:
+        for client in stored:
             watcher = connected.get(client)
-            settled = watcher is not None and watcher.topics and client not in self._pending
-            if client not in self._whole and not settled:
-                # What is pending may rest on what the mirror was believed to say.
-                self._pending.pop(client, None)
-                self._whole[client] = _Whole(now, watcher)
+            up_to_date = watcher is not None and watcher.topics and client not in self._differences
+            if client not in self._replacements and not up_to_date:
+                # The difference may be to what the store was wrongly believed to hold.
+                self._differences.pop(client, None)
+                self._replacements[client] = _Replacement(now, watcher)
 
-    # -- what is to be written -------------------------------------------------------------------
+    # -- batches ---------------------------------------------------------------------------------
 
     def take(self, size: int) -> list[Change]:
-        """The next changes, of about so many symbols in all; empty when all is written.
+        """The next batch, of about `size` symbols in all; empty when everything is written.
 
-        A whole change is never cut, however large. While there may be strays, see to them first.
+        A change that replaces is never divided, however large. While `needs_reconcile`, call
+        `reconcile` first.
         """
-        assert not self._under_way, "one batch at a time"
-        assert not self.strays, "what is pending may rest on what is not so"
-        for client in list(islice(self._pending, max(0, size))):
+        assert not self._in_flight, "one batch at a time"
+        assert not self.needs_reconcile, "a difference may be to what the store does not hold"
+        for client in list(islice(self._differences, max(0, size))):
             if size <= 0:
                 break
-            since, change = self._part(client, size)
-            self._under_way.append((since, change))
+            since, change = self._take_difference(client, size)
+            self._in_flight.append((since, change))
             size -= change.size
-        for client in list(islice(self._whole, max(0, size))):
+        for client in list(islice(self._replacements, max(0, size))):
             if size <= 0:
                 break
-            since, watcher = self._whole.pop(client)
+            since, watcher = self._replacements.pop(client)
             symbols = () if watcher is None else tuple(topic.symbol for topic in watcher.topics)
-            change = Change(client, symbols, whole=True)
-            self._under_way.append((since, change))
+            change = Change(client, symbols, replaces=True)
+            self._in_flight.append((since, change))
             size -= change.size
-        return [change for _, change in self._under_way]
+        return [change for _, change in self._in_flight]
 
-    def _part(self, client: str, size: int) -> tuple[float, Change]:
-        """Take up to `size` of the symbols that are pending for `client`."""
-        since, symbols = self._pending[client]
+    def _take_difference(self, client: str, size: int) -> tuple[float, Change]:
+        """Take up to `size` symbols of the difference of `client`."""
+        since, symbols = self._differences[client]
         if len(symbols) <= size:
-            del self._pending[client]
+            del self._differences[client]
             taken = symbols
         else:
             taken = dict(islice(symbols.items(), size))
             for symbol in taken:
                 del symbols[symbol]
-        more = tuple(symbol for symbol, added in taken.items() if added)
-        less = tuple(symbol for symbol, added in taken.items() if not added)
-        return since, Change(client, more, less)
+        added = tuple(symbol for symbol, is_added in taken.items() if is_added)
+        removed = tuple(symbol for symbol, is_added in taken.items() if not is_added)
+        return since, Change(client, added, removed)
 
     def confirm(self) -> None:
-        """The batch under way is written."""
-        self._under_way.clear()
+        """The batch in flight is written."""
+        self._in_flight.clear()
 
     def fail(self) -> None:
-        """Nobody knows which of the batch under way is written."""
-        if not self._under_way:
+        """The batch in flight failed: any part of it may have been written."""
+        if not self._in_flight:
             return
         connected = {watcher.conn: watcher for watcher in self._watchers()}
-        in_doubt = {client: whole.since for client, whole in self._whole.items()}
-        in_doubt |= {change.client: since for since, change in self._under_way}
-        self._under_way.clear()
-        self._whole.clear()
-        for client, since in in_doubt.items():
-            self._pending.pop(client, None)
+        unknown = {client: entry.since for client, entry in self._replacements.items()}
+        unknown |= {change.client: since for since, change in self._in_flight}
+        self._in_flight.clear()
+        self._replacements.clear()
+        for client, since in unknown.items():
+            self._differences.pop(client, None)
             if client in connected:
-                self._whole[client] = _Whole(since, connected[client])
+                self._replacements[client] = _Replacement(since, connected[client])
             else:
-                # Its name is not kept: there would be ever more of them.
-                self.strays = True
+                # Its name is not kept: with every failure there would be more of them.
+                self.needs_reconcile = True
 
-    # -- how it stands ---------------------------------------------------------------------------
+    # -- status ----------------------------------------------------------------------------------
 
     @property
     def all_taken(self) -> bool:
-        """Whether nothing waits; what is under way may still fail."""
-        return not (self._pending or self._whole or self.lost or self.strays)
+        """Whether nothing waits to be taken; the batch in flight may still fail."""
+        return not (self._differences or self._replacements or self.offline or self.needs_reconcile)
 
     def lag(self) -> float:
-        """Seconds since the oldest change that is not written, as far as is known; 0 if all is."""
+        """Seconds since the oldest change that may not be written yet; 0 if there is none."""
         oldest = self._oldest()
         return 0.0 if oldest is None else max(0.0, self._clock.seconds() - oldest)
 
     def _oldest(self) -> float | None:
-        times = [pending.since for pending in islice(self._pending.values(), 1)]
-        times += [whole.since for whole in self._whole.values()]
-        times += [since for since, _ in self._under_way]
-        if self._lost_since is not None:
-            times.append(self._lost_since)
+        times = [difference.since for difference in islice(self._differences.values(), 1)]
+        times += [entry.since for entry in self._replacements.values()]
+        times += [since for since, _ in self._in_flight]
+        if self._offline_since is not None:
+            times.append(self._offline_since)
         return min(times, default=None)

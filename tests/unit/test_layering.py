@@ -46,6 +46,7 @@ PURE = {"protocol", "fanout", "session"} | {
     "monitoring/families",
     "monitoring/reactor_delay",
     "redis/url",
+    "registry/payloads",
     "registry/pending",
     "server/client_reports",
     "server/connection_limits",
@@ -93,7 +94,7 @@ ONLY_IN: dict[str, set[str]] = {
     "service_identity": {"redis/tls", "client/twisted_tls"},
     "txredisapi": {
         *("redis/link", "redis/sentinel", "redis/one_shot", "auth/tickets", "auth/revocation_feed"),
-        *("feed/redis_pubsub", "feed/snapshot_hash", "market/publishing", "registry/registry"),
+        *("feed/redis_pubsub", "feed/snapshot_hash", "market/publishing", "registry/connection"),
     },
     "websockets": {"client/for_asyncio"},
     "zstandard": {"market/recording_files"},

@@ -1,14 +1,14 @@
-"""What is still to be written of who watches what: no more than is needed, and never too little."""
+"""Pending changes: no more is written than is needed, and never less."""
 
 from __future__ import annotations
 
 from core_doubles import FixedClock
 
-from pushservice.registry.pending import Change, Mirror
+from pushservice.registry.pending import Change, PendingChanges
 
 
 class Topic:
-    """A symbol's topic, as far as a mirror looks at it."""
+    """A symbol's topic, with what PendingChanges reads of it."""
 
     def __init__(self, symbol: str) -> None:
         self.symbol = symbol
@@ -27,52 +27,52 @@ class Watcher:
 
 
 class Clients:
-    """Connected clients, and the mirror that is told of them."""
+    """Connected clients, and the pending changes that are told of them."""
 
-    def __init__(self, *, lost: bool = False) -> None:
+    def __init__(self, *, offline: bool = False) -> None:
         self.clock = FixedClock()
         self.connected: dict[str, Watcher] = {}
-        self.mirror = Mirror(self.clock, self.connected.values)
-        if not lost:
-            self.mirror.doubt()
-            self.mirror.present([])
+        self.changes = PendingChanges(self.clock, self.connected.values)
+        if not offline:
+            self.changes.resync()
+            self.changes.reconcile([])
 
     def watch(self, client: str, *symbols: str) -> None:
         watcher = self.connected.setdefault(client, Watcher(client))
         for symbol in symbols:
             watcher.symbols[symbol] = Topic(symbol)
-            self.mirror.watch(client, symbol)
+            self.changes.watch(client, symbol)
 
     def unwatch(self, client: str, *symbols: str) -> None:
         for symbol in symbols:
             del self.connected[client].symbols[symbol]
-            self.mirror.unwatch(client, symbol)
+            self.changes.unwatch(client, symbol)
 
     def leave(self, client: str) -> None:
         for symbol in self.connected.pop(client).symbols:
-            self.mirror.unwatch(client, symbol)
+            self.changes.unwatch(client, symbol)
 
-    def written(self, size: int = 1000) -> list[Change]:
-        """What a batch that succeeds writes."""
-        changes = self.mirror.take(size)
-        self.mirror.confirm()
+    def write(self, size: int = 1000) -> list[Change]:
+        """Write a batch: gives what was in it."""
+        changes = self.changes.take(size)
+        self.changes.confirm()
         return changes
 
-    def fails(self, size: int = 1000) -> list[Change]:
-        changes = self.mirror.take(size)
-        self.mirror.fail()
+    def fail_to_write(self, size: int = 1000) -> list[Change]:
+        changes = self.changes.take(size)
+        self.changes.fail()
         return changes
 
     @property
     def kept(self) -> int:
-        """How many entries the mirror keeps."""
-        mirror = self.mirror
-        pending = sum(1 + len(each.symbols) for each in mirror._pending.values())
-        return pending + len(mirror._whole) + len(mirror._under_way)
+        """How many entries are kept."""
+        kept = self.changes
+        symbols = sum(1 + len(each.symbols) for each in kept._differences.values())
+        return symbols + len(kept._replacements) + len(kept._in_flight)
 
 
-def whole(client: str, *symbols: str) -> Change:
-    return Change(client, symbols, whole=True)
+def replacement(client: str, *symbols: str) -> Change:
+    return Change(client, symbols, replaces=True)
 
 
 # -- what is written -------------------------------------------------------------------------------
@@ -82,26 +82,26 @@ def test_what_is_watched_is_written_once():
     clients = Clients()
     clients.watch("1", "A", "B")
     clients.watch("2", "A")
-    assert clients.written() == [Change("1", ("A", "B")), Change("2", ("A",))]
-    assert clients.written() == []
-    assert clients.mirror.all_taken
+    assert clients.write() == [Change("1", ("A", "B")), Change("2", ("A",))]
+    assert clients.write() == []
+    assert clients.changes.all_taken
 
 
-def test_what_is_watched_no_more_is_taken_out():
+def test_a_symbol_that_is_unwatched_is_removed():
     clients = Clients()
     clients.watch("1", "A", "B")
-    clients.written()
+    clients.write()
     clients.unwatch("1", "A")
     clients.watch("1", "C")
-    assert clients.written() == [Change("1", more=("C",), less=("A",))]
+    assert clients.write() == [Change("1", added=("C",), removed=("A",))]
 
 
-def test_a_client_that_leaves_is_taken_out_symbol_by_symbol():
+def test_a_client_that_leaves_is_removed_symbol_by_symbol():
     clients = Clients()
     clients.watch("1", "A", "B")
-    clients.written()
+    clients.write()
     clients.leave("1")
-    assert clients.written() == [Change("1", less=("A", "B"))]
+    assert clients.write() == [Change("1", removed=("A", "B"))]
     assert clients.kept == 0
 
 
@@ -109,29 +109,29 @@ def test_a_change_and_its_opposite_leave_nothing():
     clients = Clients()
     clients.watch("1", "A")
     clients.leave("1")
-    assert (clients.kept, clients.written()) == (0, [])
+    assert (clients.kept, clients.write()) == (0, [])
     clients.watch("2", "A")
-    clients.written()
+    clients.write()
     clients.unwatch("2", "A")
     clients.watch("2", "A")
-    assert (clients.kept, clients.written()) == (0, [])
+    assert (clients.kept, clients.write()) == (0, [])
 
 
-def test_what_changes_while_a_batch_is_under_way_is_in_the_next():
+def test_a_change_while_a_batch_is_in_flight_is_in_the_next():
     clients = Clients()
     clients.watch("1", "A", "B")
-    assert clients.mirror.take(1000) == [Change("1", ("A", "B"))]
+    assert clients.changes.take(1000) == [Change("1", ("A", "B"))]
     clients.unwatch("1", "A")
     clients.watch("1", "C")
-    clients.mirror.confirm()
-    assert clients.written() == [Change("1", more=("C",), less=("A",))]
+    clients.changes.confirm()
+    assert clients.write() == [Change("1", added=("C",), removed=("A",))]
 
 
 def test_nothing_is_kept_of_what_is_written():
     clients = Clients()
     for client in range(100):
         clients.watch(str(client), "A", "B", "C")
-    while clients.written(10):
+    while clients.write(10):
         pass
     assert clients.kept == 0
 
@@ -144,98 +144,98 @@ def test_a_batch_has_about_so_many_symbols_the_oldest_changes_first():
     for client in "12345":
         clients.watch(client, *"ABC")
     batches = []
-    while changes := clients.written(7):
+    while changes := clients.write(7):
         batches.append(changes)
     assert [sum(change.size for change in changes) for changes in batches] == [7, 7, 1]
     assert [change.client for changes in batches for change in changes] == list("1233455")
-    assert {(c.client, s) for changes in batches for c in changes for s in c.more} == {
+    assert {(c.client, s) for changes in batches for c in changes for s in c.added} == {
         (client, symbol) for client in "12345" for symbol in "ABC"
     }
 
 
-def test_a_batch_that_cuts_a_client_keeps_the_rest_of_it():
+def test_a_batch_that_divides_a_client_keeps_the_rest_of_it():
     clients = Clients()
     clients.watch("1", *"ABCDE")
-    first = clients.mirror.take(2)
+    first = clients.changes.take(2)
     clients.unwatch("1", "A")
     clients.unwatch("1", "E")
-    clients.mirror.confirm()
+    clients.changes.confirm()
     assert first == [Change("1", ("A", "B"))]
-    (rest,) = clients.written()
-    assert set(rest.more) == {"C", "D"}
-    assert rest.less == ("A",)
+    (rest,) = clients.write()
+    assert set(rest.added) == {"C", "D"}
+    assert rest.removed == ("A",)
 
 
-def test_a_whole_client_is_never_cut():
+def test_a_replacement_is_never_divided():
     clients = Clients()
     clients.watch("1", *"ABCDE")
     clients.watch("2", *"AB")
-    clients.mirror.doubt()
-    clients.mirror.present([])
-    assert clients.written(2) == [whole("1", *"ABCDE")]
-    assert clients.written(2) == [whole("2", *"AB")]
-    assert clients.written(2) == []
+    clients.changes.resync()
+    clients.changes.reconcile([])
+    assert clients.write(2) == [replacement("1", *"ABCDE")]
+    assert clients.write(2) == [replacement("2", *"AB")]
+    assert clients.write(2) == []
 
 
 # -- failures --------------------------------------------------------------------------------------
 
 
-def test_a_client_whose_batch_failed_is_written_whole_as_it_is_then():
+def test_a_client_whose_batch_failed_is_replaced_by_what_it_watches_then():
     clients = Clients()
     clients.watch("1", "A", "B")
-    clients.fails()
+    clients.fail_to_write()
     clients.unwatch("1", "A")
     clients.watch("1", "C")
-    assert clients.written() == [whole("1", "B", "C")]
+    assert clients.write() == [replacement("1", "B", "C")]
     assert clients.kept == 0
 
 
-def test_what_others_have_pending_is_not_touched_by_a_failure():
+def test_a_failure_does_not_touch_what_others_have_pending():
     clients = Clients()
     clients.watch("1", "A")
-    clients.mirror.take(1000)
+    clients.changes.take(1000)
     clients.watch("2", "A")
-    clients.mirror.fail()
-    assert clients.written() == [Change("2", ("A",)), whole("1", "A")]
+    clients.changes.fail()
+    assert clients.write() == [Change("2", ("A",)), replacement("1", "A")]
 
 
-def test_a_client_that_left_and_may_be_written_is_a_stray_without_a_name():
+def test_a_client_that_left_during_a_failed_batch_is_removed_by_reconcile():
     clients = Clients()
     clients.watch("1", "A")
-    clients.mirror.take(1000)
+    clients.changes.take(1000)
     clients.leave("1")
-    clients.mirror.fail()
-    assert clients.mirror.strays
-    assert not clients.mirror.all_taken
+    clients.changes.fail()
+    assert clients.changes.needs_reconcile
+    assert not clients.changes.all_taken
     assert clients.kept == 0
-    clients.mirror.present(["1"])
-    assert clients.written() == [whole("1")]
-    assert clients.mirror.all_taken
+    clients.changes.reconcile(["1"])
+    assert clients.write() == [replacement("1")]
+    assert clients.changes.all_taken
 
 
-def test_clients_that_are_written_and_watch_are_no_strays():
+def test_reconcile_leaves_alone_clients_that_are_up_to_date():
     clients = Clients()
     clients.watch("1", "A")
-    clients.written()
-    clients.mirror.present(["1"])
-    assert clients.written() == []
+    clients.write()
+    clients.changes.reconcile(["1"])
+    assert clients.write() == []
 
 
-def test_one_that_is_written_and_watches_nothing_is_written_whole_though_it_is_connected():
-    clients = Clients(lost=True)
+def test_reconcile_replaces_a_stored_client_that_watched_nothing_at_the_resync():
+    clients = Clients(offline=True)
     clients.watch("1", "A")
     clients.unwatch("1", "A")
-    clients.mirror.doubt()
+    clients.changes.resync()
     clients.watch("1", "B")
-    clients.mirror.present(["1"])
-    assert clients.written() == [whole("1", "B")]
+    clients.changes.reconcile(["1"])
+    assert clients.write() == [replacement("1", "B")]
 
 
 def test_memory_is_bounded_while_every_write_fails_and_clients_come_and_go():
     clients = Clients()
     for client in range(10):
         clients.watch(f"written-{client}", "A", "B")
-    clients.written()
+    clients.write()
     for turn in range(200):
         for client in range(10):
             clients.watch(f"{turn}-{client}", "A", f"S{turn}")
@@ -246,12 +246,12 @@ def test_memory_is_bounded_while_every_write_fails_and_clients_come_and_go():
             clients.watch(f"written-{client}", f"S{turn}")
             if turn:
                 clients.unwatch(f"written-{client}", f"S{turn - 1}")
-        if clients.mirror.strays:
-            clients.mirror.present([f"written-{client}" for client in range(10)])
-        clients.fails(7)
+        if clients.changes.needs_reconcile:
+            clients.changes.reconcile([f"written-{client}" for client in range(10)])
+        clients.fail_to_write(7)
         assert clients.kept <= 100, f"20 clients, and 10 that left, in round {turn}"
-    clients.mirror.present([])
-    while clients.written():
+    clients.changes.reconcile([])
+    while clients.write():
         pass
     assert clients.kept == 0
 
@@ -260,8 +260,8 @@ def test_memory_is_bounded_while_nothing_is_written_and_clients_come_and_go():
     clients = Clients()
     for client in range(10):
         clients.watch(str(client), "A", "B")
-    clients.written()
-    clients.mirror.take(1000)
+    clients.write()
+    clients.changes.take(1000)
     for turn in range(200):
         for client in range(10):
             clients.watch(str(client), f"S{turn}")
@@ -272,56 +272,61 @@ def test_memory_is_bounded_while_nothing_is_written_and_clients_come_and_go():
         assert clients.kept <= 20
 
 
-# -- a mirror that is lost, and doubt --------------------------------------------------------------
+# -- offline and resync ----------------------------------------------------------------------------
 
 
-def test_nothing_is_kept_or_written_while_it_is_lost():
-    clients = Clients(lost=True)
+def test_nothing_is_kept_or_written_while_offline():
+    clients = Clients(offline=True)
     for turn in range(100):
         clients.watch(str(turn), "A")
         if turn % 2:
             clients.leave(str(turn))
         assert clients.kept == 0
-    assert not clients.mirror.all_taken
+    assert not clients.changes.all_taken
 
 
-def test_losing_it_drops_what_was_pending_and_under_way():
+def test_going_offline_drops_what_was_pending_and_in_flight():
     clients = Clients()
     clients.watch("1", "A")
-    clients.mirror.take(1)
+    clients.changes.take(1)
     clients.watch("2", "A")
-    clients.mirror.lose()
-    clients.mirror.fail()
-    clients.mirror.lose()
+    clients.changes.go_offline()
+    clients.changes.fail()
+    clients.changes.go_offline()
     assert clients.kept == 0
 
 
-def test_in_doubt_all_that_is_true_is_written_whole():
+def test_a_resync_replaces_every_client():
     clients = Clients()
     clients.watch("1", "A", "B")
     clients.watch("2", "B")
     clients.watch("3")
-    clients.written()
+    clients.write()
     clients.watch("2", "C")
-    clients.mirror.lose()
+    clients.changes.go_offline()
     clients.leave("1")
     clients.watch("4", "A")
-    clients.mirror.doubt()
+    clients.changes.resync()
     clients.watch("4", "D")
-    assert clients.mirror.strays
-    clients.mirror.present(["1", "2", "5"])
-    assert clients.written() == [whole("2", "B", "C"), whole("4", "A", "D"), whole("1"), whole("5")]
+    assert clients.changes.needs_reconcile
+    clients.changes.reconcile(["1", "2", "5"])
+    assert clients.write() == [
+        replacement("2", "B", "C"),
+        replacement("4", "A", "D"),
+        replacement("1"),
+        replacement("5"),
+    ]
     assert clients.kept == 0
 
 
-def test_doubt_while_a_batch_is_under_way_outlives_its_success():
+def test_confirming_a_batch_from_before_a_resync_does_not_cancel_the_resync():
     clients = Clients()
     clients.watch("1", "A")
-    clients.mirror.take(1000)
-    clients.mirror.doubt()
-    clients.mirror.confirm()
-    clients.mirror.present([])
-    assert clients.written() == [whole("1", "A")]
+    clients.changes.take(1000)
+    clients.changes.resync()
+    clients.changes.confirm()
+    clients.changes.reconcile([])
+    assert clients.write() == [replacement("1", "A")]
 
 
 # -- the lag ---------------------------------------------------------------------------------------
@@ -329,47 +334,47 @@ def test_doubt_while_a_batch_is_under_way_outlives_its_success():
 
 def test_the_lag_is_the_age_of_the_oldest_change_until_it_is_confirmed():
     clients = Clients()
-    assert clients.mirror.lag() == 0
+    assert clients.changes.lag() == 0
     clients.watch("1", "A", "B")
     clients.clock.pass_time(1)
     clients.watch("2", "A")
     clients.clock.pass_time(1)
-    assert round(clients.mirror.lag(), 3) == 2
-    clients.mirror.take(1)
-    clients.mirror.confirm()
-    assert round(clients.mirror.lag(), 3) == 2
-    clients.mirror.take(1)
-    assert round(clients.mirror.lag(), 3) == 2
-    clients.mirror.confirm()
-    assert round(clients.mirror.lag(), 3) == 1
-    clients.fails()
+    assert round(clients.changes.lag(), 3) == 2
+    clients.changes.take(1)
+    clients.changes.confirm()
+    assert round(clients.changes.lag(), 3) == 2
+    clients.changes.take(1)
+    assert round(clients.changes.lag(), 3) == 2
+    clients.changes.confirm()
+    assert round(clients.changes.lag(), 3) == 1
+    clients.fail_to_write()
     clients.clock.pass_time(1)
-    assert round(clients.mirror.lag(), 3) == 2
-    clients.written()
-    assert clients.mirror.lag() == 0
+    assert round(clients.changes.lag(), 3) == 2
+    clients.write()
+    assert clients.changes.lag() == 0
 
 
 def test_the_lag_counts_from_the_first_change_that_was_not_kept():
     clients = Clients()
-    clients.mirror.lose()
+    clients.changes.go_offline()
     clients.clock.pass_time(5)
-    assert clients.mirror.lag() == 0
+    assert clients.changes.lag() == 0
     clients.watch("1", "A")
     clients.clock.pass_time(5)
     clients.watch("2", "A")
     clients.clock.pass_time(1)
-    assert round(clients.mirror.lag(), 3) == 6
-    clients.mirror.doubt()
-    clients.mirror.present([])
-    assert round(clients.mirror.lag(), 3) == 6
-    clients.written()
-    assert clients.mirror.lag() == 0
+    assert round(clients.changes.lag(), 3) == 6
+    clients.changes.resync()
+    clients.changes.reconcile([])
+    assert round(clients.changes.lag(), 3) == 6
+    clients.write()
+    assert clients.changes.lag() == 0
 
 
-def test_what_was_under_way_when_it_was_lost_counts_too():
+def test_a_batch_in_flight_when_going_offline_counts_in_the_lag():
     clients = Clients()
     clients.watch("1", "A")
-    clients.mirror.take(1)
+    clients.changes.take(1)
     clients.clock.pass_time(3)
-    clients.mirror.lose()
-    assert round(clients.mirror.lag(), 3) == 3
+    clients.changes.go_offline()
+    assert round(clients.changes.lag(), 3) == 3

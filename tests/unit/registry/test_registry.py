@@ -1,4 +1,4 @@
-"""The registry in a real Redis: right in the end, whatever Redis does, and never in the way."""
+"""The registry in a real Redis: it ends up right whatever Redis does, and nothing waits for it."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ from waiting import until
 from pushservice.fanout.hub import Hub
 from pushservice.metrics import Counters
 from pushservice.redis.url import RedisAddress, redis_address
+from pushservice.registry import connection, payloads, scripts
 from pushservice.registry import registry as registry_module
 from pushservice.registry.registry import Registry
 from pushservice.service.sources import Interests
 
 #: a process that is not there: there are no numbers that high
-NOBODY = "1073741824"
+NO_PROCESS = "1073741824"
 
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
     """Everything that takes seconds takes a fraction."""
     monkeypatch.setattr(registry_module, "WRITE_EVERY", 0.01)
-    monkeypatch.setattr(registry_module, "LAST_EVERY", 0.02)
+    monkeypatch.setattr(payloads, "COLLECT_EVERY", 0.02)
     monkeypatch.setattr(registry_module, "RETRY_AFTER", 0.03)
-    monkeypatch.setattr(registry_module, "BEAT_EVERY", 0.05)
+    monkeypatch.setattr(registry_module, "HEARTBEAT_EVERY", 0.05)
     monkeypatch.setattr(registry_module, "SWEEP_EVERY", 0.05)
 
 
-class Station:
+class Daemon:
     """A daemon's hub and its registry, with clients that a test plays."""
 
     def __init__(self, address: RedisAddress, name: str, epoch: str) -> None:
@@ -57,7 +58,7 @@ class Station:
 
     @property
     def up(self) -> bool:
-        return self.registry._known
+        return self.registry._in_sync
 
     def watch(self, client: str, *symbols: str) -> None:
         conn = f"{self.hub.epoch}-{client}"
@@ -73,8 +74,8 @@ class Station:
             self.clients.pop(client).session.close()
 
     @property
-    def truth(self) -> tuple[str, dict[str, set[str]]]:
-        """What `wanted` wants of a node."""
+    def expected(self) -> tuple[str, dict[str, set[str]]]:
+        """This node and what its clients watch, for `wanted`."""
         return self.node, {
             f"{self.node}-{client}": {topic.symbol for topic in player.outbox.topics}
             for client, player in self.clients.items()
@@ -82,14 +83,14 @@ class Station:
 
 
 @pytest.fixture
-def station():
-    """station(server, name="one", epoch="e1"): a registry that was started, and ends with it."""
+def start_daemon():
+    """start_daemon(server, name="one", epoch="e1"): a daemon whose registry was started."""
     made = []
 
-    def start(server: RedisServer | RedisAddress, name: str = "one", epoch: str = "e1") -> Station:
+    def start(server: RedisServer | RedisAddress, name: str = "one", epoch: str = "e1") -> Daemon:
         if isinstance(server, RedisServer):
             server = redis_address(server.socket_url)
-        made.append(Station(server, name, epoch))
+        made.append(Daemon(server, name, epoch))
         made[-1].registry.start()
         return made[-1]
 
@@ -103,37 +104,37 @@ def station():
 
 
 @pytest.fixture
-def ask():
-    """ask(server): a client of it."""
+def connect():
+    """connect(server): a client of that Redis."""
     made = []
 
-    def connect(server: RedisServer) -> RedisClient:
+    def make(server: RedisServer) -> RedisClient:
         made.append(RedisClient(server.path))
         return made[-1]
 
-    yield connect
+    yield make
     for client in made:
         client.close()
 
 
-async def right(client: RedisClient, *stations: Station) -> None:
-    """Wait until Redis has of these stations exactly what is true."""
+async def registry_is_right(client: RedisClient, *daemons: Daemon) -> None:
+    """Wait until Redis holds exactly what the clients of these daemons watch."""
     try:
         await until(
-            lambda: client.sets() == wanted(*[each.truth for each in stations]), "the registry"
+            lambda: client.sets() == wanted(*[each.expected for each in daemons]), "the registry"
         )
     except AssertionError:
-        # Says what differs.
-        assert client.sets() == wanted(*[each.truth for each in stations])
+        # Its message shows what differs.
+        assert client.sets() == wanted(*[each.expected for each in daemons])
         raise
-    for each in stations:
-        await until(lambda each=each: each.registry.lag() == 0, "all to be known as written")
+    for each in daemons:
+        await until(lambda each=each: each.registry.lag() == 0, "everything to be confirmed")
 
 
-def leave_behind(
+def store_dead_node(
     client: RedisClient, node: str, clients: dict[str, set[str]], **fields: str
 ) -> None:
-    """Have Redis as a node leaves it that was killed; `fields` if its heartbeat is not over."""
+    """Store what a node leaves that was killed; with `fields`, its heartbeat has not expired."""
     for key, members in wanted((node, clients)).items():
         client.ask("SADD", f"quotepush:{key}", *members)
     if fields:
@@ -146,12 +147,12 @@ def leave_behind(
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_clients_watch_is_in_redis_in_both_directions(own_redis, station, ask):
-    redis = ask(server := own_redis())
-    one = station(server)
+async def test_what_clients_watch_is_in_redis_in_both_directions(own_redis, start_daemon, connect):
+    redis = connect(server := own_redis())
+    one = start_daemon(server)
     one.watch("1", "AAPL", "MSFT")
     one.watch("2", "AAPL")
-    await right(redis, one)
+    await registry_is_right(redis, one)
     assert redis.sets() == {
         "nodes": {"one.e1"},
         "node:one.e1:clients": {"one.e1-1", "one.e1-2"},
@@ -163,20 +164,20 @@ async def test_what_clients_watch_is_in_redis_in_both_directions(own_redis, stat
     }
     one.unwatch("1", "MSFT")
     one.leave("2")
-    await right(redis, one)
+    await registry_is_right(redis, one)
     assert redis.sets()["symbol:AAPL"] == {"one.e1-1"}
     one.leave()
-    await right(redis, one)
+    await registry_is_right(redis, one)
     assert redis.keys() == {"nodes", "node:one.e1"}
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_node_says_where_it_runs_and_its_heartbeat_expires(
-    own_redis, station, ask, monkeypatch
+async def test_a_heartbeat_names_host_and_process_and_expires(
+    own_redis, start_daemon, connect, monkeypatch
 ):
-    redis = ask(server := own_redis())
+    redis = connect(server := own_redis())
     monkeypatch.setattr(registry_module, "DEAD_AFTER", 7)
-    one = station(server)
+    one = start_daemon(server)
     one.watch("1", "A")
     one.watch("2", "A")
     await until(lambda: redis.hash("node:one.e1").get("connections") == b"2", "the next heartbeat")
@@ -189,41 +190,41 @@ async def test_a_node_says_where_it_runs_and_its_heartbeat_expires(
 
 
 @pytest_twisted.ensureDeferred
-async def test_symbols_of_several_bytes_and_odd_characters_are_kept_as_they_are(
-    own_redis, station, ask
+async def test_symbols_are_stored_unchanged_whatever_their_characters(
+    own_redis, start_daemon, connect
 ):
-    redis = ask(server := own_redis())
-    one = station(server)
+    redis = connect(server := own_redis())
+    one = start_daemon(server)
     one.watch("1", "EUR/USD", "^GSPC", "BRK.B", "a:b", "*")
     one.watch("2", "ÖMV")
-    await right(redis, one)
+    await registry_is_right(redis, one)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_thousand_symbols_of_many_clients_are_all_written(own_redis, station, ask):
-    redis = ask(server := own_redis())
-    one = station(server)
+async def test_a_thousand_symbols_of_many_clients_are_all_written(own_redis, start_daemon, connect):
+    redis = connect(server := own_redis())
+    one = start_daemon(server)
     await until(lambda: one.up, "the link")
     for client in range(5):
         one.watch(str(client), *[f"S{n}" for n in range(client, 1000 - client)])
-    await right(redis, one)
+    await registry_is_right(redis, one)
     one.leave("0", "1")
     one.unwatch("2", *[f"S{n}" for n in range(2, 700)])
-    await right(redis, one)
+    await registry_is_right(redis, one)
 
 
 @pytest_twisted.ensureDeferred
-async def test_two_nodes_share_symbols_and_neither_touches_the_others_clients(
-    own_redis, station, ask
+async def test_two_nodes_share_symbols_and_leave_each_others_clients_alone(
+    own_redis, start_daemon, connect
 ):
-    redis = ask(server := own_redis())
-    one, two = station(server), station(server, "two", "e2")
+    redis = connect(server := own_redis())
+    one, two = start_daemon(server), start_daemon(server, "two", "e2")
     one.watch("1", "A", "B")
     two.watch("1", "B", "C")
-    await right(redis, one, two)
+    await registry_is_right(redis, one, two)
     assert redis.sets()["symbol:B"] == {"one.e1-1", "two.e2-1"}
     one.leave()
-    await right(redis, one, two)
+    await registry_is_right(redis, one, two)
     assert redis.sets()["symbols"] == {"B", "C"}
 
 
@@ -231,14 +232,14 @@ async def test_two_nodes_share_symbols_and_neither_touches_the_others_clients(
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_latest_payload_of_each_watched_symbol_is_kept_and_goes_with_the_last_watcher(
-    own_redis, station, ask
+async def test_the_latest_payload_is_stored_until_the_last_watcher_leaves(
+    own_redis, start_daemon, connect
 ):
-    redis = ask(server := own_redis())
-    one, two = station(server), station(server, "two", "e2")
+    redis = connect(server := own_redis())
+    one, two = start_daemon(server), start_daemon(server, "two", "e2")
     one.watch("1", "A", "B")
     two.watch("1", "B")
-    await right(redis, one, two)
+    await registry_is_right(redis, one, two)
     publish(one.hub, ("A", b'{"last":1}'), ("B", b"\xff\x00"), ("C", b"3"))
     await until(lambda: redis.hash("last") == {"A": b'{"last":1}', "B": b"\xff\x00"}, "payloads")
     publish(one.hub, ("A", b"4"), ("A", b"5"))
@@ -250,9 +251,9 @@ async def test_the_latest_payload_of_each_watched_symbol_is_kept_and_goes_with_t
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_quote_right_after_the_subscription_is_kept(own_redis, station, ask):
-    redis = ask(server := own_redis())
-    one = station(server)
+async def test_a_quote_right_after_the_subscription_is_stored(own_redis, start_daemon, connect):
+    redis = connect(server := own_redis())
+    one = start_daemon(server)
     await until(lambda: one.up, "the link")
     for n in range(20):
         one.watch(str(n), f"S{n}")
@@ -261,9 +262,11 @@ async def test_a_quote_right_after_the_subscription_is_kept(own_redis, station, 
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_value_that_was_known_before_anybody_watched_is_kept_too(own_redis, station, ask):
-    redis = ask(server := own_redis())
-    one = station(server)
+async def test_a_payload_known_before_anybody_watched_is_stored_too(
+    own_redis, start_daemon, connect
+):
+    redis = connect(server := own_redis())
+    one = start_daemon(server)
     await until(lambda: one.up, "the link")
     publish(one.hub, ("A", b"1"))
     one.watch("1", "A")
@@ -271,30 +274,32 @@ async def test_a_value_that_was_known_before_anybody_watched_is_kept_too(own_red
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_was_quoted_while_redis_was_away_is_kept_and_what_was_not_overwrites_nothing(
-    own_redis, station, ask
+async def test_after_an_outage_only_payloads_quoted_during_it_overwrite_stored_ones(
+    own_redis, start_daemon, connect
 ):
-    redis = ask(server := own_redis())
-    one = station(server)
+    redis = connect(server := own_redis())
+    one = start_daemon(server)
     one.watch("1", "OLD", "NEW")
     publish(one.hub, ("OLD", b"1"), ("NEW", b"1"))
     await until(lambda: redis.hash("last") == {"OLD": b"1", "NEW": b"1"}, "payloads")
-    await until(lambda: one.registry._written_until > one.hub.topic("OLD").t / 1000, "a moment")
+    await until(
+        lambda: one.registry._payloads._written_until > one.hub.topic("OLD").t / 1000, "a moment"
+    )
     redis.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     await until(lambda: not one.up, "the loss")
     redis.ask("HSET", "quotepush:last", "OLD", "by another")
     publish(one.hub, ("NEW", b"2"))
     await until(lambda: redis.hash("last")["NEW"] == b"2", "the quote of the outage")
-    await until(lambda: not one.registry._kept and not one.registry._values, "all to be written")
+    await until(lambda: not one.registry._payloads, "all to be written")
     assert redis.hash("last") == {"OLD": b"by another", "NEW": b"2"}
 
 
 @pytest_twisted.ensureDeferred
-async def test_large_payloads_are_written_a_few_at_a_time(own_redis, station, ask):
-    redis = ask(server := own_redis())
-    one = station(server)
+async def test_large_payloads_are_written_a_few_at_a_time(own_redis, start_daemon, connect):
+    redis = connect(server := own_redis())
+    one = start_daemon(server)
     one.watch("1", *[f"S{n}" for n in range(300)])
-    await right(redis, one)
+    await registry_is_right(redis, one)
     payloads = {f"S{n}": b"%d" % n * 5000 for n in range(300)}
     publish(one.hub, *payloads.items())
     await until(lambda: redis.hash("last") == payloads, "payloads")
@@ -309,57 +314,61 @@ async def test_large_payloads_are_written_a_few_at_a_time(own_redis, station, as
 
 @pytest_twisted.ensureDeferred
 async def test_publishers_are_told_of_the_first_watcher_anywhere_and_of_the_last(
-    own_redis, station, ask
+    own_redis, start_daemon, connect
 ):
     server = own_redis()
-    redis, publisher = ask(server), ask(server)
+    redis, publisher = connect(server), connect(server)
     publisher.listen()
-    one, two = station(server), station(server, "two", "e2")
+    one, two = start_daemon(server), start_daemon(server, "two", "e2")
     one.watch("1", "A")
-    await right(redis, one, two)
+    await registry_is_right(redis, one, two)
     one.watch("2", "A")
     two.watch("1", "A", "B")
-    await right(redis, one, two)
+    await registry_is_right(redis, one, two)
     assert publisher.messages() == ["+A", "+B"]
     one.leave()
-    await right(redis, one, two)
+    await registry_is_right(redis, one, two)
     assert publisher.messages() == []
     two.leave()
-    await right(redis, one, two)
+    await registry_is_right(redis, one, two)
     assert sorted(publisher.messages()) == ["-A", "-B"]
 
 
 @pytest_twisted.ensureDeferred
-async def test_whoever_is_told_finds_the_symbols_already_so(own_redis, station, ask):
+async def test_publishers_that_are_told_find_the_symbols_set_up_to_date(
+    own_redis, start_daemon, connect
+):
     server = own_redis()
-    redis, publisher = ask(server), ask(server)
+    redis, publisher = connect(server), connect(server)
     publisher.listen()
-    one = station(server)
+    one = start_daemon(server)
     one.watch("1", "A")
     await until(lambda: publisher.messages() == ["+A"], "the demand")
     assert redis.sets()["symbols"] == {"A"}
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_new_connection_alone_tells_publishers_nothing(own_redis, station, ask):
+async def test_a_new_connection_alone_tells_publishers_nothing(own_redis, start_daemon, connect):
     server = own_redis()
-    redis, publisher = ask(server), ask(server)
-    one = station(server)
+    redis, publisher = connect(server), connect(server)
+    one = start_daemon(server)
     one.watch("1", "A", "B")
-    await right(redis, one)
+    await registry_is_right(redis, one)
     publisher.listen()
     for session in (2, 3):
         redis.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        await until(lambda session=session: one.registry._session == session, "a new connection")
+        await until(
+            lambda session=session: one.registry._redis.session == session, "a new connection"
+        )
         await until(lambda: one.up, "the heartbeat")
-        await right(redis, one)
+        await registry_is_right(redis, one)
     assert publisher.messages() == []
 
 
 # -- what goes wrong -------------------------------------------------------------------------------
 
 
-class Said:
+class CapturedLog:
     """What is logged from now on."""
 
     def __enter__(self) -> Self:
@@ -378,16 +387,18 @@ class Said:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_full_redis_is_made_right_once_there_is_room(own_redis, station, ask):
-    redis = ask(server := own_redis("--maxmemory-policy", "noeviction"))
-    one = station(server)
+async def test_the_registry_recovers_when_a_full_redis_has_room_again(
+    own_redis, start_daemon, connect
+):
+    redis = connect(server := own_redis("--maxmemory-policy", "noeviction"))
+    one = start_daemon(server)
     one.watch("1", "A", "B")
-    await right(redis, one)
-    with Said() as said:
+    await registry_is_right(redis, one)
+    with CapturedLog() as log:
         redis.ask("CONFIG", "SET", "maxmemory", "1")
         one.watch("2", "A", "C")
         await until(lambda: one.counters.registry_failures > 2, "refusals")
-        assert said.count("the registry was not written: OOM") == 1
+        assert log.count("the registry was not written: OOM") == 1
         one.unwatch("1", "B")
         one.watch("3", "D")
         one.leave("2")
@@ -396,19 +407,21 @@ async def test_a_full_redis_is_made_right_once_there_is_room(own_redis, station,
         await until(lambda: one.counters.registry_failures > failures + 2, "more refusals")
         assert one.registry.lag() > 0
         redis.ask("CONFIG", "SET", "maxmemory", "0")
-        await right(redis, one)
+        await registry_is_right(redis, one)
         await until(lambda: redis.hash("last") == {"A": b"1"}, "the payload")
-        assert said.count("the registry was not written") == 1
-        assert said.count("the registry is written again") == 1
+        assert log.count("the registry was not written") == 1
+        assert log.count("the registry is written again") == 1
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_node_of_a_full_redis_lives_on(own_redis, station, ask, monkeypatch):
+async def test_a_node_stays_alive_while_redis_is_full(
+    own_redis, start_daemon, connect, monkeypatch
+):
     monkeypatch.setattr(registry_module, "DEAD_AFTER", 1)
-    redis = ask(server := own_redis())
-    one, two = station(server), station(server, "two", "e2")
+    redis = connect(server := own_redis())
+    one, two = start_daemon(server), start_daemon(server, "two", "e2")
     one.watch("1", "A")
-    await right(redis, one, two)
+    await registry_is_right(redis, one, two)
     redis.ask("CONFIG", "SET", "maxmemory", "1")
     one.watch("2", "B")
     began = reactor.seconds()
@@ -419,17 +432,19 @@ async def test_a_node_of_a_full_redis_lives_on(own_redis, station, ask, monkeypa
     )
     assert redis.sets()["client:one.e1-1"] == {"A"}
     redis.ask("CONFIG", "SET", "maxmemory", "0")
-    await right(redis, one, two)
+    await registry_is_right(redis, one, two)
 
 
 @pytest_twisted.ensureDeferred
-async def test_nothing_gathers_while_redis_is_full_and_clients_come_and_go(own_redis, station, ask):
-    redis = ask(server := own_redis())
-    one = station(server)
+async def test_memory_is_bounded_while_redis_is_full_and_clients_come_and_go(
+    own_redis, start_daemon, connect
+):
+    redis = connect(server := own_redis())
+    one = start_daemon(server)
     one.watch("stays", "A")
-    await right(redis, one)
+    await registry_is_right(redis, one)
     redis.ask("CONFIG", "SET", "maxmemory", "1")
-    mirror = one.registry._mirror
+    changes = one.registry._changes
     for turn in range(30):
         one.watch(str(turn), "A", f"S{turn}")
         publish(one.hub, ("A", b"1"), (f"S{turn}", b"2"))
@@ -440,79 +455,82 @@ async def test_nothing_gathers_while_redis_is_full_and_clients_come_and_go(own_r
         one.leave(str(turn))
     failures = one.counters.registry_failures
     await until(lambda: one.counters.registry_failures > failures + 1, "two more refusals")
-    assert len(mirror._pending) + len(mirror._whole) <= 2
-    values = [*one.registry._quoted, *one.registry._kept, *dict(one.registry._values)]
-    assert {topic.symbol for topic in values} == {"A"}
+    assert len(changes._differences) + len(changes._replacements) <= 2
+    pending = one.registry._payloads
+    topics = [*pending._quoted, *pending._known, *dict(pending._queue)]
+    assert {topic.symbol for topic in topics} == {"A"}
     redis.ask("CONFIG", "SET", "maxmemory", "0")
-    await right(redis, one)
+    await registry_is_right(redis, one)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_redis_that_may_only_be_read_is_made_right_when_it_may_be_written(
-    own_redis, station, ask
+async def test_the_registry_recovers_when_a_replica_becomes_the_master(
+    own_redis, start_daemon, connect
 ):
     master = own_redis()
-    redis = ask(server := own_redis())
-    one = station(server)
+    redis = connect(server := own_redis())
+    one = start_daemon(server)
     one.watch("1", "A")
-    await right(redis, one)
+    await registry_is_right(redis, one)
     redis.ask("REPLICAOF", "127.0.0.1", str(master.port))
-    with Said() as said:
+    with CapturedLog() as log:
         one.watch("2", "A", "B")
         one.leave("1")
-        await until(lambda: said.count("the registry was not written: READONLY"), "the refusal")
+        await until(lambda: log.count("the registry was not written: READONLY"), "the refusal")
         await until(lambda: redis.keys() == set(), "what its master has")
     redis.ask("REPLICAOF", "NO", "ONE")
-    await right(redis, one)
+    await registry_is_right(redis, one)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_user_who_may_not_run_scripts_is_said_and_made_right_when_it_may(
-    own_redis, station, ask
+async def test_a_user_without_eval_is_logged_and_the_registry_recovers_with_it(
+    own_redis, start_daemon, connect
 ):
-    redis = ask(server := own_redis())
+    redis = connect(server := own_redis())
     user = ["ACL", "SETUSER", "registry", "on", ">secret"]
     redis.ask(*user, "~*", "&*", "+@all", "-eval")
-    with Said() as said:
-        one = station(RedisAddress("127.0.0.1", server.port, user="registry", password="secret"))
+    with CapturedLog() as log:
+        one = start_daemon(
+            RedisAddress("127.0.0.1", server.port, user="registry", password="secret")
+        )
         one.watch("1", "A")
-        await until(lambda: said.count("the registry was not written: NOPERM"), "the refusal")
-        assert one.registry._mirror._pending == {}
+        await until(lambda: log.count("the registry was not written: NOPERM"), "the refusal")
+        assert one.registry._changes._differences == {}
         redis.ask(*user, "+eval")
-        await right(redis, one)
+        await registry_is_right(redis, one)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_user_who_may_not_write_some_keys_leaves_nothing_that_is_not_found_later(
-    own_redis, station, ask
+async def test_entries_of_a_user_who_may_write_only_some_keys_are_found_and_corrected_later(
+    own_redis, start_daemon, connect
 ):
-    redis = ask(server := own_redis())
+    redis = connect(server := own_redis())
     user = ["ACL", "SETUSER", "registry", "on", ">secret"]
     redis.ask(*user, "~quotepush:node*", "~quotepush:client:*", "&*", "+@all")
-    one = station(RedisAddress("127.0.0.1", server.port, user="registry", password="secret"))
+    one = start_daemon(RedisAddress("127.0.0.1", server.port, user="registry", password="secret"))
     one.watch("1", "A")
     await until(lambda: one.counters.registry_failures > 2, "refusals")
     one.leave()
     await until(lambda: redis.sets().get("client:one.e1-1"), "what was written of it")
     redis.ask(*user, "~quotepush:*")
-    await right(redis, one)
+    await registry_is_right(redis, one)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_redis_that_stands_still_keeps_nobody_waiting_and_is_made_right(
-    own_redis, station, ask, monkeypatch
+async def test_a_redis_that_hangs_delays_nobody_and_the_registry_recovers(
+    own_redis, start_daemon, connect, monkeypatch
 ):
-    monkeypatch.setattr(registry_module, "_PATIENCE", 0.2)
-    redis = ask(server := own_redis())
-    one = station(server)
+    monkeypatch.setattr(connection, "_ANSWER_TIMEOUT", 0.2)
+    redis = connect(server := own_redis())
+    one = start_daemon(server)
     one.watch("1", "A", "B")
-    await right(redis, one)
-    with Said() as said:
+    await registry_is_right(redis, one)
+    with CapturedLog() as log:
         server.process.send_signal(signal.SIGSTOP)
         try:
             one.unwatch("1", "B")
             one.watch("2", *[f"S{n}" for n in range(900)])
-            await until(lambda: said.count("no answer in"), "patience to end")
+            await until(lambda: log.count("no answer in"), "patience to end")
             one.leave("2")
             one.watch("3", "C")
             publish(one.hub, ("A", b"1"))
@@ -520,59 +538,63 @@ async def test_a_redis_that_stands_still_keeps_nobody_waiting_and_is_made_right(
             assert one.registry.lag() > 0.1
         finally:
             server.process.send_signal(signal.SIGCONT)
-        await right(redis, one)
+        await registry_is_right(redis, one)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_redis_that_is_killed_and_comes_back_empty_is_made_right(own_redis, station, ask):
-    redis = ask(server := own_redis())
-    one = station(server.url and redis_address(server.url))
+async def test_the_registry_is_rewritten_when_redis_comes_back_empty(
+    own_redis, start_daemon, connect
+):
+    redis = connect(server := own_redis())
+    one = start_daemon(server.url and redis_address(server.url))
     one.watch("1", "A", "B")
-    await right(redis, one)
+    await registry_is_right(redis, one)
     server.stop()
     await until(lambda: not one.up, "the loss")
     one.unwatch("1", "A")
     for client in range(100):
         one.watch(str(client), "C")
         one.leave(str(client))
-    assert not one.registry._mirror._pending
-    assert not one.registry._mirror._whole
+    assert not one.registry._changes._differences
+    assert not one.registry._changes._replacements
     one.watch("2", "C")
     publish(one.hub, ("C", b"7"))
-    assert not one.registry._quoted
-    redis = ask(own_redis(port=server.port))
-    await right(redis, one)
+    assert not one.registry._payloads
+    redis = connect(own_redis(port=server.port))
+    await registry_is_right(redis, one)
     await until(lambda: redis.hash("last") == {"C": b"7"}, "the payload")
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_redis_that_forgets_all_without_a_word_is_made_right(own_redis, station, ask):
-    redis = ask(server := own_redis())
-    one, two = station(server), station(server, "two", "e2")
+async def test_the_registry_is_rewritten_after_flushall(own_redis, start_daemon, connect):
+    redis = connect(server := own_redis())
+    one, two = start_daemon(server), start_daemon(server, "two", "e2")
     one.watch("1", "A", "B")
     two.watch("1", "B")
     publish(one.hub, ("A", b"1"))
     await until(lambda: redis.hash("last"), "the payload")
-    await right(redis, one, two)
+    await registry_is_right(redis, one, two)
     redis.ask("FLUSHALL")
-    await right(redis, one, two)
+    await registry_is_right(redis, one, two)
     await until(lambda: redis.hash("last") == {"A": b"1"}, "the payload")
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_redis_that_is_an_older_one_is_made_right(own_redis, station, ask):
-    redis = ask(server := own_redis())
-    one = station(server)
+async def test_the_registry_is_corrected_when_redis_restores_an_older_state(
+    own_redis, start_daemon, connect
+):
+    redis = connect(server := own_redis())
+    one = start_daemon(server)
     one.watch("1", "A", "B")
     one.watch("2", "A")
     one.watch("3", "D")
-    await right(redis, one)
+    await registry_is_right(redis, one)
     old = {key: redis.ask("DUMP", key) for key in redis.ask("KEYS", "*")}
     one.unwatch("1", "A")
     one.unwatch("3", "D")
     one.leave("2")
     one.watch("4", "C")
-    await right(redis, one)
+    await registry_is_right(redis, one)
     redis.ask("MULTI")
     redis.ask("FLUSHALL")
     for key, value in old.items():
@@ -580,28 +602,24 @@ async def test_a_redis_that_is_an_older_one_is_made_right(own_redis, station, as
     redis.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     redis.ask("EXEC")
     assert "client:one.e1-2" in redis.sets()
-    await right(redis, one)
+    await registry_is_right(redis, one)
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_redis_reads_late_of_a_connection_that_was_given_up_does_nothing(
-    own_redis, station, ask
+async def test_commands_of_an_aborted_connection_that_redis_reads_late_do_nothing(
+    own_redis, start_daemon, connect
 ):
-    redis = ask(server := own_redis())
-    one = station(server)
+    redis = connect(server := own_redis())
+    one = start_daemon(server)
     one.watch("1", "A")
-    await right(redis, one)
-    late = one.registry._script(
-        registry_module.scripts.CHANGE, one.node, 1, f"{one.node}-1", 0, 1, 0, "LATE"
-    )
-    late_value = one.registry._script(
-        registry_module.scripts.LAST, one.node, 1, 1, "A", "an old one"
-    )
-    late_beat = one.registry._script(registry_module.scripts.BEAT, one.node, 1, 60, "pid", "0")
+    await registry_is_right(redis, one)
+    late = one.registry._redis.script(scripts.CHANGE, one.node, 1, f"{one.node}-1", 0, 1, 0, "LATE")
+    late_value = one.registry._redis.script(scripts.LAST, one.node, 1, 1, "A", "an old one")
+    late_beat = one.registry._redis.script(scripts.BEAT, one.node, 1, 60, "pid", "0")
     redis.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-    await until(lambda: one.registry._session == 2 and one.up, "a new connection")
+    await until(lambda: one.registry._redis.session == 2 and one.up, "a new connection")
     assert [redis.ask(*late), redis.ask(*late_value), redis.ask(*late_beat)] == [0, 0, -1]
-    await right(redis, one)
+    await registry_is_right(redis, one)
     assert redis.hash("last") == {}
     assert redis.hash(f"node:{one.node}")["session"] == b"2"
 
@@ -610,54 +628,54 @@ async def test_what_redis_reads_late_of_a_connection_that_was_given_up_does_noth
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_a_dead_node_left_is_swept_by_a_living_one(own_redis, station, ask):
+async def test_what_a_dead_node_left_is_swept_by_a_living_one(own_redis, start_daemon, connect):
     server = own_redis()
-    redis, publisher = ask(server), ask(server)
+    redis, publisher = connect(server), connect(server)
     left = {f"dead.e0-{n}": {"A", f"S{n}"} for n in range(300)}
-    leave_behind(redis, "dead.e0", left | {"dead.e0-many": {f"M{n}" for n in range(900)}})
+    store_dead_node(redis, "dead.e0", left | {"dead.e0-many": {f"M{n}" for n in range(900)}})
     redis.ask("HSET", "quotepush:last", "A", "1", "S1", "1")
     publisher.listen()
-    with Said() as said:
-        one = station(server)
+    with CapturedLog() as log:
+        one = start_daemon(server)
         one.watch("1", "A")
-        await right(redis, one)
-        await until(lambda: said.count("swept what dead.e0 left in the registry") == 1, "a word")
+        await registry_is_right(redis, one)
+        await until(lambda: log.count("swept what dead.e0 left in the registry") == 1, "a word")
     assert redis.hash("last").keys() <= {"A"}
     told = publisher.messages()
     assert sorted(told) == sorted([f"-S{n}" for n in range(300)] + [f"-M{n}" for n in range(900)])
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_living_node_is_never_swept(own_redis, station, ask):
-    redis = ask(server := own_redis())
-    leave_behind(redis, "other.e0", {"other.e0-1": {"A"}}, host="elsewhere", pid=NOBODY)
-    leave_behind(redis, "dead.e0", {"dead.e0-1": {"A"}})
-    one = station(server)
+async def test_a_living_node_is_never_swept(own_redis, start_daemon, connect):
+    redis = connect(server := own_redis())
+    store_dead_node(redis, "other.e0", {"other.e0-1": {"A"}}, host="elsewhere", pid=NO_PROCESS)
+    store_dead_node(redis, "dead.e0", {"dead.e0-1": {"A"}})
+    one = start_daemon(server)
     one.watch("1", "B")
     await until(lambda: "client:dead.e0-1" not in redis.sets(), "the dead one's sweep")
-    expected = wanted(one.truth, ("other.e0", {"other.e0-1": {"A"}}))
+    expected = wanted(one.expected, ("other.e0", {"other.e0-1": {"A"}}))
     await until(lambda: redis.sets() == expected, "the registry")
     calls = redis.ask("INFO", "commandstats")
     await until(lambda: redis.ask("INFO", "commandstats") != calls, "more looks for the dead")
     assert redis.sets() == expected
     redis.ask("DEL", "quotepush:node:other.e0")
-    await right(redis, one)
+    await registry_is_right(redis, one)
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_earlier_life_of_ones_own_is_swept_at_once_though_its_heartbeat_is_not_over(
-    own_redis, station, ask
+async def test_an_earlier_life_of_the_same_node_is_swept_before_its_heartbeat_expires(
+    own_redis, start_daemon, connect
 ):
-    redis = ask(server := own_redis())
+    redis = connect(server := own_redis())
     host = socket.gethostname()
-    leave_behind(redis, "one.e0", {"one.e0-1": {"A"}}, host=host, pid=NOBODY)
-    leave_behind(redis, "one-more.e0", {"one-more.e0-1": {"A"}}, host=host, pid=NOBODY)
-    leave_behind(redis, "one.e9", {"one.e9-1": {"A"}}, host=host, pid=str(os.getppid()))
-    leave_behind(redis, "one.e8", {"one.e8-1": {"A"}}, host="elsewhere", pid=NOBODY)
-    one = station(server)
+    store_dead_node(redis, "one.e0", {"one.e0-1": {"A"}}, host=host, pid=NO_PROCESS)
+    store_dead_node(redis, "one-more.e0", {"one-more.e0-1": {"A"}}, host=host, pid=NO_PROCESS)
+    store_dead_node(redis, "one.e9", {"one.e9-1": {"A"}}, host=host, pid=str(os.getppid()))
+    store_dead_node(redis, "one.e8", {"one.e8-1": {"A"}}, host="elsewhere", pid=NO_PROCESS)
+    one = start_daemon(server)
     one.watch("1", "B")
     expected = wanted(
-        one.truth,
+        one.expected,
         ("one-more.e0", {"one-more.e0-1": {"A"}}),
         ("one.e9", {"one.e9-1": {"A"}}),
         ("one.e8", {"one.e8-1": {"A"}}),
@@ -672,47 +690,49 @@ async def test_an_earlier_life_of_ones_own_is_swept_at_once_though_its_heartbeat
 
 
 @pytest_twisted.ensureDeferred
-async def test_only_the_start_looks_for_earlier_lives(own_redis, station, ask):
-    redis = ask(server := own_redis())
-    one = station(server)
+async def test_only_the_start_looks_for_earlier_lives(own_redis, start_daemon, connect):
+    redis = connect(server := own_redis())
+    one = start_daemon(server)
     one.watch("1", "A")
-    await right(redis, one)
+    await registry_is_right(redis, one)
     host = socket.gethostname()
-    leave_behind(redis, "one.e0", {"one.e0-1": {"A"}}, host=host, pid=NOBODY)
-    leave_behind(redis, "dead.e0", {"dead.e0-1": {"A"}})
+    store_dead_node(redis, "one.e0", {"one.e0-1": {"A"}}, host=host, pid=NO_PROCESS)
+    store_dead_node(redis, "dead.e0", {"dead.e0-1": {"A"}})
     await until(lambda: "client:dead.e0-1" not in redis.sets(), "the dead one's sweep")
     redis.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-    await until(lambda: one.registry._session == 2 and one.up, "a new connection")
-    expected = wanted(one.truth, ("one.e0", {"one.e0-1": {"A"}}))
+    await until(lambda: one.registry._redis.session == 2 and one.up, "a new connection")
+    expected = wanted(one.expected, ("one.e0", {"one.e0-1": {"A"}}))
     await until(lambda: redis.sets() == expected, "the registry")
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_that_was_swept_by_others_notices_and_comes_back(
-    own_redis, station, ask, monkeypatch
+async def test_a_node_that_others_swept_writes_everything_again(
+    own_redis, start_daemon, connect, monkeypatch
 ):
-    redis = ask(server := own_redis())
-    one = station(server)
+    redis = connect(server := own_redis())
+    one = start_daemon(server)
     one.watch("1", "A", "B")
-    await right(redis, one)
+    await registry_is_right(redis, one)
     for loop, _ in one.registry._loops:
         loop.stop()
     redis.ask("DEL", "quotepush:node:one.e1")
-    two = station(server, "two", "e2")
-    await right(redis, two)
+    two = start_daemon(server, "two", "e2")
+    await registry_is_right(redis, two)
     one.watch("2", "C")
     one.unwatch("1", "A")
     for loop, interval in one.registry._loops:
         loop.start(interval, now=False)
-    await right(redis, one, two)
+    await registry_is_right(redis, one, two)
 
 
 @pytest_twisted.ensureDeferred
-async def test_one_that_was_swept_writes_nothing_before_it_is_known_again(own_redis, station, ask):
-    redis = ask(server := own_redis())
-    one = station(server)
+async def test_a_node_that_was_swept_writes_nothing_before_its_next_heartbeat(
+    own_redis, start_daemon, connect
+):
+    redis = connect(server := own_redis())
+    one = start_daemon(server)
     one.watch("1", "A")
-    await right(redis, one)
+    await registry_is_right(redis, one)
     for loop, _ in one.registry._loops:
         loop.stop()
     redis.ask("FLUSHALL")
@@ -721,22 +741,22 @@ async def test_one_that_was_swept_writes_nothing_before_it_is_known_again(own_re
     assert redis.keys() == set()
     assert one.registry.lag() > 0
     await defer.Deferred.fromCoroutine(one.registry._write())
-    await right(redis, one)
+    await registry_is_right(redis, one)
 
 
-# -- the end ---------------------------------------------------------------------------------------
+# -- stop -----------------------------------------------------------------------------------------
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_farewell_leaves_nothing_and_wakes_publishers(own_redis, station, ask):
+async def test_stop_removes_everything_and_tells_publishers(own_redis, start_daemon, connect):
     server = own_redis()
-    redis, publisher = ask(server), ask(server)
+    redis, publisher = connect(server), connect(server)
     publisher.listen()
-    one = station(server)
+    one = start_daemon(server)
     one.watch("1", *[f"S{n}" for n in range(700)])
     publish(one.hub, ("S1", b"1"))
     await until(lambda: redis.hash("last"), "the payload")
-    await right(redis, one)
+    await registry_is_right(redis, one)
     one.watch("2", "LATE")
     await one.registry.stop()
     await one.registry.stop()
@@ -746,27 +766,29 @@ async def test_a_farewell_leaves_nothing_and_wakes_publishers(own_redis, station
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_farewell_while_batches_are_under_way_leaves_nothing(own_redis, station, ask):
-    redis = ask(server := own_redis())
-    one = station(server)
+async def test_stop_while_batches_are_in_flight_removes_everything(
+    own_redis, start_daemon, connect
+):
+    redis = connect(server := own_redis())
+    one = start_daemon(server)
     await until(lambda: one.up, "the link")
     for client in range(5):
         one.watch(str(client), *[f"S{n}" for n in range(1000)])
     writing = one.registry._run(one.registry._write())
     await one.registry.stop()
-    assert writing.called, "nothing is under way any more"
+    assert writing.called, "nothing is in flight any more"
     assert redis.keys() == set()
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_stop_does_not_wait_for_a_redis_that_stands_still(
-    own_redis, station, ask, monkeypatch
+async def test_stop_does_not_wait_for_a_redis_that_hangs(
+    own_redis, start_daemon, connect, monkeypatch
 ):
-    monkeypatch.setattr(registry_module, "_FAREWELL", 0.2)
-    redis = ask(server := own_redis())
-    one = station(server)
+    monkeypatch.setattr(registry_module, "_STOP_TIMEOUT", 0.2)
+    redis = connect(server := own_redis())
+    one = start_daemon(server)
     one.watch("1", "A")
-    await right(redis, one)
+    await registry_is_right(redis, one)
     server.process.send_signal(signal.SIGSTOP)
     try:
         one.watch("2", "B")
@@ -778,11 +800,11 @@ async def test_a_stop_does_not_wait_for_a_redis_that_stands_still(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_registry_without_a_redis_is_stopped_at_once(station, own_redis):
+async def test_a_registry_without_a_redis_stops_at_once(start_daemon, own_redis):
     server = own_redis()
     server.stop()
-    one = station(server)
+    one = start_daemon(server)
     one.watch("1", "A")
-    await until(lambda: one.registry._link.failures, "a try")
+    await until(lambda: one.registry._redis._link.failures, "a try")
     assert one.registry.lag() > 0
     await one.registry.stop()

@@ -1,8 +1,8 @@
-"""The registry against a model of Redis, and against Redis: whatever happens, it is made right.
+"""The registry against a model of Redis, and against Redis: whatever happens, it ends up right.
 
-Two daemons' registries write over connections that the test plays: answers are held back, refused,
-lost with a part of what was sent; what Redis had got of a lost connection may run much later. Redis
-forgets everything, or is an older one; a daemon stands still and is swept, or is killed.
+Two daemons' registries write over connections that the test plays. Answers are delayed, refused, or
+lost with a part of what was sent; what Redis received over a lost connection may run much later.
+Redis loses all its data or restores an older state; a daemon is suspended and swept, or is killed.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from twisted.internet import defer
 from pushservice.fanout.hub import Hub
 from pushservice.metrics import Counters
 from pushservice.redis.url import RedisAddress
+from pushservice.registry import nodes, scripts
 from pushservice.registry import registry as registry_module
-from pushservice.registry import scripts
 from pushservice.registry.registry import Registry
 
 PREFIX = "q:"
 SYMBOLS = ["A", "B", "C", "D"]
 NAMES = ["one", "two"]
 #: a process that is not there; there are no numbers that high
-NOBODY = 2**30
+NO_PROCESS = 2**30
 
 Words = list[Any]
 
@@ -45,22 +45,22 @@ class Refused(txredisapi.ResponseError):
 # -- two kinds of Redis ----------------------------------------------------------------------------
 
 
-class Model:
-    """What the scripts do, in Python. `fuel` is how many writes it has room for."""
+class RedisModel:
+    """What the scripts do, in Python. `room` is how many writes are left until it is full."""
 
     def __init__(self) -> None:
         self.sets: dict[str, set[str]] = {}
         self.hashes: dict[str, dict[str, Any]] = {}
         self.demand: list[str] = []
-        self.fuel: int | None = None
+        self.room: int | None = None
 
     # -- commands
 
     def _write(self) -> None:
-        if self.fuel is not None:
-            if not self.fuel:
+        if self.room is not None:
+            if not self.room:
                 raise Refused("OOM command not allowed when used memory > 'maxmemory'.")
-            self.fuel -= 1
+            self.room -= 1
 
     def _add(self, key: str, member: str) -> None:
         self._write()
@@ -157,7 +157,7 @@ class Model:
             budget -= 1
         return 1
 
-    # -- what a connection asks
+    # -- what a connection sends
 
     def command(self, *words: Any) -> Any:
         match words:
@@ -186,7 +186,7 @@ class Model:
     def expire(self, node: str) -> None:
         self.hashes.pop(f"{PREFIX}node:{node}", None)
 
-    def forget(self) -> None:
+    def flush(self) -> None:
         self.sets.clear()
         self.hashes.clear()
 
@@ -209,10 +209,10 @@ class Model:
         pass
 
 
-class Real:
-    """The same with a redis-server and the scripts as they are."""
+class RealRedis:
+    """The same with a redis-server, which runs the Lua scripts."""
 
-    fuel = None
+    room = None
 
     def __init__(self, path: str) -> None:
         self._client = RedisClient(path, PREFIX)
@@ -224,7 +224,7 @@ class Real:
     def expire(self, node: str) -> None:
         self.command("DEL", f"{PREFIX}node:{node}")
 
-    def forget(self) -> None:
+    def flush(self) -> None:
         self.command("FLUSHALL")
 
     def save(self) -> Any:
@@ -277,7 +277,7 @@ class Connection:
                     answer.callback(reply)
 
     def lose(self, done: int) -> list[Words]:
-        """It breaks: Redis did `done` of what was sent; returns what it has not read yet."""
+        """The connection breaks: Redis ran `done` commands; returns those it has not read yet."""
         sent, self._sent = list(self._sent), deque()
         for words, _ in sent[:done]:
             self.redis.command(*words)
@@ -307,7 +307,7 @@ class Node:
             clock, RedisAddress(path="/nowhere"), PREFIX, name, self.hub, Counters()
         )
         self.hub._interest = self.registry
-        self.link = self.registry._link = Link()
+        self.link = self.registry._redis._link = Link()
         self.clients: list[Client] = []
         self.count = 0
         self.written: set[str] = set()
@@ -315,13 +315,13 @@ class Node:
     def connect(self) -> None:
         if self.link.up is None:
             self.link.up = Connection(self.redis)
-            self.registry._changed(True)
+            self.registry._redis._link_changed(True)
 
     def lose(self, done: int) -> list[Words]:
         connection, self.link.up = self.link.up, None
         if connection is None:
             return []
-        self.registry._changed(False)
+        self.registry._redis._link_changed(False)
         return connection.lose(done)
 
     def run(self, call: Callable[[], Any]) -> None:
@@ -332,7 +332,7 @@ class Node:
         self.clients.append(Client(self.hub, f"{self.hub.epoch}-{self.count}"))
         return self.clients[-1]
 
-    def truth(self) -> dict[str, set[str]]:
+    def expected(self) -> dict[str, set[str]]:
         """By client id, what it watches."""
         return {
             f"{self.registry._name}.{client.outbox.conn}": {
@@ -344,12 +344,12 @@ class Node:
 
     def known(self, sets: dict[str, set[str]]) -> set[str]:
         """The clients that were connected or written since all was written."""
-        if self.registry._mirror.all_taken:
+        if self.registry._changes.all_taken:
             self.written.clear()
         found = sets.get(f"node:{self.registry.node}:clients", set())
         self.written |= {client.removeprefix(f"{self.registry._name}.") for client in found}
         self.written |= {client.outbox.conn for client in self.clients}
-        self.written |= {change.client for _, change in self.registry._mirror._under_way}
+        self.written |= {change.client for _, change in self.registry._changes._in_flight}
         return self.written
 
     def end(self) -> None:
@@ -359,15 +359,15 @@ class Node:
 
 
 class RegistryAgainstModel(RuleBasedStateMachine):
-    """Rules do what may happen to two daemons and Redis; the end makes all well and compares."""
+    """Rules do what may happen to two daemons and Redis; at the end all faults are over."""
 
     def make(self) -> Any:
-        return Model()
+        return RedisModel()
 
-    @initialize(at_once=st.sampled_from([1, 2, 200]), batch=st.sampled_from([1, 3, 1000]))
-    def begin(self, at_once: int, batch: int) -> None:
-        self.sizes = (registry_module._AT_ONCE, registry_module._BATCH)
-        registry_module._AT_ONCE, registry_module._BATCH = at_once, batch
+    @initialize(script=st.sampled_from([1, 2, 200]), batch=st.sampled_from([1, 3, 1000]))
+    def begin(self, script: int, batch: int) -> None:
+        self.sizes = (registry_module._SCRIPT_BATCH, nodes._BATCH, registry_module._BATCH)
+        registry_module._SCRIPT_BATCH, nodes._BATCH, registry_module._BATCH = script, script, batch
         self.clock = FixedClock()
         self.redis = self.make()
         self.lives = 0
@@ -423,12 +423,12 @@ class RegistryAgainstModel(RuleBasedStateMachine):
         self.nodes[at].run(self.nodes[at].registry._write)
 
     def change_a_few(self, at: int, symbols: set[str]) -> None:
-        """So that there is something to write."""
+        """Give it something to write."""
         self.come(at, symbols)
         self.change(at, 0, symbols, len(symbols) > 1)
 
-    @rule(at=nodes_at, fuel=st.integers(0, 12), symbols=some_symbols, gone=st.booleans())
-    def write_in_vain(self, at: int, fuel: int, symbols: set[str], gone: bool) -> None:
+    @rule(at=nodes_at, room=st.integers(0, 12), symbols=some_symbols, gone=st.booleans())
+    def fail_to_write(self, at: int, room: int, symbols: set[str], gone: bool) -> None:
         """Redis refuses it, or is full once it has written a part."""
         self.change_a_few(at, symbols)
         node = self.nodes[at]
@@ -436,10 +436,10 @@ class RegistryAgainstModel(RuleBasedStateMachine):
             if gone:
                 self.write(at)
                 self.leave(at, 0)
-            self.redis.fuel = fuel
-            node.link.up.refusing = fuel == 0
+            self.redis.room = room
+            node.link.up.refusing = room == 0
             self.write(at)
-            self.redis.fuel = None
+            self.redis.room = None
             if node.link.up is not None:
                 node.link.up.refusing = False
 
@@ -449,7 +449,7 @@ class RegistryAgainstModel(RuleBasedStateMachine):
 
     @rule(at=nodes_at)
     def sweep(self, at: int) -> None:
-        self.nodes[at].run(self.nodes[at].registry._sweep_the_dead)
+        self.nodes[at].run(self.nodes[at].registry._sweep_dead)
 
     # -- what goes wrong
 
@@ -485,11 +485,11 @@ class RegistryAgainstModel(RuleBasedStateMachine):
             self.redis.command(*words)
 
     @rule(at=nodes_at)
-    def stand_still(self, at: int) -> None:
+    def be_suspended(self, at: int) -> None:
         self.redis.expire(self.nodes[at].registry.node)
 
     @rule(at=nodes_at, over=st.booleans())
-    def be_killed_and_started_again(self, at: int, over: bool) -> None:
+    def be_killed_and_restarted(self, at: int, over: bool) -> None:
         old = self.nodes[at]
         self.unread += old.lose(0)
         old.end()
@@ -501,11 +501,11 @@ class RegistryAgainstModel(RuleBasedStateMachine):
             publish(self.nodes[at].hub, (symbol, payload))
 
     @rule()
-    def forget(self) -> None:
-        self.redis.forget()
+    def flush(self) -> None:
+        self.redis.flush()
 
     @rule(which=st.integers(0, 2))
-    def be_an_older_one(self, which: int) -> None:
+    def restore_an_older_state(self, which: int) -> None:
         if which >= len(self.saved):
             return
         for node in self.nodes:
@@ -516,22 +516,24 @@ class RegistryAgainstModel(RuleBasedStateMachine):
     # -- what must hold
 
     @invariant()
-    def no_more_is_kept_than_is_true_and_written(self) -> None:
+    def memory_is_bounded(self) -> None:
         if not hasattr(self, "nodes"):
             return
         for node in self.nodes:
-            mirror = node.registry._mirror
-            kept = len(mirror._whole) + sum(len(each.symbols) for each in mirror._pending.values())
-            if mirror.lost:
+            changes = node.registry._changes
+            kept = len(changes._replacements) + sum(
+                len(each.symbols) for each in changes._differences.values()
+            )
+            if changes.offline:
                 assert not kept
-                assert not mirror._under_way
+                assert not changes._in_flight
             known = node.known(self.redis.contents()[0])
             assert kept <= len(known) * len(SYMBOLS), "no more than is true and written"
-            assert mirror._whole.keys() | mirror._pending.keys() <= known
-            assert all(pending.symbols for pending in mirror._pending.values())
+            assert changes._replacements.keys() | changes._differences.keys() <= known
+            assert all(pending.symbols for pending in changes._differences.values())
 
-    def make_well(self) -> None:
-        """All faults end; lives that are over run out."""
+    def end_all_faults(self) -> None:
+        """Connect, answer, and expire the heartbeats of lives that are over."""
         alive = {node.registry.node for node in self.nodes}
         for node in self.nodes:
             node.connect()
@@ -546,26 +548,26 @@ class RegistryAgainstModel(RuleBasedStateMachine):
             self.read_what_was_sent_long_ago()
 
     def check(self) -> None:
-        truth = wanted(*[(node.registry.node, node.truth()) for node in self.nodes])
+        expected = wanted(*[(node.registry.node, node.expected()) for node in self.nodes])
         sets, last = self.redis.contents()
-        assert sets == truth
-        watched = truth.get("symbols", set())
+        assert sets == expected
+        watched = expected.get("symbols", set())
         assert last.keys() == watched & self.payloads.keys()
         for node in self.nodes:
             assert node.registry.lag() == 0
-            assert node.registry._mirror.all_taken
-            assert not node.registry._mirror._under_way
+            assert node.registry._changes.all_taken
+            assert not node.registry._changes._in_flight
 
     def teardown(self) -> None:
         if not hasattr(self, "nodes"):
             return
         try:
-            self.make_well()
+            self.end_all_faults()
             self.check()
-            # A payload that was lost with a node or a connection is made good by the next quote.
+            # The next quote replaces a payload that was lost with a node or a connection.
             self.quote(set(SYMBOLS))
             self.clock.rightNow += 1
-            self.make_well()
+            self.end_all_faults()
             self.check()
             watched, last = self.redis.contents()
             assert last == {symbol: self.payloads[symbol] for symbol in watched.get("symbols", ())}
@@ -573,7 +575,7 @@ class RegistryAgainstModel(RuleBasedStateMachine):
                 for client in node.clients:
                     client.session.close()
             self.clock.rightNow += 1
-            self.make_well()
+            self.end_all_faults()
             sets, last = self.redis.contents()
             assert sets == {"nodes": {node.registry.node for node in self.nodes}}
             assert not last
@@ -583,7 +585,7 @@ class RegistryAgainstModel(RuleBasedStateMachine):
             for call in self.clock.getDelayedCalls():
                 call.cancel()
             self.redis.close()
-            registry_module._AT_ONCE, registry_module._BATCH = self.sizes
+            registry_module._SCRIPT_BATCH, nodes._BATCH, registry_module._BATCH = self.sizes
 
 
 class RegistryAgainstRedis(RegistryAgainstModel):
@@ -592,7 +594,7 @@ class RegistryAgainstRedis(RegistryAgainstModel):
     path = ""
 
     def make(self) -> Any:
-        return Real(self.path)
+        return RealRedis(self.path)
 
 
 TestRegistryAgainstModel = RegistryAgainstModel.TestCase
