@@ -282,12 +282,12 @@ REFUSED = ("unknown op",)
 
 def test_every_example_of_the_protocol_has_a_speaker():
     known = {"client", "answer", "server", "raw-client", "raw-answer"}
-    known |= {"stranger", "stranger-answer"}
+    known |= {"anonymous", "anonymous-answer"}
     for block in protocol().findall(nodes.literal_block):
         assert known & set(block["classes"]), block.astext()
 
 
-@pytest.mark.parametrize("text", [t for _, lines in blocks("client", "stranger") for t in lines])
+@pytest.mark.parametrize("text", [t for _, lines in blocks("client", "anonymous") for t in lines])
 def test_a_clients_example_is_a_command_or_is_refused_for_a_stated_reason(text):
     refused = None
     try:
@@ -335,7 +335,7 @@ def test_the_examples_of_who_a_client_is_are_a_conversation_that_takes_place():
         house.know(text, pattern, expires_at=house.clock.seconds() + 3600 * hours)
     client = house.client()
     client.texts()
-    converse(client, "stranger", "stranger-answer")
+    converse(client, "anonymous", "anonymous-answer")
     client.session.close()
 
 
@@ -403,7 +403,7 @@ MAKERS: dict[str, Callable[[RawEvent], bytes]] = {
 
 
 @pytest.mark.parametrize(
-    "text", [t for _, lines in blocks("server", "answer", "stranger-answer") for t in lines]
+    "text", [t for _, lines in blocks("server", "answer", "anonymous-answer") for t in lines]
 )
 def test_a_servers_example_is_an_array_of_events_as_the_code_makes_them(text):
     for raw in msgspec.json.decode(text, type=list[msgspec.Raw]):
@@ -443,10 +443,10 @@ def test_the_documents_state_the_limits_that_hold():
         f"{limits.connect_rate} new connections a second": text,
         f"every {limits.ping_interval} seconds (--ping-interval)": text,
         f"within {limits.ping_timeout} seconds of one": text,
-        f"nothing at all for {limits.stall_timeout} seconds": text,
+        f"no data at all for {limits.stall_timeout} seconds": text,
         f"up to {limits.raw_budget // 1024 // 1024} MiB (--raw-budget)": text,
         f"up to about {2 * limits.send_buffer // 1024} KiB": text,
-        f"The first {pacing.EXACT_INTERVALS} different intervals": text,
+        f"keeps the first {pacing.EXACT_INTERVALS} different intervals": text,
         f"{websocket.MAX_REQUEST_HEAD} bytes in the head": text,
         f"once {outbox.ANSWERS_BUDGET // 1024} KiB of answers wait": text,
         f"up to {daemon.RECONNECT_SPREAD_MS}, chosen by chance": text,
