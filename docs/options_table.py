@@ -14,7 +14,8 @@ from typing import Final
 from list_table import list_table
 
 from pushservice.config.layers import SECTIONS
-from pushservice.config.options import CONFIG_FILE, OPTIONS, Option
+from pushservice.config.option import Option
+from pushservice.config.options import CONFIG_FILE, OPTIONS
 
 TITLES: Final = {
     "": "Ports, pages and the simulated market",

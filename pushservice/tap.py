@@ -17,7 +17,8 @@ from pushservice import __version__
 from pushservice.config.config import Config
 from pushservice.config.files import Sources
 from pushservice.config.layers import BY_NAME, meant_option
-from pushservice.config.options import CONFIG_FILE, OPTIONS, Option
+from pushservice.config.option import Option
+from pushservice.config.options import CONFIG_FILE, OPTIONS
 from pushservice.config.settings import Settings
 from pushservice.monitoring import logs
 

@@ -13,7 +13,8 @@ import click
 
 from pushservice.config.config import Config
 from pushservice.config.files import Sources
-from pushservice.config.options import CONFIG_FILE, OPTIONS, Option
+from pushservice.config.option import Option
+from pushservice.config.options import CONFIG_FILE, OPTIONS
 from pushservice.config.settings import DEFAULT
 
 #: which Redis it is where nobody says

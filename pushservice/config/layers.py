@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from pushservice.config.coercers import written_as
-from pushservice.config.options import CONFIG_FILE, OPTIONS, VARIABLES, Option
+from pushservice.config.option import VARIABLES, Option
+from pushservice.config.options import CONFIG_FILE, OPTIONS
 from pushservice.redis.url import EMBEDDED
 
 #: What was typed, by option name: the texts of each occurrence, or True for a flag.

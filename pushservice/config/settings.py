@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from pushservice.config.config import Config, Contradiction, Contradictory
+from pushservice.config.from_options import config_from_options
 from pushservice.config.layers import COMMAND_LINE, Given, Layer, Layers, Typed, is_address
-from pushservice.config.options import OPTIONS, Option
+from pushservice.config.option import Option
+from pushservice.config.options import OPTIONS
 from pushservice.redis.url import EMBEDDED, RedisAddress
 
 #: the origin of what nobody set
@@ -172,7 +174,7 @@ def _config_of(settings: Sequence[Setting]) -> tuple[Config | None, Sequence[Con
         if setting.texts or setting.option.flag
     }
     try:
-        return Config.from_options(values), ()
+        return config_from_options(values), ()
     except Contradictory as error:
         return None, error.found
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from pushservice.config.config import Config
 from pushservice.config.layers import SECTIONS
-from pushservice.config.options import OPTIONS, Option
+from pushservice.config.option import Option
+from pushservice.config.options import OPTIONS
 from pushservice.config.settings import DEFAULT, Settings, config_from_texts, settle
 
 BY_NAME = {option.name: option for option in OPTIONS}

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pushservice.config.config import Config
+from pushservice.config.from_options import config_from_options
 from pushservice.server.proxies import NOBODY, Trusted, address_in, plain
 
 
 def trusted(*words: str) -> Trusted:
     """Those that options with these words make."""
-    return Trusted(Config.from_options({"trusted-proxies": map(read, words)}).trusted_proxies)
+    return Trusted(config_from_options({"trusted-proxies": map(read, words)}).trusted_proxies)
 
 
 def read(word: str):

@@ -1,0 +1,178 @@
+"""Options that bound what clients may use: connections, symbols, messages, memory, time.
+
+Must not know: where values come from (command line, environment, file), or how limits are enforced.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pushservice.config.coercers import seconds, whole_number
+from pushservice.config.option import Option
+
+LIMITS: Final[tuple[Option, ...]] = (
+    Option(
+        "max-connections",
+        "clients served at a time; when not given, the process's file limit less a reserve",
+        None,
+        whole_number(1, 10_000_000),
+        "clients",
+        "N",
+        section="limits",
+    ),
+    Option(
+        "max-per-address",
+        "connections from one address (IPv6: from one /64 network) at a time; 0 for any number",
+        "1000",
+        whole_number(0, 10_000_000),
+        "connections",
+        "N",
+        section="limits",
+    ),
+    Option(
+        "connect-rate",
+        "new connections from one address, averaged over 10 seconds; 0 for any number",
+        "100",
+        whole_number(0, 1_000_000),
+        "connections a second",
+        "N",
+        section="limits",
+    ),
+    Option(
+        "max-handshakes",
+        "connections at a time that are not clients yet, or any more: handshakes, pages, closes",
+        "1000",
+        whole_number(16, 1_000_000),
+        "connections",
+        "N",
+        section="limits",
+    ),
+    Option(
+        "tls-timeout",
+        "time for the TLS handshake, from the accept on",
+        "10",
+        seconds(0.1, 600),
+        "seconds",
+        "SECONDS",
+        section="limits",
+    ),
+    Option(
+        "upgrade-timeout",
+        "time for the HTTP request of the opening handshake",
+        "10",
+        seconds(0.1, 600),
+        "seconds",
+        "SECONDS",
+        section="limits",
+    ),
+    Option(
+        "close-timeout",
+        "time a client has to answer a close before the connection is aborted",
+        "5",
+        seconds(0.1, 600),
+        "seconds",
+        "SECONDS",
+        section="limits",
+    ),
+    Option(
+        "max-symbols",
+        "symbols one client may subscribe",
+        "1000",
+        whole_number(1, 1_000_000),
+        "symbols",
+        "N",
+        section="limits",
+    ),
+    Option(
+        "max-total-symbols",
+        "symbols known at a time, watched or quoted; the last values of those nobody watches make"
+        " room, oldest first",
+        "100000",
+        whole_number(1, 100_000_000),
+        "symbols",
+        "N",
+        section="limits",
+    ),
+    Option(
+        "max-message",
+        "size of one message from a client",
+        "16384",
+        whole_number(128, 16 * 1024 * 1024),
+        "bytes",
+        "N",
+        section="limits",
+    ),
+    Option(
+        "message-rate",
+        "messages from one client, averaged over 10 seconds; 0 for any number",
+        "100",
+        whole_number(0, 1_000_000),
+        "messages a second",
+        "N",
+        section="limits",
+    ),
+    Option(
+        "byte-rate",
+        "bytes from one client, averaged over 10 seconds; 0 for any number",
+        "65536",
+        whole_number(0, 1_000_000_000),
+        "bytes a second",
+        "N",
+        section="limits",
+    ),
+    Option(
+        "raw-budget",
+        "updates kept for one client's raw subscriptions while it is slow; past it the client is"
+        " closed with 4008",
+        "1048576",
+        whole_number(1024, 1024 * 1024 * 1024),
+        "bytes",
+        "N",
+        section="limits",
+    ),
+    Option(
+        "send-buffer",
+        "what the kernel keeps for one client (SO_SNDBUF); 0 leaves it to the kernel",
+        "65536",
+        whole_number(0, 64 * 1024 * 1024),
+        "bytes",
+        "N",
+        section="limits",
+    ),
+    Option(
+        "stall-timeout",
+        "time after which a client is given up that is behind and takes nothing",
+        "30",
+        seconds(0.1, 86_400),
+        "seconds",
+        "SECONDS",
+        section="limits",
+    ),
+    Option(
+        "ping-interval",
+        "time between pings to a client, to find dead connections; 0 for none",
+        "20",
+        seconds(0, 3600),
+        "seconds",
+        "SECONDS",
+        section="limits",
+    ),
+    Option(
+        "ping-timeout",
+        "time for the answer to a ping before the connection is aborted",
+        "10",
+        seconds(0.1, 3600),
+        "seconds",
+        "SECONDS",
+        section="limits",
+    ),
+    Option(
+        "heartbeat",
+        "time between heartbeats on a connection",
+        "5000",
+        whole_number(100, 600_000),
+        "milliseconds",
+        "N",
+        section="limits",
+    ),
+)
