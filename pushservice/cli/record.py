@@ -152,20 +152,20 @@ async def _record(
     from twisted.internet.task import LoopingCall
 
     from pushservice.cli.foreground import after, first_of
-    from pushservice.feed.combined import Feeds
-    from pushservice.feed.listening import Verbatim
+    from pushservice.feed.channels import ChannelNames
+    from pushservice.feed.combined import CombinedFeed
     from pushservice.feed.redis_pubsub import RedisFeed
     from pushservice.metrics import Counters
 
     counters = Counters()
-    feeds = Feeds(recorder.feed_changed)
-    listening = Verbatim(config.channels, config.no_quotes_on)
+    feeds = CombinedFeed(recorder.feed_changed)
+    channels = ChannelNames(config.channels, config.no_quotes_on)
     for address in config.redis:
         feeds.add(
             RedisFeed(
                 reactor,
                 address,
-                listening,
+                channels,
                 recorder,
                 counters,
                 feeds.source_changed,

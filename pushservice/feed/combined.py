@@ -1,6 +1,6 @@
-"""All sources of quotes as one feed: up while each of them is.
+"""Several sources of quotes combined into one feed, which is up while all of them are up.
 
-Must not know: clients, or what is made of quotes.
+Must not know: clients, or what is done with quotes.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
     from pushservice.feed.redis_pubsub import RedisFeed
 
 
-class Feeds:
+class CombinedFeed:
     """Several Redis servers, each of which may bring any symbol.
 
     While one of them is down nobody knows which symbols miss updates, so the whole feed is down.
     """
 
     def __init__(self, changed: Callable[[bool], None]) -> None:
-        """`changed` is told True when all are up, and False when one is lost or can't be had."""
+        """`changed` is called with True when all are up, with False when one is lost or fails."""
         self._changed = changed
         self._sources: list[RedisFeed] = []
 
     def add(self, source: RedisFeed) -> None:
-        """One more, before any is started."""
+        """Add a source, before any is started."""
         self._sources.append(source)
 
     def start(self) -> None:
@@ -38,7 +38,7 @@ class Feeds:
             await source.stop()
 
     def source_changed(self, _source: RedisFeed, up: bool) -> None:
-        """One came up, or was lost or refused."""
+        """A source came up, was lost, or could not be connected to."""
         if not up:
             self._changed(False)
         elif self.up:
@@ -46,7 +46,7 @@ class Feeds:
 
     @property
     def up(self) -> bool:
-        """Whether each is up."""
+        """Whether all are up."""
         return all(source.up for source in self._sources)
 
     def connections(self) -> Sequence[Any]:

@@ -1,7 +1,7 @@
-"""One Redis as a source of quotes: a txredisapi subscriber; one read becomes one turn of the hub.
+"""One Redis as a source of quotes: each read of its socket becomes one turn of the hub.
 
-Must not know: clients, or how quotes reach them. Runs at the pace of Redis and never waits, since
-Redis drops a subscriber that falls behind.
+Must not know: clients, or how quotes reach them. It never waits, because Redis disconnects a
+subscriber that falls behind.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from twisted.internet import defer
 from twisted.logger import Logger
 
 from pushservice.fanout.interfaces import DelayedCall, Publish
-from pushservice.feed.listening import Listening
+from pushservice.feed.channels import ChannelSelection
 from pushservice.feed.publish_time import published_at
 from pushservice.feed.symbol_reader import Ignored
 from pushservice.metrics import Counters, Measures
@@ -25,25 +25,26 @@ from pushservice.redis.url import RedisAddress, RedisTLS
 
 #: Seconds of CPU that one turn may keep the reactor from everything else.
 TURN_BUDGET: Final = 0.025
-#: Seconds between what a quote says of when it was published and when it came that are believed.
-_MOST_LAG: Final = 24 * 3600.0
+#: The largest difference in seconds, between when a quote says it was published and when it came,
+#: that is measured.
+_MAX_LAG: Final = 24 * 3600.0
 _SMALLEST_READ: Final = 4 * 1024
 _LARGEST_READ: Final = 64 * 1024
-#: Seconds between two log lines about messages of one fault.
+#: Seconds between two log lines about one fault.
 _LOG_EVERY: Final = 60.0
-#: Seconds between pings, and of silence after which the link counts as dead. Together with what a
-#: look takes, a Redis that hangs is noticed within two seconds.
+#: Seconds between pings, and of silence after which the link counts as dead: so a Redis that hangs
+#: is noticed within two seconds.
 PING_EVERY: Final = 0.4
 SILENCE: Final = 1.3
-#: Seconds in which what came while this process stood still is read before silence counts.
-_SECOND_LOOK: Final = 0.1
+#: Seconds until silence is confirmed: a process that was suspended reads first what arrived.
+_CONFIRM_AFTER: Final = 0.1
 
 
 class _Subscriber(txredisapi.SubscriberProtocol):
     """One connection in subscribe mode.
 
-    txredisapi connects, commands and correlates replies; messages are taken from a reader of our
-    own, because its dispatch per message costs more than all that the hub does with one.
+    txredisapi connects, sends commands and correlates replies. Messages are read here, because its
+    dispatch of a message costs more than all that the hub does with one.
     """
 
     feed: RedisFeed
@@ -61,7 +62,7 @@ class _Subscriber(txredisapi.SubscriberProtocol):
         deliver = self.feed.deliver
         count = 0
         stopwatch = self.feed.measures.stopwatch
-        watch, began, used = stopwatch(), self.feed.now(), self.feed.cpu()
+        started, began, used = stopwatch(), self.feed.now(), self.feed.cpu()
         first: Any = False
         try:
             message = first = following()
@@ -79,7 +80,7 @@ class _Subscriber(txredisapi.SubscriberProtocol):
             self.feed.garbled(error)
             self.transport.abortConnection()
         finally:
-            self.feed.end_of_read(count, began, watch, first)
+            self.feed.end_of_read(count, began, started, first)
             # Under TLS it is the transport below that reads from the socket.
             reading: Any = getattr(self.transport, "transport", self.transport)
             size = getattr(reading, "bufferSize", _LARGEST_READ)
@@ -87,7 +88,7 @@ class _Subscriber(txredisapi.SubscriberProtocol):
 
 
 class RedisFeed:
-    """Listens to one Redis and delivers every message, for as long as it runs."""
+    """Subscribes to one Redis and delivers every message, until it is stopped."""
 
     log = Logger()
 
@@ -95,28 +96,25 @@ class RedisFeed:
         self,
         reactor: Any,
         address: RedisAddress,
-        listening: Listening,
+        channels: ChannelSelection,
         target: Publish,
         counters: Counters,
         changed: Callable[[RedisFeed, bool], None],
         tls: RedisTLS | None = None,
-        cpu: Callable[[], float] = time.thread_time,
         measures: Measures | None = None,
     ) -> None:
-        """`changed` is told when the link comes up, and with False when it is lost or can't be.
-
-        `cpu` gives the seconds of CPU that the reactor's thread has used.
-        """
+        """`changed` is called with True when the link comes up, False when it is lost or fails."""
         self._clock = reactor
-        self.cpu = cpu
-        self._listening = listening
+        #: seconds of CPU that the reactor's thread has used
+        self.cpu: Callable[[], float] = time.thread_time
+        self._channels = channels
         self._target = target
         self._counters = counters
         self.measures = measures or Measures()
-        self._tell = changed
+        self._notify = changed
         self._logged_at: dict[str, float] = {}
         self._heard_at = 0.0
-        self._watch: DelayedCall | None = None
+        self._check: DelayedCall | None = None
         subscriber = type("Subscriber", (_Subscriber,), {"feed": self})
         self._link = RedisLink(
             "feed",
@@ -140,7 +138,7 @@ class RedisFeed:
 
     @property
     def up(self) -> bool:
-        """True while everything that is to be listened to is subscribed."""
+        """Whether everything that is wanted is subscribed."""
         return self._link.up is not None
 
     @property
@@ -150,56 +148,56 @@ class RedisFeed:
 
     @defer.inlineCallbacks
     def _prepare(self, connection: Any) -> Any:
-        # A Redis that loads its data takes subscriptions, and has nothing to say: a ping tells.
+        # A Redis that is loading its data accepts subscriptions, but refuses a ping.
         yield connection.ping()
-        yield self._listening.begin(connection)
+        yield self._channels.begin(connection)
 
     def _changed(self, up: bool) -> None:
         if up:
             self._counters.feed_connects += 1
             self._heard_at = self.now()
-            self._watch = self._clock.callLater(PING_EVERY, self._look)
+            self._check = self._clock.callLater(PING_EVERY, self._check_liveness)
         else:
             self._counters.feed_losses += 1
             self._stop_watching()
-        self._tell(self, up)
+        self._notify(self, up)
 
-    # -- whether Redis is alive --------------------------------------------------------------------
+    # -- liveness of Redis -------------------------------------------------------------------------
 
-    def _look(self) -> None:
-        """Ask for a sign of life, and miss those that did not come."""
+    def _check_liveness(self) -> None:
+        """Send a ping, and look whether anything was received lately."""
         connection = self._link.up
         if connection is None:
-            self._watch = None
+            self._check = None
             return
-        # Always: where this process stood still, the answer to the last ping may be read long ago.
+        # After silence too: if this process was suspended, the answer is what proves Redis alive.
         connection.ping().addErrback(lambda _lost: None)
         if self.now() - self._heard_at > SILENCE:
-            self._watch = self._clock.callLater(_SECOND_LOOK, self._look_again)
+            self._check = self._clock.callLater(_CONFIRM_AFTER, self._confirm_silence)
         else:
-            self._watch = self._clock.callLater(PING_EVERY, self._look)
+            self._check = self._clock.callLater(PING_EVERY, self._check_liveness)
 
-    def _look_again(self) -> None:
-        # This process may have stood still itself: what waited for it has been read by now, or the
-        # answer to the ping of just before.
-        self._watch = None
+    def _confirm_silence(self) -> None:
+        # If this process was suspended itself, it has read by now what arrived meanwhile, or the
+        # answer to the latest ping.
+        self._check = None
         if self.now() - self._heard_at > SILENCE:
             self.log.warn("Redis has said nothing for {seconds:.1f} s", seconds=SILENCE)
             self._link.abort()
         else:
-            self._look()
+            self._check_liveness()
 
     def _stop_watching(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
+        if self._check is not None:
+            self._check.cancel()
+            self._check = None
 
     # -- called per message and per read -----------------------------------------------------------
 
     def deliver(self, pattern: bytes | None, channel: bytes, payload: bytes) -> None:
-        """One message; whatever is wrong with it, the next one is served."""
+        """Publish one message; whatever is wrong with it, the feed goes on."""
         try:
-            symbol = self._listening.symbol(pattern, channel, payload)
+            symbol = self._channels.symbol(pattern, channel, payload)
             if symbol is None:
                 self._counters.symbols_missing += 1
                 self._log_rarely(
@@ -211,10 +209,10 @@ class RedisFeed:
         except Exception:  # noqa: BLE001 - one bad message must not stop the feed
             self.log.failure("a message on {channel!r} was skipped", channel=channel[:80])
 
-    def end_of_read(self, count: int, began: float, watch: float, first: Any) -> None:
-        """A read of `count` messages, begun at `began`, is parsed; write what it brought.
+    def end_of_read(self, count: int, began: float, started: float, first: Any) -> None:
+        """A read of `count` messages, begun at `began`, is parsed: write its quotes to clients.
 
-        `watch` is what the stopwatch said then, `first` the first message as hiredis gave it.
+        `started` is the stopwatch's time then, `first` the first message as hiredis gave it.
         """
         self._heard_at = began
         counters = self._counters
@@ -222,23 +220,23 @@ class RedisFeed:
         sent = counters.events_out
         self._target.flush()
         if count:
-            self._measure(count, counters.events_out - sent, began, watch, first)
+            self._measure(count, counters.events_out - sent, began, started, first)
 
-    def _measure(self, count: int, sent: int, began: float, watch: float, first: Any) -> None:
-        """Add a read to the measures: once for each, so that no quote costs anything."""
+    def _measure(self, count: int, sent: int, began: float, started: float, first: Any) -> None:
+        """Measure one read: not each quote, so that quotes cost nothing."""
         measures = self.measures
-        took = measures.stopwatch() - watch
+        took = measures.stopwatch() - started
         measures.turn_quotes.observe(count)
         measures.turn_seconds.observe(took)
         if sent:
-            # As often as there were events: then its percentiles are those of what clients get.
+            # Weighted by events, so that its percentiles are those of what clients receive.
             measures.receive_to_write_seconds.observe(took, sent)
-        # The first of a read has waited longest.
+        # The first message of a read has waited longest.
         payload = first[-1] if type(first) is list else None
         published = published_at(payload) if type(payload) is bytes else None
-        if published is None or abs(began - published) > _MOST_LAG:
+        if published is None or abs(began - published) > _MAX_LAG:
             return
-        # Below 0 where the publisher's clock is ahead of ours.
+        # The difference is negative if the publisher's clock is ahead of ours.
         lag = max(0.0, began - published)
         measures.feed_lag_seconds.observe(lag)
         if sent:
@@ -250,11 +248,11 @@ class RedisFeed:
         return seconds
 
     def read_size(self, used: float, size: int) -> int:
-        """Bytes to read next, after a read of up to `size` before which `cpu` said `used`.
+        """How many bytes to read next, after a read of up to `size` before which `cpu` gave `used`.
 
-        Halved when the turn took more of the CPU than its budget, so that accepts, clients'
-        messages and timers get their turns; doubled again when there is room. Time in which other
-        processes had the CPU does not count: smaller reads would not bring it back.
+        The size is halved when the turn took more CPU than its budget, so that accepts, clients'
+        messages and timers get their turns, and doubled again when there is room. Time in which
+        other processes had the CPU does not count: smaller reads would not bring it back.
         """
         spent = self.cpu() - used
         if spent > TURN_BUDGET:
@@ -264,7 +262,7 @@ class RedisFeed:
         return size
 
     def garbled(self, error: Exception) -> None:
-        """Redis sent what is no RESP; the connection is dropped and made again."""
+        """Redis sent what is not RESP; the link reconnects."""
         self._log_rarely("Redis sent garbage: {error}", error=str(error))
 
     def _log_rarely(self, format: str, **values: object) -> None:

@@ -1,7 +1,7 @@
-"""Values that publishers keep in a Redis hash, for first subscribers and after an outage.
+"""Latest payloads that publishers keep in a Redis hash, for first subscribers and after an outage.
 
-Must not know: clients, or how values reach them. It reads in batches, over connections of its own:
-one that listens to channels takes no other commands.
+Must not know: clients, or how payloads reach them. It reads in batches, over connections of its
+own, because a connection in subscribe mode takes no other commands.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from pushservice.fanout.hub import Hub
 
-#: Symbols that one command asks for.
+#: Symbols in one HMGET.
 _BATCH: Final = 500
-#: Seconds in which Redis has to answer, and to wait before asking again where it did not.
-_PATIENCE: Final = 2.0
+#: Seconds in which Redis has to answer, and to wait before the next request after a failure.
+_ANSWER_TIMEOUT: Final = 2.0
 _RETRY_AFTER: Final = 1.0
 #: Seconds between two log lines about one fault.
 _LOG_EVERY: Final = 60.0
@@ -51,12 +51,12 @@ class SnapshotHash:
         self._name = name
         self._hub = hub
         self._counters = counters
-        # Values from before are out of date unless somebody watched: milliseconds since the epoch.
-        self._missed_until = 0
-        # What is to be asked for, with its `n` now, and whether everybody wants to know.
+        # Payloads from before then are out of date unless somebody watched: ms since the epoch.
+        self._outdated_before = 0
+        # Symbols to request, each with its `n` then, and whether all its watchers are to be told.
         self._wanted: dict[str, tuple[int, bool]] = {}
         self._call: DelayedCall | None = None
-        self._asking = False
+        self._requesting = False
         self._stopped = False
         self._logged_at: float | None = None
         self._links = [
@@ -78,7 +78,7 @@ class SnapshotHash:
             link.start()
 
     async def stop(self) -> None:
-        """Ask for nothing more."""
+        """Disconnect, and request nothing more."""
         self._stopped = True
         if self._call is not None:
             self._call.cancel()
@@ -90,61 +90,59 @@ class SnapshotHash:
     # -- Interest --------------------------------------------------------------------------------
 
     def watched(self, client: str, symbol: str, first: bool) -> None:
-        """Ask for the value of a symbol that has none here, or one from before an outage."""
+        """Request the payload of a symbol that has none here, or one from before an outage."""
         topic = self._hub.topic(symbol)
         if topic is None:
             return
         if topic.payload is None:
-            self._want([topic], everybody=False)
-        elif first and topic.t < self._missed_until:
-            # The client is about to get the old one, and then does not wait for another.
-            self._want([topic], everybody=True)
+            self._want([topic], everyone=False)
+        elif first and topic.t < self._outdated_before:
+            # The client gets the old payload first, and then no longer waits for a snapshot.
+            self._want([topic], everyone=True)
 
     def unwatched(self, client: str, symbol: str, last: bool) -> None:
-        """What nobody watches any more need not be asked for."""
+        """Forget a symbol that nobody watches any more."""
         if last:
             self._wanted.pop(symbol, None)
 
     def quoted(self, topics: Mapping[Topic, object]) -> None:
-        """Nothing follows from it."""
+        """Quotes change nothing here."""
 
     def refresh(self, topics: Iterable[Topic]) -> None:
-        """Updates may have been missed: ask for the values of `topics`, tell everybody."""
-        self._missed_until = self._hub.now()
-        self._want(topics, everybody=True)
+        """Updates may have been missed: request the payloads of `topics` for all their watchers."""
+        self._outdated_before = self._hub.now()
+        self._want(topics, everyone=True)
 
-    def _want(self, topics: Iterable[Topic], *, everybody: bool) -> None:
+    def _want(self, topics: Iterable[Topic], *, everyone: bool) -> None:
         for topic in topics:
             _, told = self._wanted.get(topic.symbol, (0, False))
-            self._wanted[topic.symbol] = (topic.n, everybody or told)
-        self._soon(0.0)
+            self._wanted[topic.symbol] = (topic.n, everyone or told)
+        self._schedule(0.0)
 
-    # -- asking ----------------------------------------------------------------------------------
+    # -- requests --------------------------------------------------------------------------------
 
     def _changed(self, up: bool) -> None:
         if up:
-            self._soon(0.0)
+            self._schedule(0.0)
 
-    def _soon(self, delay: float) -> None:
-        """Ask once this turn is over, so that many subscriptions make one batch."""
-        if self._call is None and self._wanted and not self._asking and not self._stopped:
-            self._call = self._clock.callLater(delay, self._ask)
+    def _schedule(self, delay: float) -> None:
+        """Request once this turn is over, so that many subscriptions make one batch."""
+        if self._call is None and self._wanted and not self._requesting and not self._stopped:
+            self._call = self._clock.callLater(delay, self._request)
 
-    def _ask(self) -> None:
+    def _request(self) -> None:
         self._call = None
         connections = [link.up for link in self._links if link.up is not None]
         if len(connections) < len(self._links):
-            # Any of them may have the value: asked again when all are up.
+            # Any of them may have the payload: `_changed` tries again when all are up.
             return
-        self._asking = True
+        self._requesting = True
         wanted, self._wanted = self._wanted, {}
-        asking = defer.Deferred.fromCoroutine(self._ask_for(wanted, connections))
-        asking.addErrback(self._failed, wanted, connections).addCallback(self._asked)
+        request = defer.Deferred.fromCoroutine(self._read(wanted, connections))
+        request.addErrback(self._failed, wanted, connections).addCallback(self._done)
 
-    async def _ask_for(
-        self, wanted: dict[str, tuple[int, bool]], connections: Sequence[Any]
-    ) -> float:
-        """Ask for all that is `wanted` and take out what was answered; gives the next delay."""
+    async def _read(self, wanted: dict[str, tuple[int, bool]], connections: Sequence[Any]) -> float:
+        """Read all that is `wanted` and remove what was answered from it; gives the next delay."""
         symbols = list(wanted)
         for start in range(0, len(symbols), _BATCH):
             batch = symbols[start : start + _BATCH]
@@ -155,14 +153,14 @@ class SnapshotHash:
                 ],
                 consumeErrors=True,
             )
-            answers.addTimeout(_PATIENCE, self._clock, _too_late)
+            answers.addTimeout(_ANSWER_TIMEOUT, self._clock, _too_late)
             for symbol, *payloads in zip(batch, *await answers, strict=True):
-                n, everybody = wanted.pop(symbol)
-                # Where several have one nobody knows which is newest: always the same is taken.
+                n, everyone = wanted.pop(symbol)
+                # Nobody knows which of several is the newest: the first Redis that has one wins.
                 payload = next((each for each in payloads if each is not None), None)
                 if payload is not None:
                     self._counters.snapshots_learnt += 1
-                    self._hub.learn(symbol, payload, n, everybody)
+                    self._hub.learn(symbol, payload, n, everyone)
         return 0.0
 
     def _failed(
@@ -172,25 +170,25 @@ class SnapshotHash:
         connections: Sequence[Any],
     ) -> float:
         if failure.check(TimeoutError):
-            # They may be dead without anybody saying so.
+            # They may be dead without having been closed.
             for connection in connections:
-                # Over TLS, one that is lost can't be aborted.
+                # A lost connection over TLS can't be aborted.
                 if connection.loss is None:
                     connection.transport.abortConnection()
-        self._note(failure)
-        for symbol, (n, everybody) in wanted.items():
+        self._log_failure(failure)
+        for symbol, (n, everyone) in wanted.items():
             topic = self._hub.topic(symbol)
             if topic is not None and topic.watched:
-                # What is wanted since then is newer.
+                # A request since then has a newer `n`.
                 since, told = self._wanted.get(symbol, (n, False))
-                self._wanted[symbol] = (since, everybody or told)
+                self._wanted[symbol] = (since, everyone or told)
         return _RETRY_AFTER
 
-    def _asked(self, delay: float) -> None:
-        self._asking = False
-        self._soon(delay)
+    def _done(self, delay: float) -> None:
+        self._requesting = False
+        self._schedule(delay)
 
-    def _note(self, failure: Failure) -> None:
+    def _log_failure(self, failure: Failure) -> None:
         now = self._clock.seconds()
         if self._stopped or (self._logged_at is not None and now - self._logged_at < _LOG_EVERY):
             return

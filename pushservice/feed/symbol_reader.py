@@ -1,6 +1,8 @@
-"""Which symbol a Redis message is about: from the pattern's `*`, a regular expression, or a field.
+"""Reads a Redis message's symbol: from the pattern's `*`, by a regular expression, or from a field.
 
 Must not know: connections, Redis clients, or who is subscribed.
+
+Own code: the globs are Redis's own; fnmatch has no escapes, and other rules for classes.
 """
 
 from __future__ import annotations
@@ -13,27 +15,27 @@ import msgspec
 
 from pushservice.protocol.wire import symbol_fault
 
-#: Channels remembered with their symbol; when full the memory is emptied and starts again, so a
-#: publisher that invents channels costs time and not memory.
-MAX_REMEMBERED: Final = 100_000
+#: Channels whose symbol is cached. When full, the cache is cleared, so that a publisher that
+#: invents channels costs time and not memory.
+MAX_CACHED: Final = 100_000
 
-#: Where revocations are told, whatever patterns match it: who is revoked is no quote.
+#: The channel of revocations: its messages are no quotes, whichever patterns match it.
 REVOKE_CHANNEL: Final = "quotepush:revoke"
 
 
 class Ignored:
-    """The type of IGNORED."""
+    """The type of a message that is passed over."""
 
 
-#: A message that another, earlier pattern also brings: Redis sends it once a pattern.
+#: A message that an earlier pattern matches too: Redis sends it once for each pattern.
 IGNORED: Final = Ignored()
 
 
 def glob_regex(pattern: str) -> re.Pattern[bytes]:
     r"""Redis's glob style (`*`, `?`, `[a-z]`, `[^a]`, `\` escapes) as a regex; `*`s are groups.
 
-    Byte by byte, as Redis's stringmatchlen does. Raises ValueError for a `[` without its `]`, which
-    Redis takes for something that nobody means.
+    Matches byte by byte, as Redis's stringmatchlen does. Raises ValueError for a `[` without its
+    `]`, which Redis accepts, but with a meaning that nobody intends.
     """
     glob = pattern.encode()
     out: list[bytes] = []
@@ -83,7 +85,7 @@ def _bracket(glob: bytes, at: int) -> tuple[bytes, int]:
 
 
 def single_star(pattern: str) -> tuple[str, str] | None:
-    """What stands before and after the only `*` of a pattern without other wildcards, or None."""
+    """The text before and after a pattern's `*` if that is its only wildcard, else None."""
     if pattern.count("*") != 1 or set(pattern) & set("?[]\\"):
         return None
     before, _, after = pattern.partition("*")
@@ -91,9 +93,9 @@ def single_star(pattern: str) -> tuple[str, str] | None:
 
 
 class SymbolReader:
-    """Reads the symbol of each message, once per channel where the channel decides.
+    """Reads the symbol of each message; if it follows from the channel, once per channel.
 
-    Raises ValueError at construction when `patterns`, `regex` and `field` leave it undecided.
+    The constructor raises ValueError when `patterns`, `regex` and `field` do not determine it.
     """
 
     def __init__(
@@ -103,7 +105,7 @@ class SymbolReader:
         field: str | None = None,
         ignored: Sequence[str] = (),
     ) -> None:
-        """`ignored` are channels whose messages are no quotes, whatever matches them."""
+        """`ignored` are channels whose messages are no quotes, whichever patterns match them."""
         if not patterns:
             raise ValueError("at least one channel pattern is needed, such as quote.*")
         if regex is not None and field is not None:
@@ -122,7 +124,7 @@ class SymbolReader:
                         f"{pattern!r} has {glob.groups} *, and the symbol is what a single *"
                         " matched: use one *, or say --symbol-regex or --symbol-field"
                     )
-        self._known: dict[tuple[bytes, bytes], str | Ignored | None] = {}
+        self._cache: dict[tuple[bytes, bytes], str | Ignored | None] = {}
 
     @staticmethod
     def _compiled(regex: str | None) -> re.Pattern[str] | None:
@@ -137,14 +139,14 @@ class SymbolReader:
         return compiled
 
     def read(self, pattern: bytes, channel: bytes, payload: bytes) -> str | Ignored | None:
-        """The symbol; IGNORED for a repetition; None when no well-formed symbol can be had."""
+        """The symbol; IGNORED for a duplicate; None if there is no well-formed symbol."""
         key = (pattern, channel)
         try:
-            symbol = self._known[key]
+            symbol = self._cache[key]
         except KeyError:
-            if len(self._known) >= MAX_REMEMBERED:
-                self._known.clear()
-            symbol = self._known[key] = self._of_channel(pattern, channel)
+            if len(self._cache) >= MAX_CACHED:
+                self._cache.clear()
+            symbol = self._cache[key] = self._of_channel(pattern, channel)
         if self._decode_field is None or symbol is IGNORED:
             return symbol
         try:

@@ -22,9 +22,15 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pushservice.redis.sentinel import Candid, MasterEndpoint, MasterWatch, Place, tcp_endpoint
-from pushservice.redis.tls import check_files, in_words
-from pushservice.redis.url import RedisAddress, RedisTLS, place
+from pushservice.redis.sentinel import (
+    HostPort,
+    LossRecorder,
+    MasterEndpoint,
+    MasterWatch,
+    tcp_endpoint,
+)
+from pushservice.redis.tls import check_files, failure_text
+from pushservice.redis.url import RedisAddress, RedisTLS, host_port
 
 _CONNECT_TIMEOUT: Final = 5.0
 #: Seconds in which a connection that was made has to be usable.
@@ -66,7 +72,7 @@ class NotReady(Exception):
 
 
 class _Lost:
-    """Put between Candid and a protocol of txredisapi's: tells the link of the loss."""
+    """Put between LossRecorder and a protocol of txredisapi's: tells the link of the loss."""
 
     factory: _Factory
 
@@ -86,7 +92,7 @@ class _Factory(Factory):
 
     def __init__(self, link: RedisLink, protocol: type[Any]) -> None:
         self.link = link
-        self._make: Any = type(protocol.__name__, (Candid, _Lost, protocol), {})
+        self._make: Any = type(protocol.__name__, (LossRecorder, _Lost, protocol), {})
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         connection = self._make(charset=None, convertNumbers=False)
@@ -248,13 +254,13 @@ class RedisLink:
     def _where(self) -> str:
         if self._sentinels is None or self._sentinels.master is None:
             return ""
-        return f"; the master is {place(*self._sentinels.master)}"
+        return f"; the master is {host_port(*self._sentinels.master)}"
 
-    def _master_moved(self, where: Place) -> None:
+    def _master_moved(self, where: HostPort) -> None:
         self.log.info(
             "Redis {address}: the master is {where} now; the {purpose} goes there",
             address=str(self.address),
-            where=place(*where),
+            where=host_port(*where),
             purpose=self.purpose,
         )
         self.abort()
@@ -304,7 +310,7 @@ class RedisLink:
                 " trying again until there is one",
                 address=str(self.address),
                 purpose=self.purpose,
-                reason=in_words(failure),
+                reason=failure_text(failure),
             )
 
 

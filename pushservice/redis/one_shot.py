@@ -18,8 +18,8 @@ from twisted.internet.selectreactor import SelectReactor
 from twisted.python.failure import Failure
 
 from pushservice.redis.link import endpoint_of
-from pushservice.redis.sentinel import Candid
-from pushservice.redis.tls import in_words
+from pushservice.redis.sentinel import LossRecorder
+from pushservice.redis.tls import failure_text
 from pushservice.redis.url import RedisAddress, RedisTLS
 
 #: seconds for all of it
@@ -28,11 +28,11 @@ PATIENCE: Final = 10.0
 Command = Sequence[str | bytes | int]
 
 
-class ErrandFailed(Exception):
+class RequestFailed(Exception):
     """Nothing was done, or nobody knows what; the text names the Redis and says why."""
 
 
-class _Connection(Candid, txredisapi.RedisProtocol):
+class _Connection(LossRecorder, txredisapi.RedisProtocol):
     """A connection for one errand."""
 
 
@@ -44,7 +44,7 @@ class _Connections(Factory):
 
 
 def ask(address: RedisAddress, commands: Sequence[Command], tls: RedisTLS | None = None) -> Any:
-    """The answers to `commands`, which are sent in one go, in a list. Raises ErrandFailed.
+    """The answers to `commands`, which are sent in one go, in a list. Raises RequestFailed.
 
     Raises ValueError when the address wants TLS and a file of `tls` can't be used.
     """
@@ -63,7 +63,7 @@ def ask(address: RedisAddress, commands: Sequence[Command], tls: RedisTLS | None
     if _run(reactor):
         raise KeyboardInterrupt
     if isinstance(outcome[0], Failure):
-        raise ErrandFailed(f"Redis {address}: {in_words(outcome[0])}")
+        raise RequestFailed(f"Redis {address}: {failure_text(outcome[0])}")
     return outcome[0]
 
 

@@ -23,8 +23,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from pushservice.redis.tls import TLSEndpoint, in_words
-from pushservice.redis.url import RedisAddress, RedisTLS, place
+from pushservice.redis.tls import TLSEndpoint, failure_text
+from pushservice.redis.url import RedisAddress, RedisTLS, host_port
 
 #: Seconds for a sentinel to take a connection, and in all until it has answered.
 _SENTINEL_TIMEOUT: Final = 1.0
@@ -37,7 +37,7 @@ CHECK_EVERY: Final = 5.0
 #: What an attempt ends with that was cancelled.
 CANCELLED: Final = (defer.CancelledError, ConnectingCancelledError)
 
-Place = tuple[str, int]
+HostPort = tuple[str, int]
 
 
 class NoMaster(Exception):
@@ -45,7 +45,7 @@ class NoMaster(Exception):
 
 
 def tcp_endpoint(
-    reactor: Any, where: Place, tls: RedisTLS | None, timeout: float
+    reactor: Any, where: HostPort, tls: RedisTLS | None, timeout: float
 ) -> IStreamClientEndpoint:
     """Leads to a host and a port, with TLS where `tls` is not None."""
     endpoint = HostnameEndpoint(reactor, *where, timeout=timeout, attemptDelay=_ATTEMPT_DELAY)
@@ -69,13 +69,13 @@ class MasterEndpoint:
         self._timeout = timeout
         self._order = list(address.sentinels)
         #: where the latest connection leads to
-        self.master: Place | None = None
+        self.master: HostPort | None = None
 
     def connect(self, protocolFactory: IProtocolFactory) -> defer.Deferred[Any]:
         """A connection to the master. Fails in words that name the service and each sentinel."""
         return defer.Deferred.fromCoroutine(self._connect(protocolFactory))
 
-    def find(self) -> defer.Deferred[Place]:
+    def find(self) -> defer.Deferred[HostPort]:
         """Where the master is. Fails with NoMaster; may be cancelled."""
         return defer.Deferred.fromCoroutine(self._find())
 
@@ -91,14 +91,14 @@ class MasterEndpoint:
         except CANCELLED:
             raise
         except Exception:  # noqa: BLE001 - said with the place, which the sentinels chose
-            reason = in_words(Failure())
+            reason = failure_text(Failure())
             raise ConnectError(
-                string=f"the master {self._address.service!r} at {place(*where)}: {reason}"
+                string=f"the master {self._address.service!r} at {host_port(*where)}: {reason}"
             ) from None
         self.master = where
         return connection
 
-    async def _find(self) -> Place:
+    async def _find(self) -> HostPort:
         reasons = []
         for sentinel in list(self._order):
             asking = defer.Deferred.fromCoroutine(self._ask(sentinel))
@@ -107,7 +107,7 @@ class MasterEndpoint:
             except CANCELLED:
                 raise
             except Exception:  # noqa: BLE001 - whatever it is, the next one is asked
-                reasons.append(f"{place(*sentinel)}: {in_words(Failure())}")
+                reasons.append(f"{host_port(*sentinel)}: {failure_text(Failure())}")
             else:
                 self._order.remove(sentinel)
                 self._order.insert(0, sentinel)
@@ -116,7 +116,7 @@ class MasterEndpoint:
             f"no sentinel names a master {self._address.service!r}: {'; '.join(reasons)}"
         )
 
-    async def _ask(self, sentinel: Place) -> Place:
+    async def _ask(self, sentinel: HostPort) -> HostPort:
         endpoint = tcp_endpoint(self._reactor, sentinel, self._tls, _SENTINEL_TIMEOUT)
         connection: Any = await endpoint.connect(_Questions())
         question = ("SENTINEL", "get-master-addr-by-name", self._address.service)
@@ -145,7 +145,7 @@ class MasterEndpoint:
         raise NoMaster("it is no sentinel")
 
 
-class Candid:
+class LossRecorder:
     """Put before a protocol of txredisapi's: says why its connection was lost.
 
     txredisapi's own errors don't say, and what is not Redis at all would end in a traceback.
@@ -168,7 +168,7 @@ class Candid:
         super().connectionLost(self.loss)  # type: ignore[misc]  # the protocol's
 
 
-class _Question(Candid, txredisapi.RedisProtocol):
+class _Question(LossRecorder, txredisapi.RedisProtocol):
     """A connection for one question."""
 
 
@@ -181,7 +181,7 @@ class _Questions(Factory):
         return _Question(charset=None, convertNumbers=False)
 
 
-def _no_answer(_result: object, timeout: float) -> Place:
+def _no_answer(_result: object, timeout: float) -> HostPort:
     raise TimeoutError(f"no answer in {timeout:g} seconds")
 
 
@@ -199,7 +199,7 @@ class MasterWatch:
         clock: IReactorTime,
         address: RedisAddress,
         endpoint: MasterEndpoint,
-        moved: Callable[[Place], None],
+        moved: Callable[[HostPort], None],
     ) -> None:
         self._clock = clock
         self._address = address
@@ -227,7 +227,7 @@ class MasterWatch:
         asking = self._asking = self._endpoint.find()
         asking.addCallbacks(self._answered, self._unanswered)
 
-    def _answered(self, where: Place) -> None:
+    def _answered(self, where: HostPort) -> None:
         self._asking = None
         self._said = False
         if where == self._endpoint.master:

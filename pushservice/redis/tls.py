@@ -147,7 +147,7 @@ class TLSEndpoint:
         return within.connect(protocolFactory)
 
 
-def in_words(failure: Failure) -> str:
+def failure_text(failure: Failure) -> str:
     """Why a connection failed; OpenSSL's own errors are tuples, of which the last part tells."""
     error = failure.value
     if isinstance(error, SSL.Error) and error.args and isinstance(error.args[0], list):

@@ -42,9 +42,9 @@ class RedisAddress:
             return f"unix://{login}{self.path}"
         secure = "s" if self.tls else ""
         if self.service is not None:
-            places = ",".join(place(host, port) for host, port in self.sentinels)
+            places = ",".join(host_port(host, port) for host, port in self.sentinels)
             return f"redis{secure}+sentinel://{login}{places}/{quote(self.service)}"
-        return f"redis{secure}://{login}{place(self.host or '', self.port)}"
+        return f"redis{secure}://{login}{host_port(self.host or '', self.port)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class RedisTLS:
             raise ValueError(f"a {given} for Redis needs its {other} too")
 
 
-def place(host: str, port: int) -> str:
+def host_port(host: str, port: int) -> str:
     """A host and a port as they stand in a URL."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from pushservice.config.config import Config
 from pushservice.fanout.announcements import Announcements
 from pushservice.fanout.topic import Topic
-from pushservice.feed.combined import Feeds
-from pushservice.feed.listening import Demand, Everything, Listening
+from pushservice.feed.channels import AllPatterns, ChannelSelection, OnDemand
+from pushservice.feed.combined import CombinedFeed
 from pushservice.feed.redis_pubsub import RedisFeed
 from pushservice.feed.snapshot_hash import SnapshotHash
 from pushservice.metrics import Counters, Measures
@@ -80,22 +80,22 @@ class Sources:
         self._told = feed_changed
         self._tiers = tiers
         self._measures = measures
-        self.feeds = Feeds(self._feed_changed)
+        self.feeds = CombinedFeed(self._feed_changed)
         self.registry: Registry | None = None
         self._stopping = False
-        self._demand: Demand | None = None
+        self._demand: OnDemand | None = None
         self._snapshots: SnapshotHash | None = None
 
     def start(self, addresses: Sequence[RedisAddress]) -> None:
         """Begin to connect to each of `addresses`; interest is told from now on."""
         config = self._config
-        listening = self._listening()
+        channels = self._channels()
         for address in addresses:
             self.feeds.add(
                 RedisFeed(
                     self._reactor,
                     address,
-                    listening,
+                    channels,
                     self._tiers or self._hub,
                     self._counters,
                     self.feeds.source_changed,
@@ -149,10 +149,10 @@ class Sources:
 
     # -- within ----------------------------------------------------------------------------------
 
-    def _listening(self) -> Listening:
+    def _channels(self) -> ChannelSelection:
         config = self._config
         if config.subscribe == "demand":
-            self._demand = Demand(
+            self._demand = OnDemand(
                 self._reactor,
                 config.channels,
                 self.feeds.connections,
@@ -161,7 +161,7 @@ class Sources:
             )
             self._interests.listeners.append(self._demand)
             return self._demand
-        return Everything(config.channels, config.symbol_reader())
+        return AllPatterns(config.channels, config.symbol_reader())
 
     def _forget_value(self, symbol: str) -> None:
         """The feed does not listen to `symbol` any more."""

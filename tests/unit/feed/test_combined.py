@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import pytest_twisted
 
-from pushservice.feed.combined import Feeds
+from pushservice.feed.combined import CombinedFeed
 
 
 class Source:
     """A feed that is up when the test says so."""
 
-    def __init__(self, feeds: Feeds, name: str) -> None:
+    def __init__(self, feeds: CombinedFeed, name: str) -> None:
         self.feeds = feeds
         self.name = name
         self.up = False
@@ -33,24 +33,24 @@ class Source:
 
 
 class Shards:
-    """So many sources, and what was told of them all."""
+    """Several sources, and the changes of the combined feed."""
 
     def __init__(self, count: int) -> None:
         self.told: list[bool] = []
-        self.feeds = Feeds(self.told.append)
+        self.feeds = CombinedFeed(self.told.append)
         self.sources = [Source(self.feeds, f"c{at}") for at in range(count)]
         for source in self.sources:
             self.feeds.add(source)
 
 
-def test_one_source_is_the_whole_feed():
+def test_one_source_alone_is_the_feed():
     shards = Shards(1)
     shards.sources[0].turn(True)
     shards.sources[0].turn(False)
     assert shards.told == [True, False]
 
 
-def test_the_feed_is_up_only_once_the_last_is():
+def test_the_feed_is_up_only_once_all_sources_are():
     shards = Shards(3)
     for source in shards.sources[:2]:
         source.turn(True)
@@ -62,7 +62,7 @@ def test_the_feed_is_up_only_once_the_last_is():
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
-def test_each_that_is_lost_takes_the_feed_down_and_its_return_brings_it_up(which):
+def test_a_lost_source_takes_the_feed_down_until_it_returns(which):
     shards = Shards(3)
     for source in shards.sources:
         source.turn(True)
@@ -74,7 +74,7 @@ def test_each_that_is_lost_takes_the_feed_down_and_its_return_brings_it_up(which
     assert shards.told == [False, True]
 
 
-def test_while_another_is_down_the_return_of_one_is_not_that_of_the_feed():
+def test_the_feed_stays_down_while_another_source_is_down():
     shards = Shards(2)
     for up in (True, False):
         for source in shards.sources:
@@ -86,13 +86,13 @@ def test_while_another_is_down_the_return_of_one_is_not_that_of_the_feed():
     assert shards.told[-1] is True
 
 
-def test_one_that_can_not_be_had_is_told_before_the_others_were_ever_up():
+def test_a_source_that_fails_is_reported_before_the_others_were_up():
     shards = Shards(2)
     shards.feeds.source_changed(shards.sources[0], False)
     assert shards.told == [False]
 
 
-def test_the_connections_are_those_of_the_sources_that_are_up():
+def test_connections_are_those_of_sources_that_are_up():
     shards = Shards(3)
     assert shards.feeds.connections() == []
     shards.sources[2].turn(True)

@@ -17,7 +17,7 @@ from pushservice.feed.publish_time import published_at
         (b'{"old":{"ts":1763799990000},"ts":1763799999123}', 1763799999.123),
     ],
 )
-def test_a_stamp_in_whole_units_is_read_whatever_they_are(payload, seconds):
+def test_a_timestamp_is_read_in_milli_micro_or_nanoseconds(payload, seconds):
     assert published_at(payload) == pytest.approx(seconds, abs=1e-6)
 
 
@@ -40,5 +40,5 @@ def test_a_stamp_in_whole_units_is_read_whatever_they_are(payload, seconds):
         b"\xff\x00",
     ],
 )
-def test_whatever_else_a_payload_says_is_no_stamp(payload):
+def test_other_values_are_no_timestamp(payload):
     assert published_at(payload) is None

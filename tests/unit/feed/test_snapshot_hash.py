@@ -1,4 +1,4 @@
-"""The snapshot hash: who gets which value when, in batches, asked again whatever goes wrong."""
+"""The snapshot hash: who gets which payload when, in batches, requested again after faults."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAME = "test_snapshots"
 
 
 class Transport:
-    """Says whether its connection was dropped."""
+    """Records whether its connection was aborted."""
 
     aborted = False
 
@@ -28,7 +28,7 @@ class Transport:
 
 
 class Connection:
-    """A Redis that answers when the test says so."""
+    """A Redis that answers when the test tells it to."""
 
     #: as on each connection of a link: why it was lost
     loss = None
@@ -52,7 +52,7 @@ class Connection:
         self.waiting.pop(0).errback(ArithmeticError(words))
 
 
-class Asking:
+class HashTest:
     """A hub with clients, and a snapshot hash whose connections are the test's."""
 
     def __init__(self, redises: int = 1) -> None:
@@ -96,242 +96,242 @@ def got(client: Client) -> list[tuple[str, str, int, object]]:
 
 
 def test_a_first_subscriber_gets_the_value_that_publishers_keep_with_the_number_0():
-    asking = Asking()
-    client = asking.client("A")
-    asking.soon()
-    assert asking.asked == [["A"]]
-    asking.redis[0].answer(A=b"1.5")
+    hash_test = HashTest()
+    client = hash_test.client("A")
+    hash_test.soon()
+    assert hash_test.asked == [["A"]]
+    hash_test.redis[0].answer(A=b"1.5")
     assert got(client) == [("snapshot", "A", 0, 1.5)]
-    publish(asking.hub, ("A", b"2.5"))
+    publish(hash_test.hub, ("A", b"2.5"))
     assert got(client) == [("quote", "A", 1, 2.5)]
-    assert asking.counters.snapshots_learnt == 1
-    assert asking.time.getDelayedCalls() == []
+    assert hash_test.counters.snapshots_learnt == 1
+    assert hash_test.time.getDelayedCalls() == []
 
 
-def test_a_symbol_with_a_value_here_is_not_asked_for():
-    asking = Asking()
-    first = asking.client("A")
-    asking.soon()
-    publish(asking.hub, ("A", b"1"))
-    asking.redis[0].answer()
+def test_a_symbol_with_a_value_here_is_not_requested():
+    hash_test = HashTest()
+    first = hash_test.client("A")
+    hash_test.soon()
+    publish(hash_test.hub, ("A", b"1"))
+    hash_test.redis[0].answer()
     assert got(first) == [("quote", "A", 1, 1)]
-    client = Client(asking.hub)
+    client = Client(hash_test.hub)
     client.say({"op": "subscribe", "symbols": ["A"]})
     assert client.events()[2]["d"] == 1
-    asking.soon()
-    assert len(asking.asked) == 1
+    hash_test.soon()
+    assert len(hash_test.asked) == 1
 
 
 def test_a_value_that_comes_after_an_update_is_older_and_dropped():
-    asking = Asking()
-    client = asking.client("A")
-    asking.soon()
-    publish(asking.hub, ("A", b"2"))
-    asking.redis[0].answer(A=b"1")
+    hash_test = HashTest()
+    client = hash_test.client("A")
+    hash_test.soon()
+    publish(hash_test.hub, ("A", b"2"))
+    hash_test.redis[0].answer(A=b"1")
     assert got(client) == [("quote", "A", 1, 2)]
 
 
-def test_who_did_not_ask_for_a_snapshot_gets_none():
-    asking = Asking()
-    silent = asking.client("A", snapshot=False)
-    asking.soon()
-    waiting = asking.client("A")
-    asking.redis[0].answer(A=b"1")
+def test_a_client_that_wants_no_snapshot_gets_none():
+    hash_test = HashTest()
+    silent = hash_test.client("A", snapshot=False)
+    hash_test.soon()
+    waiting = hash_test.client("A")
+    hash_test.redis[0].answer(A=b"1")
     assert got(silent) == []
     assert got(waiting) == [("snapshot", "A", 0, 1)]
 
 
 def test_after_an_outage_everybody_gets_the_value_and_numbers_stay_as_they_are():
-    asking = Asking()
-    clients = [asking.client("A"), asking.client("A", snapshot=False), asking.client("B")]
-    asking.soon()
-    asking.redis[0].answer()
-    publish(asking.hub, ("A", b"1"), ("A", b"2"))
+    hash_test = HashTest()
+    clients = [hash_test.client("A"), hash_test.client("A", snapshot=False), hash_test.client("B")]
+    hash_test.soon()
+    hash_test.redis[0].answer()
+    publish(hash_test.hub, ("A", b"1"), ("A", b"2"))
     for client in clients:
         client.events()
-    asking.snapshots.refresh(asking.hub.watched_topics())
-    asking.soon()
-    asking.redis[0].answer(A=b"7", B=b"8")
+    hash_test.snapshots.refresh(hash_test.hub.watched_topics())
+    hash_test.soon()
+    hash_test.redis[0].answer(A=b"7", B=b"8")
     assert [got(client) for client in clients] == [
         [("snapshot", "A", 2, 7)],
         [("snapshot", "A", 2, 7)],
         [("snapshot", "B", 0, 8)],
     ]
-    publish(asking.hub, ("A", b"9"))
+    publish(hash_test.hub, ("A", b"9"))
     assert got(clients[0]) == [("quote", "A", 3, 9)]
 
 
-def test_many_subscriptions_of_one_turn_are_asked_for_at_once_in_batches_of_500():
-    asking = Asking()
+def test_subscriptions_of_one_turn_are_requested_in_batches_of_500():
+    hash_test = HashTest()
     symbols = [f"S{at}" for at in range(1001)]
     for at in range(0, len(symbols), 100):
-        asking.client(*symbols[at : at + 100])
-    asking.soon()
+        hash_test.client(*symbols[at : at + 100])
+    hash_test.soon()
     for _ in range(3):
-        assert len(asking.redis[0].waiting) == 1, "one batch at a time"
-        asking.redis[0].answer()
-    assert [len(batch) for batch in asking.asked] == [500, 500, 1]
-    assert [symbol for batch in asking.asked for symbol in batch] == symbols
+        assert len(hash_test.redis[0].waiting) == 1, "one batch at a time"
+        hash_test.redis[0].answer()
+    assert [len(batch) for batch in hash_test.asked] == [500, 500, 1]
+    assert [symbol for batch in hash_test.asked for symbol in batch] == symbols
 
 
-def test_what_is_wanted_while_redis_is_asked_follows_at_once():
-    asking = Asking()
-    asking.client("A")
-    asking.soon()
-    asking.client("B")
-    asking.soon()
-    assert asking.asked == [["A"]]
-    asking.redis[0].answer()
-    asking.soon()
-    assert asking.asked == [["A"], ["B"]]
+def test_symbols_wanted_during_a_request_follow_in_the_next():
+    hash_test = HashTest()
+    hash_test.client("A")
+    hash_test.soon()
+    hash_test.client("B")
+    hash_test.soon()
+    assert hash_test.asked == [["A"]]
+    hash_test.redis[0].answer()
+    hash_test.soon()
+    assert hash_test.asked == [["A"], ["B"]]
 
 
 @pytest.mark.parametrize("words", ["WRONGTYPE Operation against a key", "LOADING Redis is loading"])
-def test_an_error_is_said_once_a_minute_and_asked_again_a_second_later(words):
-    asking = Asking()
-    client = asking.client("A")
-    asking.soon()
+def test_an_error_is_logged_once_a_minute_and_retried_after_a_second(words):
+    hash_test = HashTest()
+    client = hash_test.client("A")
+    hash_test.soon()
     with capturedLogs() as events:
         for _ in range(30):
-            asking.redis[0].refuse(words)
-            asked = len(asking.asked)
-            asking.time.pass_time(0.9)
-            assert len(asking.asked) == asked
-            asking.time.pass_time(0.1)
-            assert len(asking.asked) == asked + 1
+            hash_test.redis[0].refuse(words)
+            asked = len(hash_test.asked)
+            hash_test.time.pass_time(0.9)
+            assert len(hash_test.asked) == asked
+            hash_test.time.pass_time(0.1)
+            assert len(hash_test.asked) == asked + 1
     [said] = [formatEvent(event) for event in events]
     assert f"the snapshot hash {NAME} can't be read: {words}; trying again" in said
-    asking.redis[0].answer(A=b"1")
+    hash_test.redis[0].answer(A=b"1")
     assert got(client) == [("snapshot", "A", 0, 1)]
-    asking.time.pass_time(10)
-    assert len(asking.asked) == 31
+    hash_test.time.pass_time(10)
+    assert len(hash_test.asked) == 31
 
 
-def test_what_was_answered_before_an_error_is_not_asked_for_again():
-    asking = Asking()
-    asking.client(*[f"S{at}" for at in range(501)])
-    asking.soon()
-    asking.redis[0].answer()
-    asking.redis[0].refuse("LOADING")
-    asking.time.pass_time(1.0)
-    assert asking.asked[2] == ["S500"]
+def test_symbols_answered_before_an_error_are_not_requested_again():
+    hash_test = HashTest()
+    hash_test.client(*[f"S{at}" for at in range(501)])
+    hash_test.soon()
+    hash_test.redis[0].answer()
+    hash_test.redis[0].refuse("LOADING")
+    hash_test.time.pass_time(1.0)
+    assert hash_test.asked[2] == ["S500"]
 
 
-def test_after_an_error_nobody_who_was_to_be_told_is_forgotten():
-    asking = Asking()
-    old = asking.client("A", snapshot=False)
-    asking.soon()
-    asking.redis[0].answer()
-    asking.snapshots.refresh(asking.hub.watched_topics())
-    asking.soon()
-    new = asking.client("A")
-    asking.redis[0].refuse("LOADING")
-    asking.time.pass_time(1.0)
-    asking.redis[0].answer(A=b"1")
+def test_after_an_error_all_watchers_are_still_told():
+    hash_test = HashTest()
+    old = hash_test.client("A", snapshot=False)
+    hash_test.soon()
+    hash_test.redis[0].answer()
+    hash_test.snapshots.refresh(hash_test.hub.watched_topics())
+    hash_test.soon()
+    new = hash_test.client("A")
+    hash_test.redis[0].refuse("LOADING")
+    hash_test.time.pass_time(1.0)
+    hash_test.redis[0].answer(A=b"1")
     assert got(old) == got(new) == [("snapshot", "A", 0, 1)]
 
 
-def test_what_nobody_watches_any_more_is_not_asked_for():
-    asking = Asking()
-    left = asking.client("A")
-    stayed = asking.client("B", "C")
+def test_an_unwatched_symbol_is_not_requested():
+    hash_test = HashTest()
+    left = hash_test.client("A")
+    stayed = hash_test.client("B", "C")
     stayed.say({"op": "unsubscribe", "symbols": ["C"]})
     left.session.close()
-    asking.soon()
-    assert asking.asked == [["B"]]
+    hash_test.soon()
+    assert hash_test.asked == [["B"]]
     stayed.say({"op": "unsubscribe", "symbols": ["B"]})
-    asking.redis[0].refuse("LOADING")
-    asking.time.pass_time(10.0)
-    assert asking.asked == [["B"]]
+    hash_test.redis[0].refuse("LOADING")
+    hash_test.time.pass_time(10.0)
+    assert hash_test.asked == [["B"]]
 
 
-def test_what_nobody_watches_any_more_is_not_asked_for_again_though_its_value_is_kept():
-    asking = Asking()
-    client = asking.client("A")
-    asking.soon()
-    asking.redis[0].answer(A=b"1")
-    asking.snapshots.refresh(asking.hub.watched_topics())
-    asking.soon()
+def test_an_unwatched_symbol_is_not_requested_after_an_error():
+    hash_test = HashTest()
+    client = hash_test.client("A")
+    hash_test.soon()
+    hash_test.redis[0].answer(A=b"1")
+    hash_test.snapshots.refresh(hash_test.hub.watched_topics())
+    hash_test.soon()
     client.session.close()
-    assert asking.hub.topic("A") is not None
-    asking.redis[0].refuse("LOADING")
-    asking.time.pass_time(10.0)
-    assert asking.asked == [["A"], ["A"]]
+    assert hash_test.hub.topic("A") is not None
+    hash_test.redis[0].refuse("LOADING")
+    hash_test.time.pass_time(10.0)
+    assert hash_test.asked == [["A"], ["A"]]
 
 
-def test_while_redis_is_away_nothing_is_asked_and_when_it_is_back_everything():
-    asking = Asking()
-    asking.turn(False)
-    client = asking.client("A")
-    asking.time.pass_time(60.0)
-    assert asking.asked == []
-    asking.turn(True)
-    assert asking.asked == [["A"]]
-    asking.redis[0].answer(A=b"1")
+def test_requests_wait_while_redis_is_down():
+    hash_test = HashTest()
+    hash_test.turn(False)
+    client = hash_test.client("A")
+    hash_test.time.pass_time(60.0)
+    assert hash_test.asked == []
+    hash_test.turn(True)
+    assert hash_test.asked == [["A"]]
+    hash_test.redis[0].answer(A=b"1")
     assert got(client) == [("snapshot", "A", 0, 1)]
 
 
-def test_a_redis_that_does_not_answer_is_dropped_and_what_it_was_asked_asked_again():
-    asking = Asking()
-    asking.client("A")
-    asking.soon()
-    asking.time.pass_time(snapshot_hash._PATIENCE - 0.1)
-    assert not asking.redis[0].transport.aborted
-    asking.time.pass_time(0.2)
-    assert asking.redis[0].transport.aborted
-    asking.time.pass_time(1.0)
-    assert asking.asked == [["A"], ["A"]]
+def test_a_redis_that_does_not_answer_is_disconnected_and_the_request_repeated():
+    hash_test = HashTest()
+    hash_test.client("A")
+    hash_test.soon()
+    hash_test.time.pass_time(snapshot_hash._ANSWER_TIMEOUT - 0.1)
+    assert not hash_test.redis[0].transport.aborted
+    hash_test.time.pass_time(0.2)
+    assert hash_test.redis[0].transport.aborted
+    hash_test.time.pass_time(1.0)
+    assert hash_test.asked == [["A"], ["A"]]
 
 
-def test_with_several_redis_any_may_have_the_value():
-    asking = Asking(redises=2)
-    client = asking.client("A", "B", "C")
-    asking.soon()
-    asking.redis[0].answer(A=b"1")
+def test_any_of_several_redis_may_have_the_value():
+    hash_test = HashTest(redises=2)
+    client = hash_test.client("A", "B", "C")
+    hash_test.soon()
+    hash_test.redis[0].answer(A=b"1")
     assert got(client) == []
-    asking.redis[1].answer(B=b"2")
+    hash_test.redis[1].answer(B=b"2")
     assert got(client) == [("snapshot", "A", 0, 1), ("snapshot", "B", 0, 2)]
 
 
-def test_where_several_have_a_value_the_client_and_the_hub_have_the_same_one():
-    asking = Asking(redises=2)
-    client = asking.client("A")
-    asking.soon()
-    asking.redis[0].answer(A=b"1")
-    asking.redis[1].answer(A=b"2")
+def test_of_several_values_client_and_hub_have_the_same():
+    hash_test = HashTest(redises=2)
+    client = hash_test.client("A")
+    hash_test.soon()
+    hash_test.redis[0].answer(A=b"1")
+    hash_test.redis[1].answer(A=b"2")
     assert got(client) == [("snapshot", "A", 0, 1)]
-    topic = asking.hub.topic("A")
+    topic = hash_test.hub.topic("A")
     assert topic is not None
     assert topic.payload == b"1"
 
 
-def test_with_several_redis_all_must_be_there():
-    asking = Asking(redises=2)
-    asking.turn(False, at=1)
-    asking.client("A")
-    asking.time.pass_time(10.0)
-    assert asking.asked == []
-    asking.turn(True, at=1)
-    assert asking.asked == [["A"]]
+def test_requests_wait_until_all_of_several_redis_are_up():
+    hash_test = HashTest(redises=2)
+    hash_test.turn(False, at=1)
+    hash_test.client("A")
+    hash_test.time.pass_time(10.0)
+    assert hash_test.asked == []
+    hash_test.turn(True, at=1)
+    assert hash_test.asked == [["A"]]
 
 
-def test_a_last_value_from_before_an_outage_that_nobody_watched_is_asked_for_too():
-    asking = Asking()
-    publish(asking.hub, ("A", b"1"))
-    asking.time.pass_time(10.0)
-    asking.snapshots.refresh(asking.hub.watched_topics())
-    client = Client(asking.hub)
+def test_an_unwatched_value_from_before_an_outage_is_requested_when_watched():
+    hash_test = HashTest()
+    publish(hash_test.hub, ("A", b"1"))
+    hash_test.time.pass_time(10.0)
+    hash_test.snapshots.refresh(hash_test.hub.watched_topics())
+    client = Client(hash_test.hub)
     client.say({"op": "subscribe", "symbols": ["A"]})
     assert got_of(client, "snapshot") == [(1, 1)]
-    asking.soon()
-    asking.redis[0].answer(A=b"2")
+    hash_test.soon()
+    hash_test.redis[0].answer(A=b"2")
     assert got_of(client, "snapshot") == [(1, 2)]
     # From here on it is as good as any other.
     client.session.close()
-    asking.time.pass_time(10.0)
-    Client(asking.hub).say({"op": "subscribe", "symbols": ["A"]})
-    asking.soon()
-    assert asking.asked == [["A"]]
+    hash_test.time.pass_time(10.0)
+    Client(hash_test.hub).say({"op": "subscribe", "symbols": ["A"]})
+    hash_test.soon()
+    assert hash_test.asked == [["A"]]
 
 
 def got_of(client: Client, kind: str) -> list[tuple[int, object]]:
@@ -339,22 +339,22 @@ def got_of(client: Client, kind: str) -> list[tuple[int, object]]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_when_stopped_with_a_question_under_way_nothing_is_planned_or_said():
-    asking = Asking()
-    asking.client("A")
-    asking.soon()
+async def test_stop_during_a_request_leaves_no_timer_and_logs_nothing():
+    hash_test = HashTest()
+    hash_test.client("A")
+    hash_test.soon()
     with capturedLogs() as events:
-        await asking.snapshots.stop()
-        asking.redis[0].refuse("lost")
-        asking.client("B")
+        await hash_test.snapshots.stop()
+        hash_test.redis[0].refuse("lost")
+        hash_test.client("B")
     assert events == []
-    assert asking.time.getDelayedCalls() == []
+    assert hash_test.time.getDelayedCalls() == []
 
 
 # -- with a real Redis -----------------------------------------------------------------------------
 
 
-class Real:
+class RealRedis:
     """A hub, and the hash of a real Redis."""
 
     def __init__(self, *urls: str) -> None:
@@ -378,8 +378,8 @@ def real():
     """real(url, ...): started, and stopped at the end."""
     made = []
 
-    def start(*urls: str) -> Real:
-        made.append(Real(*urls))
+    def start(*urls: str) -> RealRedis:
+        made.append(RealRedis(*urls))
         return made[-1]
 
     yield start
@@ -403,9 +403,7 @@ async def test_1200_values_are_read_as_they_were_written(own_redis, real):
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_key_of_another_kind_is_no_end_and_a_hash_in_its_place_is_read(
-    own_redis, real, monkeypatch
-):
+async def test_a_key_of_another_type_is_retried_until_it_is_a_hash(own_redis, real, monkeypatch):
     monkeypatch.setattr(snapshot_hash, "_RETRY_AFTER", 0.05)
     server = own_redis()
     server.cli("SET", NAME, "no hash")
@@ -419,7 +417,7 @@ async def test_a_key_of_another_kind_is_no_end_and_a_hash_in_its_place_is_read(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_redis_that_comes_back_is_asked_for_what_was_wanted_meanwhile(own_redis, real):
+async def test_symbols_wanted_during_an_outage_are_requested_after_it(own_redis, real):
     server = own_redis()
     asked = real(server.url)
     await until(lambda: asked.snapshots._links[0].up is not None, "the link")

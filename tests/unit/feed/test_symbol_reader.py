@@ -1,4 +1,4 @@
-"""Which symbol a message is about: patterns, regular expressions, fields, and what is refused."""
+"""The symbol of a message: patterns, regular expressions, fields, and refused options."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_channel_without_a_well_formed_symbol_has_none(name, channel):
     assert SymbolReader(["quote.*"]).read(b"quote.*", channel, b"{}") is None
 
 
-def test_a_pattern_that_was_not_asked_for_has_no_symbol():
+def test_an_unknown_pattern_has_no_symbol():
     assert SymbolReader(["quote.*"]).read(b"q*", b"quote.AAPL", b"{}") is None
 
 
@@ -79,14 +79,14 @@ def test_the_longest_symbol_is_taken():
         ((["*"], None, ""), ["--symbol-field needs the name of a field"]),
     ],
 )
-def test_a_reader_that_could_not_decide_is_refused_in_words(arguments, words):
+def test_options_that_do_not_determine_the_symbol_are_refused(arguments, words):
     with pytest.raises(ValueError) as refusal:  # noqa: PT011 - the words follow
         SymbolReader(*arguments)
     for word in words:
         assert word in str(refusal.value)
 
 
-def test_a_range_that_runs_backwards_is_turned_round_as_redis_does():
+def test_a_reversed_range_is_swapped_as_redis_does():
     assert SymbolReader(["a[z-x]*"]).read(b"a[z-x]*", b"ayAAPL", b"") == "AAPL"
 
 
@@ -105,7 +105,7 @@ def test_a_regular_expression_finds_the_symbol_anywhere_in_the_channel():
     assert reader.read(b"md:*", b"md:x", b"") is None, "the other branch sets no symbol"
 
 
-def test_a_regular_expression_that_finds_no_good_symbol_finds_none():
+def test_a_regular_expression_that_finds_a_malformed_symbol_gives_none():
     reader = SymbolReader(["*"], regex="^(?P<symbol>.*)$")
     assert reader.read(b"*", b"A B", b"") is None
 
@@ -148,7 +148,7 @@ def test_the_field_is_read_anew_from_each_message_of_a_channel():
 @pytest.mark.parametrize(
     "ways", [{}, {"regex": r"(?P<symbol>\w+)$"}, {"field": "s"}], ids=["star", "regex", "field"]
 )
-def test_what_two_patterns_bring_counts_once(ways):
+def test_a_message_that_two_patterns_match_counts_once(ways):
     reader = SymbolReader(["quote.*", "*.AAPL", "quote.A*"], **ways)
     payload = b'{"s":"AAPL"}'
     read = [reader.read(p, b"quote.AAPL", payload) for p in (b"*.AAPL", b"quote.*", b"quote.A*")]
@@ -161,7 +161,7 @@ def test_a_pattern_given_twice_counts_once():
     assert SymbolReader(["a.*", "a.*"]).read(b"a.*", b"a.X", b"") == "X"
 
 
-def test_what_two_patterns_bring_counts_once_even_when_the_channel_is_not_utf8():
+def test_a_message_that_two_patterns_match_counts_once_on_a_channel_that_is_not_utf_8():
     reader = SymbolReader(["*", "q*"], field="s")
     payload = b'{"s":"AAPL"}'
     assert [reader.read(p, b"q\xff", payload) for p in (b"*", b"q*")] == ["AAPL", IGNORED]
@@ -176,8 +176,8 @@ def test_a_channel_is_decided_once():
     assert reader.read(b"quote.*", b"quote.AAPL", b"2") is first
 
 
-def test_remembered_channels_take_bounded_memory_and_forgetting_changes_no_answer(monkeypatch):
-    monkeypatch.setattr(symbol_reader, "MAX_REMEMBERED", 1000)
+def test_the_cache_is_bounded_and_clearing_it_changes_no_answer(monkeypatch):
+    monkeypatch.setattr(symbol_reader, "MAX_CACHED", 1000)
     reader = SymbolReader(["quote.*", "*.last"])
 
     def read(count: int) -> None:
@@ -195,8 +195,8 @@ def test_remembered_channels_take_bounded_memory_and_forgetting_changes_no_answe
     assert grown < 1_000_000, "a thousand channels take a quarter of this, 20,000 five times it"
 
 
-def test_the_memory_of_channels_has_a_bound_that_a_real_market_does_not_reach():
-    assert 50_000 <= symbol_reader.MAX_REMEMBERED <= 200_000
+def test_the_cache_holds_the_channels_of_a_real_market():
+    assert 50_000 <= symbol_reader.MAX_CACHED <= 200_000
 
 
 # -- the demonstration's pattern -------------------------------------------------------------------
@@ -217,12 +217,12 @@ def test_the_memory_of_channels_has_a_bound_that_a_real_market_does_not_reach():
         (r"a\.*", None),
     ],
 )
-def test_a_pattern_names_a_channel_only_when_one_star_is_its_only_wildcard(pattern, parts):
+def test_a_pattern_has_parts_only_if_one_star_is_its_only_wildcard(pattern, parts):
     assert single_star(pattern) == parts
 
 
 @pytest.mark.parametrize("field", [None, "symbol"])
-def test_a_channel_that_is_to_be_ignored_brings_no_quotes_whatever_matches_it(field):
+def test_an_ignored_channel_brings_no_quotes_whichever_pattern_matches(field):
     reader = SymbolReader(["*"], None, field, ["quotepush:demand"])
     payload = b'{"symbol":"A"}'
     assert reader.read(b"*", b"quotepush:demand", payload) is IGNORED

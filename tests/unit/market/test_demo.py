@@ -13,7 +13,7 @@ from twisted.internet import defer, reactor
 from twisted.internet.task import Clock
 from waiting import until
 
-from pushservice.feed.listening import Everything
+from pushservice.feed.channels import AllPatterns
 from pushservice.feed.redis_pubsub import RedisFeed
 from pushservice.feed.symbol_reader import SymbolReader
 from pushservice.market.demo import DemoMarket
@@ -95,7 +95,7 @@ async def test_quotes_take_the_whole_path_through_redis(redis_server, demonstrat
     feed = RedisFeed(
         reactor,
         redis_address(redis_server.url),
-        Everything([pattern], SymbolReader([pattern])),
+        AllPatterns([pattern], SymbolReader([pattern])),
         target,
         Counters(),
         lambda _feed, _up: None,

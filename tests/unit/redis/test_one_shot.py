@@ -11,7 +11,7 @@ from free_ports import free_port
 from redis_process import Authority, start_redis
 
 from pushservice.redis import one_shot
-from pushservice.redis.one_shot import ErrandFailed, ask
+from pushservice.redis.one_shot import RequestFailed, ask
 from pushservice.redis.url import RedisAddress, RedisTLS, redis_address
 
 
@@ -30,10 +30,10 @@ def test_the_answers_come_in_the_order_of_the_commands(redis_server):
 def test_a_login_is_made(own_redis):
     server = own_redis("--requirepass", "geheim")
     assert ask(at(f"redis://:geheim@127.0.0.1:{server.port}"), [["PING"]]) == [b"PONG"]
-    with pytest.raises(ErrandFailed, match="WRONGPASS") as caught:
+    with pytest.raises(RequestFailed, match="WRONGPASS") as caught:
         ask(at(f"redis://:falsch@127.0.0.1:{server.port}"), [["PING"]])
     assert "falsch" not in str(caught.value)
-    with pytest.raises(ErrandFailed, match="NOAUTH"):
+    with pytest.raises(RequestFailed, match="NOAUTH"):
         ask(at(server.url), [["PING"]])
 
 
@@ -43,7 +43,7 @@ def test_tls_is_spoken_and_the_certificate_checked(tmp_path):
     try:
         assert ask(at(server.url), [["PING"]], RedisTLS(authority.ca)) == [b"PONG"]
         other = Authority(tmp_path, "other")
-        with pytest.raises(ErrandFailed, match=r"TLS: .* authority that is not trusted"):
+        with pytest.raises(RequestFailed, match=r"TLS: .* authority that is not trusted"):
             ask(at(server.url), [["PING"]], RedisTLS(other.ca))
         with pytest.raises(ValueError, match="nothing"):
             ask(at(server.url), [["PING"]], RedisTLS(tmp_path / "nothing"))
@@ -65,13 +65,13 @@ def test_tls_is_spoken_and_the_certificate_checked(tmp_path):
     ],
 )
 def test_an_error_in_any_answer_fails_the_errand(redis_server, commands):
-    with pytest.raises(ErrandFailed, match=rf"Redis {redis_server.url}: (ERR|WRONGTYPE)"):
+    with pytest.raises(RequestFailed, match=rf"Redis {redis_server.url}: (ERR|WRONGTYPE)"):
         ask(at(redis_server.url), commands)
 
 
 def test_a_redis_that_is_not_there_is_named_with_the_reason():
     port = free_port()
-    with pytest.raises(ErrandFailed, match=f"Redis redis://127.0.0.1:{port}: .*refused"):
+    with pytest.raises(RequestFailed, match=f"Redis redis://127.0.0.1:{port}: .*refused"):
         ask(at(f"redis://127.0.0.1:{port}"), [["PING"]])
 
 
@@ -80,7 +80,7 @@ def test_a_redis_that_hangs_is_given_up(own_redis, monkeypatch):
     server = own_redis()
     os.kill(server.process.pid, signal.SIGSTOP)
     try:
-        with pytest.raises(ErrandFailed, match=r"no answer in 0\.1 seconds"):
+        with pytest.raises(RequestFailed, match=r"no answer in 0\.1 seconds"):
             ask(at(server.url), [["PING"]])
     finally:
         os.kill(server.process.pid, signal.SIGCONT)

@@ -12,7 +12,7 @@ from twisted.internet.ssl import Certificate, CertificateOptions, trustRootFromC
 from twisted.python.failure import Failure
 from waiting import until
 
-from pushservice.redis.tls import NotTrusted, TLSEndpoint, check_files, in_words
+from pushservice.redis.tls import NotTrusted, TLSEndpoint, check_files, failure_text
 from pushservice.redis.url import RedisTLS
 from pushservice.tls.factory import server_options
 
@@ -122,7 +122,7 @@ async def reach(files, tls: RedisTLS, host: str = "localhost", demanded=None) ->
     try:
         reader = await TLSEndpoint(reactor, host, tls, within).connect(client)
         await until(lambda: reader.data or reader.end, "what comes of it")
-        words = reader.data.decode() or in_words(reader.end)
+        words = reader.data.decode() or failure_text(reader.end)
         if reader.end is None:
             reader.transport.abortConnection()
         await until(lambda: reader.end, "the end")
@@ -219,5 +219,5 @@ async def test_files_are_read_for_each_connection(authority, tmp_path):
 
 
 def test_failures_are_told_in_words():
-    assert in_words(Failure(NotTrusted("no"))) == "TLS: no"
-    assert in_words(Failure(ValueError("as it is"))) == "as it is"
+    assert failure_text(Failure(NotTrusted("no"))) == "TLS: no"
+    assert failure_text(Failure(ValueError("as it is"))) == "as it is"

@@ -1,7 +1,7 @@
-"""What a feed listens to: the patterns of all quotes, or the channels of watched symbols alone.
+"""Which channels a feed subscribes to: all that match a pattern, or those of watched symbols only.
 
-Must not know: how connections come and go, or clients. A connection is something with `subscribe`,
-`unsubscribe` and `psubscribe` that answer with Deferreds.
+Must not know: how connections come and go, or clients. A connection is any object with the methods
+`subscribe`, `unsubscribe` and `psubscribe`, which return Deferreds.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from pushservice.fanout.interfaces import Clock, DelayedCall
 from pushservice.fanout.topic import Topic
 from pushservice.feed.symbol_reader import (
     IGNORED,
-    MAX_REMEMBERED,
+    MAX_CACHED,
     Ignored,
     SymbolReader,
     glob_regex,
     single_star,
 )
 
-#: Seconds after its last watcher went that a channel is still listened to.
-DROP_AFTER: Final = 1.0
+#: Seconds for which a channel stays subscribed after its last watcher left.
+UNSUBSCRIBE_AFTER: Final = 1.0
 
 
-class Listening(Protocol):
-    """How a connection is told what to send, and what a message is about."""
+class ChannelSelection(Protocol):
+    """Subscribes connections to channels, and tells the symbol of each message."""
 
     def begin(self, connection: Any) -> defer.Deferred[Any]:
-        """Subscribe on a new connection; fires when all is confirmed."""
+        """Subscribe on a new connection; fires once everything is confirmed."""
         ...
 
     def symbol(self, pattern: bytes | None, channel: bytes, payload: bytes) -> str | Ignored | None:
-        """What `SymbolReader.read` says; `pattern` is None for a message of a channel."""
+        """What `SymbolReader.read` returns; `pattern` is None for a message of a channel."""
         ...
 
 
-class Everything:
-    """Listens to all that the patterns match, whether or not anybody watches it."""
+class AllPatterns:
+    """Subscribes to the patterns, whether or not anybody watches the symbols."""
 
     def __init__(self, patterns: Sequence[str], symbols: SymbolReader) -> None:
         self._patterns = [pattern.encode() for pattern in dict.fromkeys(patterns)]
@@ -55,20 +55,20 @@ class Everything:
         return None if pattern is None else self._symbols.read(pattern, channel, payload)
 
 
-class Verbatim:
-    """Listens to all that the patterns match; what it gives for the symbol is the channel itself.
+class ChannelNames:
+    """Subscribes to the patterns; the symbol of a message is the name of its channel.
 
-    A channel that several patterns match is listened to once. One that is no UTF-8 has no name.
-    Raises ValueError for a pattern that Redis would take for something that nobody means.
+    A message that several patterns match counts once. A channel whose name is not UTF-8 has no
+    symbol. Raises ValueError for a pattern with a `[` and no `]`.
     """
 
     def __init__(self, patterns: Sequence[str], ignored: Sequence[str] = ()) -> None:
-        """`ignored` are channels whose messages are no quotes, whatever matches them."""
+        """`ignored` are channels whose messages are no quotes, whichever patterns match them."""
         patterns = list(dict.fromkeys(patterns))
         self._patterns = [pattern.encode() for pattern in patterns]
         self._globs = [glob_regex(pattern) for pattern in patterns]
         self._ignored = frozenset(channel.encode() for channel in ignored)
-        self._known: dict[tuple[bytes, bytes], str | Ignored | None] = {}
+        self._cache: dict[tuple[bytes, bytes], str | Ignored | None] = {}
 
     @defer.inlineCallbacks
     def begin(self, connection: Any) -> Any:
@@ -79,11 +79,11 @@ class Verbatim:
         if pattern is None:
             return None
         key = (pattern, channel)
-        if key not in self._known:
-            if len(self._known) >= MAX_REMEMBERED:
-                self._known.clear()
-            self._known[key] = self._read(pattern, channel)
-        return self._known[key]
+        if key not in self._cache:
+            if len(self._cache) >= MAX_CACHED:
+                self._cache.clear()
+            self._cache[key] = self._read(pattern, channel)
+        return self._cache[key]
 
     def _read(self, pattern: bytes, channel: bytes) -> str | Ignored | None:
         earlier = self._globs[: self._patterns.index(pattern)]
@@ -95,12 +95,12 @@ class Verbatim:
             return None
 
 
-class Demand:
-    """Listens to the channels of the symbols that somebody watches, on every connection there is.
+class OnDemand:
+    """Subscribes to the channels of watched symbols, on every connection.
 
-    Each pattern has one `*`, in whose place the symbol stands. It is told of interest as the hub
-    has it, and forgets a symbol DROP_AFTER seconds after its last watcher went: clients that
-    reconnect find it as it was.
+    The symbol replaces the one `*` of each pattern. The hub reports what is watched. A symbol stays
+    subscribed for UNSUBSCRIBE_AFTER seconds after its last watcher left, so that nothing is missed
+    by a client that reconnects.
     """
 
     def __init__(
@@ -111,9 +111,9 @@ class Demand:
         dropped: Callable[[str], None],
         ignored: Sequence[str] = (),
     ) -> None:
-        """`connections` gives those that are up; `dropped` is told what is not listened to now.
+        """`connections` gives those that are up; `dropped` is called with each unsubscribed symbol.
 
-        `ignored` are channels that are never listened to, whatever symbol would have them.
+        `ignored` are channels that are never subscribed, whatever symbol they belong to.
 
         Raises ValueError for a pattern that has not exactly one wildcard, a `*`.
         """
@@ -130,28 +130,28 @@ class Demand:
 
     @defer.inlineCallbacks
     def begin(self, connection: Any) -> Any:
-        # Until it is up nobody else tells it what comes and goes: so until nothing does.
-        has: set[bytes] = set()
-        while has != self._symbol_of.keys():
-            wants = set(self._symbol_of)
-            # One channel a command, all on their way before the first is confirmed.
-            asked = [connection.subscribe([channel]) for channel in wants - has]
-            asked += [connection.unsubscribe([channel]) for channel in has - wants]
-            has = wants
+        # `_each` reaches only connections that are up: so repeat this until nothing has changed.
+        subscribed: set[bytes] = set()
+        while subscribed != self._symbol_of.keys():
+            wanted = set(self._symbol_of)
+            # One channel a command; all are sent before the first is confirmed.
+            sent = [connection.subscribe([channel]) for channel in wanted - subscribed]
+            sent += [connection.unsubscribe([channel]) for channel in subscribed - wanted]
+            subscribed = wanted
             try:
-                yield defer.gatherResults(asked, consumeErrors=True)
+                yield defer.gatherResults(sent, consumeErrors=True)
             except defer.FirstError as first:
-                # What Redis said, and not that it was the first to be said.
+                # The error of Redis, without the FirstError around it.
                 first.subFailure.raiseException()
 
     def symbol(self, pattern: bytes | None, channel: bytes, payload: bytes) -> str | Ignored | None:
-        # A message may still come for a channel that was just dropped.
-        return self._symbol_of.get(channel, _DROPPED)
+        # A message may still come for a channel that was just unsubscribed.
+        return self._symbol_of.get(channel, _UNSUBSCRIBED)
 
     # -- Interest --------------------------------------------------------------------------------
 
     def watched(self, client: str, symbol: str, first: bool) -> None:
-        """The first watcher of a symbol has it listened to."""
+        """Subscribe to a symbol with its first watcher."""
         if not first:
             return
         leaving = self._leaving.pop(symbol, None)
@@ -160,25 +160,27 @@ class Demand:
         elif symbol not in self._symbols:
             self._symbols[symbol] = None
             for channel in self._channels(symbol):
-                # Where two patterns make one channel of different symbols, the first has it.
+                # Two patterns may give one channel to different symbols: the first symbol keeps it.
                 self._symbol_of.setdefault(channel, symbol)
                 self._each("subscribe", channel)
 
     def unwatched(self, client: str, symbol: str, last: bool) -> None:
-        """A while after its last watcher went, a symbol is not listened to any more."""
+        """Unsubscribe from a symbol a while after its last watcher left."""
         if last and symbol in self._symbols and symbol not in self._leaving:
-            self._leaving[symbol] = self._clock.callLater(DROP_AFTER, lambda: self._drop(symbol))
+            self._leaving[symbol] = self._clock.callLater(
+                UNSUBSCRIBE_AFTER, lambda: self._drop(symbol)
+            )
 
     def quoted(self, topics: Mapping[Topic, object]) -> None:
-        """Nothing follows from it."""
+        """Quotes change nothing here."""
 
     def stop(self) -> None:
-        """Leave nothing with the clock."""
+        """Cancel all timers."""
         for leaving in self._leaving.values():
             leaving.cancel()
         self._leaving.clear()
 
-    # -- within ----------------------------------------------------------------------------------
+    # -- internals -------------------------------------------------------------------------------
 
     def _drop(self, symbol: str) -> None:
         del self._leaving[symbol]
@@ -195,15 +197,15 @@ class Demand:
 
     def _each(self, command: str, channel: bytes) -> None:
         for connection in self._connections():
-            # A connection that is lost meanwhile is replaced by one that begins with all there is.
+            # A connection that is lost is replaced by one that subscribes to everything in `begin`.
             getattr(connection, command)([channel]).addErrback(lambda _lost: None)
 
 
 def _parts(pattern: str) -> tuple[str, str]:
     parts = single_star(pattern)
     if parts is None:
-        raise ValueError(f"{pattern!r} has not one * and no other wildcard")
+        raise ValueError(f"{pattern!r} needs exactly one * and no other wildcard")
     return parts
 
 
-_DROPPED: Final = Ignored()
+_UNSUBSCRIBED: Final = Ignored()
