@@ -74,6 +74,7 @@ setup(
             "psutil>=5.9",
             "pytest>=8",
             "pytest-twisted>=1.14",
+            "pytest-xdist>=3.6",
             "pyyaml>=6.0",
             "wheel>=0.43",
             "wsproto>=1.2",

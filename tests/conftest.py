@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 from free_ports import free_port
-from npm_packages import npm_project, packed_client
+from made_once import made_once
+from npm_packages import npm_project, packed_client, project_with
 from redis_process import RedisServer, start_redis
 from twisted.internet import reactor, task
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
@@ -53,10 +54,14 @@ def own_redis() -> Iterator[Callable[..., RedisServer]]:
 @pytest.fixture(scope="session")
 def client_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project for Node that has our npm package installed, and what its examples need."""
-    directory = tmp_path_factory.mktemp("npm")
-    types = ["@types/node", "@types/react", "@types/react-dom", "@types/ws"]
-    needed = ["esbuild", "react", "react-dom", "typescript", "ws", *types]
-    return npm_project(directory, packed_client(directory), *needed)
+
+    def make(directory: Path) -> None:
+        types = ["@types/node", "@types/react", "@types/react-dom", "@types/ws"]
+        needed = ["esbuild", "react", "react-dom", "typescript", "ws", *types]
+        npm_project(directory, packed_client(directory), *needed)
+
+    made = made_once(tmp_path_factory, "client-project", make)
+    return project_with(tmp_path_factory.mktemp("npm"), made)
 
 
 @pytest.fixture
@@ -90,6 +95,24 @@ class LoggedFailures:
         taken = [event for event in self.events if event["log_failure"].check(*types)]
         self.events = [event for event in self.events if event not in taken]
         return taken
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--alone",
+        choices=["only", "without"],
+        help="run only the tests that load or measure the machine, or all others",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    chosen = config.getoption("--alone")
+    if chosen is not None:
+        wanted = [
+            i for i in items if (i.get_closest_marker("alone") is None) == (chosen == "without")
+        ]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(wanted)])
+        items[:] = wanted
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

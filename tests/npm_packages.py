@@ -13,6 +13,8 @@ import pytest
 
 #: The folder of our own package.
 CLIENT: Final = Path(__file__).parents[1] / "pushservice" / "web" / "client"
+#: npm's own cache, safe for several processes; what it has is not downloaded again by a later run.
+CACHE: Final = Path(__file__).parents[1] / ".cache" / "npm"
 PINNED: Final = {
     "@types/node": "20.19.24",
     "@types/react": "19.2.2",
@@ -36,7 +38,7 @@ def run_npm(*words: str | Path, directory: Path) -> str:
     done = subprocess.run(
         command,
         cwd=directory,
-        env=os.environ | {"npm_config_cache": str(directory / "cache")},
+        env=os.environ | {"npm_config_cache": str(CACHE)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -56,6 +58,13 @@ def npm_project(directory: Path, *packages: str | Path) -> Path:
     (directory / "package.json").write_text(json.dumps(project))
     wanted = [f"{name}@{PINNED[name]}" if isinstance(name, str) else name for name in packages]
     run_npm("install", "--no-save", *wanted, directory=directory)
+    return directory
+
+
+def project_with(directory: Path, made: Path) -> Path:
+    """Make `directory` a project of its own with the packages of the project `made`."""
+    shutil.copy(made / "package.json", directory)
+    (directory / "node_modules").symlink_to(made / "node_modules")
     return directory
 
 

@@ -27,6 +27,8 @@ from pushservice.server.factory import QuoteFactory
 from pushservice.tls.factory import TLSFactory, development_pair, server_options
 from pushservice.web import build_site
 
+pytestmark = pytest.mark.alone
+
 
 class Visitor(Protocol):
     """Connects, subscribes, and tells when the answer and when the end came."""

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from crew import StartCrew, crews
 from free_ports import free_port
-from npm_packages import npm_project
+from made_once import made_once
+from npm_packages import npm_project, project_with
 from system_clients import Client, Undisturbed, client_of
 from system_harness import TWISTD, Daemon, Publish, Publisher, RedisServer, StartDaemon
 
@@ -187,4 +188,5 @@ def publisher(redis_server: RedisServer) -> Iterator[Publisher]:
 @pytest.fixture(scope="session")
 def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory in whose node_modules is ws."""
-    return npm_project(tmp_path_factory.mktemp("node"), "ws")
+    made = made_once(tmp_path_factory, "node", lambda directory: npm_project(directory, "ws"))
+    return project_with(tmp_path_factory.mktemp("node"), made)

@@ -19,6 +19,8 @@ import pytest
 from system_clients import BareSocket, Puppet, Undisturbed, bare_socket, client_of, frame
 from system_harness import DEADLINE, Daemon, StartDaemon, poll_async
 
+pytestmark = pytest.mark.alone
+
 FRAMES: Final = 20_000
 CONNECTIONS: Final = 1000
 #: Messages a second, of which ten seconds' worth may come at once.

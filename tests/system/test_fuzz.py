@@ -27,6 +27,8 @@ from system_clients import UPGRADE, BareSocket, bare_socket, frame
 from system_harness import Daemon, Publisher, RedisServer, StartDaemon, poll
 from token_makers import SECRET, forged, part
 
+pytestmark = pytest.mark.alone
+
 SECONDS: Final = float(os.environ.get("QUOTEPUSH_SOAK", "60")) / 2
 SEED: Final = os.environ.get("QUOTEPUSH_FUZZ_SEED", "20251122")
 AT_ONCE: Final = 8

@@ -11,6 +11,8 @@ from free_ports import free_port
 from shell import Command
 from system_harness import Daemon
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture
 def bench(tmp_path) -> Iterator:

@@ -31,6 +31,8 @@ from redis_process import RedisServer, start_redis
 from redis_proxy import Proxy
 from system_harness import DEADLINE, Daemon, StartDaemon, poll
 
+pytestmark = pytest.mark.alone
+
 SECONDS: Final = float(os.environ.get("QUOTEPUSH_SOAK", "12"))
 LONG: Final = SECONDS > 30
 CLIENTS: Final = 100 if LONG else 20
