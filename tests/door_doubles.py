@@ -1,4 +1,4 @@
-"""A doorkeeper with a small real authenticator, and clients that leave as the edge lets them."""
+"""Access control with a small real authenticator, and clients that leave as connections do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pushservice.limits import Limits
 from pushservice.metrics import Counters
 from pushservice.protocol import wire
 from pushservice.protocol.close_codes import CloseCode
-from pushservice.session.authentication import Doorkeeper
+from pushservice.session.authentication import AccessControl
 from pushservice.session.session import Session
 
 TIMEOUT, LEEWAY, DELAY = 10.0, 5.0, 900.0
@@ -63,7 +63,7 @@ class ClosingOutlet(RecordingOutlet):
 
 
 class House:
-    """A hub, one that is DELAY seconds late, a doorkeeper, and who comes to them."""
+    """A hub, one that is DELAY seconds late, access control, and clients."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
@@ -73,7 +73,7 @@ class House:
         self.late = self.hub.tier(None)
         self.verdicts = Verdicts(self.clock)
         self.revocations = Revocations(self.clock)
-        self.doorkeeper = Doorkeeper(
+        self.access_control = AccessControl(
             self.clock, self.verdicts, self.revocations, TIMEOUT, LEEWAY, self.hub_for
         )
 
@@ -100,7 +100,7 @@ class House:
             self.revocations.revoke("user", user)
         if token is not None:
             self.revocations.revoke("token", token)
-        self.doorkeeper.look_for_revoked(user, token)
+        self.access_control.end_revoked(user, token)
 
 
 RIGHTS = {"max_symbols", "min_interval_ms", "delay_s"}
@@ -113,7 +113,7 @@ class Guest(Client):
         self.outlet: ClosingOutlet = ClosingOutlet()
         self.outbox = self.outlet.outbox = Outbox(codec, self.outlet, house.hub.common, "t-1")
         self.session = self.outlet.session = Session(
-            house.hub, self.outbox, house.limits, house.counters, house.doorkeeper, identity
+            house.hub, self.outbox, house.limits, house.counters, house.access_control, identity
         )
         self.session.open()
 

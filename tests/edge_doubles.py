@@ -18,6 +18,7 @@ from zope.interface import implementer
 from pushservice.fanout.hub import Hub
 from pushservice.limits import Limits
 from pushservice.metrics import Counters
+from pushservice.server.connections import Connections, Services
 from pushservice.server.factory import QuoteFactory
 from pushservice.server.proxies import NOBODY, Trusted
 from pushservice.server.websocket import (
@@ -101,11 +102,12 @@ class Edge:
         self.hub: Hub = make_hub(self.clock, self.counters)
         self.limits = Limits(**{"connections": 10} | limits)
         site = build_site(self.clock, self.hub.recent_symbols, lambda: None, page)
-        self.factory = QuoteFactory(
-            self.clock, self.hub, self.limits, site, self.counters, trusted=trusted
+        self.connections = Connections(
+            self.clock, self.hub, self.limits, self.counters, Services(site), trusted=trusted
         )
+        self.factory = QuoteFactory(self.connections)
         self.port = Port()
-        self.factory.ports.add(self.port)
+        self.connections.ports.add(self.port)
 
     def connect(self, host: str = HOME, transport: type = RecordingTransport) -> Connection:
         return Connection(self, host, transport)

@@ -15,7 +15,7 @@ from pushservice.monitoring.reactor_delay import Punctuality
 if TYPE_CHECKING:
     from pushservice.fanout.delayed import Tiers
     from pushservice.fanout.hub import Hub
-    from pushservice.server.factory import QuoteFactory
+    from pushservice.server.connections import Connections
 
 
 class Standing:
@@ -25,7 +25,7 @@ class Standing:
         self,
         reactor: Any,
         hub: Hub,
-        factory: QuoteFactory,
+        connections: Connections,
         counters: Counters,
         measures: Measures,
         tiers: Tiers | None,
@@ -33,14 +33,14 @@ class Standing:
     ) -> None:
         """`worker` is the number of this process among those of the daemon."""
         self._hub = hub
-        self._factory = factory
+        self._connections = connections
         self._counters = counters
         self._measures = measures
         self._tiers = tiers
         self._vitals = Vitals()
         self._punctuality = Punctuality(reactor, measures.reactor_delay_seconds)
         late = () if tiers is None else tiers.hubs
-        self.insight = Insight(reactor, hub, factory.about, late, worker)
+        self.insight = Insight(reactor, hub, connections.about, late, worker)
 
     def start(self) -> None:
         """Begin to measure."""
@@ -67,7 +67,7 @@ class Standing:
             "clients": clients,
             "flowing": clients - behind,
             "behind": behind,
-            "connections": self._factory.admission.connections,
+            "connections": self._connections.limiter.connections,
             "subscriptions": hub.common.subscriptions,
             "symbols": hub.count_topics(),
             "delays": [] if tiers is None else tiers.delays,

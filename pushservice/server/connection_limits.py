@@ -1,32 +1,33 @@
 """Who may connect, counted from the TCP accept on: in all, per address, and how fast.
 
-Must not know: sockets, handshakes, or what a connection is; they are told apart by identity.
+Must not know: sockets, handshakes, or what a connection is; connections are told apart by identity.
 
-A *guest* is a connection that is not a client: in its handshake, fetching a page, or closing.
-Guests are few and short-lived. When there are too many, the oldest must go; when even the oldest
-has only just come, newcomers wait in the kernel's queue.
+A *pending* connection is not a client: it is in its handshake, fetches a page, or closes. Pending
+connections are few and short-lived. When there are too many, the oldest must go; when even the
+oldest was accepted a moment ago, further ones wait in the kernel's queue.
 """
 
 from __future__ import annotations
 
 from ipaddress import IPv6Address
-from typing import Final
+from typing import Any, Final
 
 from pushservice.fanout.interfaces import Clock
 from pushservice.limits import BURST_SECONDS, Limits
 
-#: Connections of one address beyond its limit that are let in to be told so.
+#: Connections of one address beyond its limit that are accepted to be told of the limit.
 _TOLD: Final = 16
-#: Guests beyond their limit that a burst of accepts may bring before they are dropped unheard.
-GUESTS_BEYOND: Final = 128
-#: Seconds that a guest is left in peace, however many there are.
-GRACE: Final = 2.0
-#: Addresses remembered before those that are of no interest any more are looked for.
+#: Pending connections beyond their limit that a burst of accepts may bring before more are dropped
+#: without an answer.
+PENDING_BURST: Final = 128
+#: Seconds for which a pending connection is not ended, however many there are.
+PENDING_GRACE: Final = 2.0
+#: Addresses kept before those that do not matter any more are looked for and forgotten.
 _PRUNE_AT: Final = 1024
 
 
 class _Address:
-    """What is known of one address: its connections now, and how many it may yet open."""
+    """One address: its connections now, and how many more it may open."""
 
     __slots__ = ("at", "connections", "left")
 
@@ -36,7 +37,7 @@ class _Address:
         self.at = at
 
 
-class Admission:
+class ConnectionLimiter:
     """Counts connections and says which may stay."""
 
     def __init__(self, limits: Limits, clock: Clock) -> None:
@@ -44,8 +45,8 @@ class Admission:
         self._clock = clock
         self._addresses: dict[str, _Address] = {}
         self._prune_at = _PRUNE_AT
-        # Oldest first, with when they became guests.
-        self._guests: dict[object, float] = {}
+        # Oldest first, with the time at which each became pending.
+        self._pending: dict[Any, float] = {}
         #: TCP connections that exist, whatever their state
         self.connections = 0
 
@@ -56,18 +57,18 @@ class Admission:
 
         Each call counts as an attempt.
         """
-        if len(self._guests) >= self._limits.handshakes + GUESTS_BEYOND:
+        if len(self._pending) >= self._limits.handshakes + PENDING_BURST:
             return False
-        return self._may_come(address)
+        return self._may_connect(address)
 
-    def _may_come(self, address: str | None) -> bool:
+    def _may_connect(self, address: str | None) -> bool:
         """Whether `address` keeps to its limits; counts as an attempt."""
         if address is None:
             return True
         known = self._known(network(address))
         limits = self._limits
         if limits.connect_rate:
-            # Attempts that are refused count too, down to nothing left: a flood gets no share.
+            # Refused attempts count too, down to nothing left: a flood gets no connection at all.
             if known.left < 1:
                 known.left = min(known.left, max(0.0, known.left - 1))
                 return False
@@ -76,41 +77,41 @@ class Admission:
 
     # -- the life of a connection ----------------------------------------------------------------
 
-    def came(self, connection: object, address: str | None) -> None:
-        """A connection was accepted: a guest."""
+    def accepted(self, connection: object, address: str | None) -> None:
+        """A connection was accepted, and is pending."""
         self.connections += 1
-        self._guests[connection] = self._clock.seconds()
+        self._pending[connection] = self._clock.seconds()
         if address is not None:
             self._known(network(address)).connections += 1
 
-    def known_as(self, old: str | None, new: str | None) -> bool:
-        """A connection that came from `old` turned out to be from `new`, and counts as that now.
+    def address_changed(self, old: str | None, new: str | None) -> bool:
+        """A connection accepted from `old` turned out to be from `new`, and counts as that now.
 
         False where it would not have come in from there; it is counted until it is gone even so.
         """
-        welcome = self._may_come(new)
+        allowed = self._may_connect(new)
         for address, change in ((old, -1), (new, 1)):
             if address is not None:
                 self._known(network(address)).connections += change
-        return welcome
+        return allowed
 
     def became_client(self, connection: object) -> None:
-        """A guest has finished its handshake."""
-        self._guests.pop(connection, None)
+        """A pending connection has finished its handshake."""
+        self._pending.pop(connection, None)
 
     def closing(self, connection: object) -> None:
-        """A client is about to go: a guest again. Says nothing new of one that is a guest."""
-        self._guests.setdefault(connection, self._clock.seconds())
+        """A client is about to close: pending again, if it is not yet."""
+        self._pending.setdefault(connection, self._clock.seconds())
 
-    def gone(self, connection: object, address: str | None) -> None:
+    def closed(self, connection: object, address: str | None) -> None:
         """A connection is no more."""
         self.connections -= 1
-        self._guests.pop(connection, None)
+        self._pending.pop(connection, None)
         if address is not None:
             self._known(network(address)).connections -= 1
 
-    def crowded_out(self, address: str | None) -> bool:
-        """Whether `address` has more connections than it may; to be asked for one of them."""
+    def over_address_limit(self, address: str | None) -> bool:
+        """Whether `address` has more connections than it may; the handshake of each asks this."""
         limit = self._limits.per_address
         if address is None or not limit:
             return False
@@ -126,22 +127,22 @@ class Admission:
             known = self._known(network(address))
             known.left = max(-float(rate), known.left - rate)
 
-    # -- guests ----------------------------------------------------------------------------------
+    # -- pending connections ---------------------------------------------------------------------
 
     @property
     def crowded(self) -> bool:
-        """Whether there are as many guests as may be."""
-        return len(self._guests) >= self._limits.handshakes
+        """Whether as many connections are pending as may be."""
+        return len(self._pending) >= self._limits.handshakes
 
-    def oldest_guest(self) -> object | None:
-        """The guest that has been there longest, unless it has only just come."""
-        for connection, since in self._guests.items():
-            return connection if self._clock.seconds() - since >= GRACE else None
+    def oldest_pending(self) -> Any | None:
+        """The connection that has been pending longest; None while even that one is new."""
+        for connection, since in self._pending.items():
+            return connection if self._clock.seconds() - since >= PENDING_GRACE else None
         return None
 
-    def guests(self) -> list[object]:
+    def pending(self) -> list[Any]:
         """All connections that are no clients."""
-        return list(self._guests)
+        return list(self._pending)
 
     # -- addresses -------------------------------------------------------------------------------
 
@@ -163,12 +164,12 @@ class Admission:
         for address, known in list(self._addresses.items()):
             if not known.connections and now - known.at >= BURST_SECONDS:
                 del self._addresses[address]
-        # Only when there are twice as many again: looking at all must not cost each newcomer.
+        # The next time with twice as many: not each new address may cost a pass over all.
         self._prune_at = max(_PRUNE_AT, 2 * len(self._addresses))
 
 
 def network(host: str) -> str:
-    """Whom `host` is counted as: an IPv4 address as itself, an IPv6 one as its /64 network.
+    """What `host` is counted as: an IPv4 address as itself, an IPv6 one as its /64 network.
 
     An IPv6 customer commonly has a whole /64 (RFC 6177). IPv4 addresses in IPv6 form are IPv4.
     """

@@ -1,7 +1,7 @@
 """Autobahn's server protocol made lean: less memory, CPU and log a connection, same behaviour.
 
-Must not know: sessions, quotes, pages, or why connections come and go. With server/websocket.py and
-server/factory.py the only user of Autobahn.
+Must not know: sessions, quotes, pages, or why connections come and go. Only this file,
+server/handshake.py and server/factory.py import Autobahn.
 """
 
 from __future__ import annotations
@@ -230,8 +230,10 @@ class LeanProtocol(_Untyped):  # type: ignore[misc]  # the boundary to Autobahn
         self.transport.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
 
 
-def configured(protocol: type[LeanProtocol], factory: WebSocketServerFactory) -> type[LeanProtocol]:
-    """A subclass of `protocol` that has the options of `factory` as its own attributes."""
+def configured(
+    protocol: type[LeanProtocol], factory: WebSocketServerFactory, **shared: object
+) -> type[LeanProtocol]:
+    """A subclass of `protocol` whose attributes are the options of `factory`, and `shared`."""
     options = {name: getattr(factory, name) for name in WebSocketServerProtocol.CONFIG_ATTRS}
     functions = {name: staticmethod(value) for name, value in options.items() if callable(value)}
-    return type(protocol.__name__, (protocol,), options | functions)
+    return type(protocol.__name__, (protocol,), options | functions | shared)

@@ -18,11 +18,11 @@ from pushservice.auth.tokens import TokenAuthenticator
 from pushservice.config.config import Config
 from pushservice.fanout.interfaces import Clock
 from pushservice.redis.url import RedisAddress
-from pushservice.session.authentication import Doorkeeper
+from pushservice.session.authentication import AccessControl
 
 if TYPE_CHECKING:
     from pushservice.fanout.hub import Hub
-    from pushservice.server.factory import QuoteFactory
+    from pushservice.server.connections import Connections
 
 
 def exposure(config: Config) -> Sequence[str]:
@@ -97,10 +97,10 @@ class Access:
         self._later = _TicketsLater()
         self._tickets: TicketAuthenticator | None = None
         self._feed: RevocationFeed | None = None
-        self.doorkeeper: Doorkeeper | None = None
+        self.access_control: AccessControl | None = None
         authenticator = self._authenticator()
         if authenticator is not None:
-            self.doorkeeper = Doorkeeper(
+            self.access_control = AccessControl(
                 reactor,
                 authenticator,
                 self._revocations,
@@ -118,20 +118,20 @@ class Access:
             return self._later
         return None if config.client_ca is None else _NoTokens()
 
-    def guard(self, factory: QuoteFactory) -> None:
-        """Have `factory` let in only whom this does."""
+    def guard(self, connections: Connections) -> None:
+        """Have `connections` refuse whom this does not let in."""
         config = self._config
-        factory.origins = Origins(config.origins, config.require_origin)
-        factory.doorkeeper = self.doorkeeper
-        factory.token_in_url = config.token_in_url
+        connections.origins = Origins(config.origins, config.require_origin)
+        connections.access_control = self.access_control
+        connections.token_in_url = config.token_in_url
         # Where tokens are asked for as well, a certificate alone is not enough.
         asks = config.auth in ("token", "redis")
-        factory.by_certificate = config.client_ca is not None and not asks
+        connections.by_certificate = config.client_ca is not None and not asks
 
     def start(self, address: RedisAddress) -> None:
         """Begin to hear of tickets and revocations from this Redis; returns at once."""
         config = self._config
-        if self.doorkeeper is None:
+        if self.access_control is None:
             return
         if config.auth == "redis":
             self._tickets = TicketAuthenticator(
@@ -146,14 +146,14 @@ class Access:
 
     async def stop(self) -> None:
         """Hear no more."""
-        if self.doorkeeper is not None:
-            self.doorkeeper.stop()
+        if self.access_control is not None:
+            self.access_control.stop()
         if self._tickets is not None:
             await self._tickets.stop()
         if self._feed is not None:
             await self._feed.stop()
 
     def _revoked(self, kind: Kind, name: str, just_now: bool) -> None:
-        if self.doorkeeper is not None:
+        if self.access_control is not None:
             user, token = (name, None) if kind == "user" else (None, name)
-            self.doorkeeper.look_for_revoked(user, token, just_now=just_now)
+            self.access_control.end_revoked(user, token, just_now=just_now)

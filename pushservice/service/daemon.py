@@ -42,7 +42,8 @@ from pushservice.server import outlet, ports
 from pushservice.server.balance import Balance
 from pushservice.server.client_counts import SEATS_A_POST, Tally
 from pushservice.server.client_log import ClientLog
-from pushservice.server.connection_limits import GUESTS_BEYOND
+from pushservice.server.connection_limits import PENDING_BURST
+from pushservice.server.connections import Connections, Services
 from pushservice.server.factory import QuoteFactory
 from pushservice.server.ports import CannotListen, Listening, Ports
 from pushservice.server.proxies import Trusted
@@ -57,7 +58,7 @@ from pushservice.web import build_site
 
 #: File descriptors kept for all that is no connection, such as ports, Redis and the log; and for
 #: what a burst of accepts brings before anybody can count.
-RESERVED_FILES: Final = 64 + GUESTS_BEYOND
+RESERVED_FILES: Final = 64 + PENDING_BURST
 #: Milliseconds over which clients are asked to spread their reconnecting when the daemon ends; and
 #: when its clients are sent away over some time, so that each finds others there.
 RECONNECT_SPREAD_MS: Final = 5000
@@ -215,12 +216,13 @@ class Daemon(Service):
         self.announcements = Announcements(self.hub, self._outlets.end_of_turn)
         self._trusted = Trusted(config.trusted_proxies)
         self._client_log = ClientLog(reactor, config.client_log_rate)
-        self.factory = self._make_factory()
+        self.connections = self._make_connections()
+        self.factory = QuoteFactory(self.connections)
         try:
             self._access = Access(reactor, config, self._hub_for)
         except ValueError as error:
             raise CannotStart(f"quotepush: {error}") from None
-        self._access.guard(self.factory)
+        self._access.guard(self.connections)
         self._development = Development(reactor, config, self.counters) if berth is None else None
         self._sources = Sources(
             reactor,
@@ -237,7 +239,7 @@ class Daemon(Service):
         self._standing = Standing(
             reactor,
             self.hub,
-            self.factory,
+            self.connections,
             self.counters,
             measures,
             self._tiers,
@@ -251,26 +253,28 @@ class Daemon(Service):
         self._staleness = LoopingCall(self._look_for_stale)
         self._staleness.clock = reactor
 
-    def _make_factory(self) -> QuoteFactory:
+    def _make_connections(self) -> Connections:
         config, berth = self.config, self._berth
-        factory = QuoteFactory(
+        services = Services(
+            build_site(self._reactor, self._shown_symbols, self._page_served, config.page),
+            self._outlets.make,
+            self.announcements.greet,
+            deflate.codecs(self.counters) if config.compression == "auto" else {},
+            self._client_log,
+        )
+        connections = Connections(
             self._reactor,
             self.hub,
             self._limits,
-            build_site(self._reactor, self._shown_symbols, self._page_served, config.page),
             self.counters,
-            self._outlets.make,
-            self.announcements.greet,
+            services,
             ports=self.ports,
             trusted=self._trusted,
-            client_log=self._client_log,
         )
-        if config.compression == "auto":
-            factory.deflated = deflate.codecs(self.counters)
         if berth is not None:
-            factory.balance = Balance(self._reactor, berth.tally, berth.seat, self.ports)
-            factory.most_together = config.max_connections
-        return factory
+            connections.balance = Balance(self._reactor, berth.tally, berth.seat, self.ports)
+            connections.most_together = config.max_connections
+        return connections
 
     def _limits_here(self) -> Any:
         """The limits, with as many connections as this process may have files."""
@@ -377,8 +381,8 @@ class Daemon(Service):
         for listening in self._berth.sockets:
             factory, _ = self._factory_for(listening.text)
             self.ports.adopt(self._reactor, listening, factory)
-        assert self.factory.balance is not None, "it comes with the berth"
-        self.factory.balance.serve()
+        assert self.connections.balance is not None, "it comes with the berth"
+        self.connections.balance.serve()
 
     # -- while it runs ---------------------------------------------------------------------------
 
@@ -434,14 +438,14 @@ class Daemon(Service):
         self.feed_changed(up)
 
     def _client_failed(self, outbox: Outbox, failure: Exception) -> None:
-        self.factory.failed(outbox, failure)
+        self.connections.failed(outbox, failure)
 
     def _client_given_up(self, outbox: Outbox, why: str) -> None:
         self.log.info("{conn} is given up: {why}", conn=outbox.conn, why=why)
 
     def _shown_symbols(self, limit: int) -> list[str]:
         """What the page may tell anybody: which symbols there are is for who may see them."""
-        return [] if self._access.doorkeeper is not None else self.hub.recent_symbols(limit)
+        return [] if self._access.access_control is not None else self.hub.recent_symbols(limit)
 
     def _page_served(self) -> None:
         self.counters.page_requests += 1
@@ -482,14 +486,14 @@ class Daemon(Service):
         self._hurrying = self._leaving
         if self._farewell is not None:
             self._farewell.hurry()
-            self.factory.abort()
+            self.connections.abort()
 
     async def _leave(self, code: CloseCode) -> None:
         moving = code is CloseCode.RESTARTING
         timeout = self.config.drain_timeout
-        self.factory.draining = not moving
-        if self.factory.balance is not None:
-            self.factory.balance.leave()
+        self.connections.draining = not moving
+        if self.connections.balance is not None:
+            self.connections.balance.leave()
         await self.ports.close()
         seconds = timeout * _SAID_WITHIN if moving else 0
         spread = MOVE_SPREAD_MS if moving else RECONNECT_SPREAD_MS
@@ -501,7 +505,7 @@ class Daemon(Service):
         if self._hurrying:
             # It was told while the ports closed.
             self.hurry()
-        await self.factory.drain()
+        await self.connections.drain()
         if deadline.active():
             deadline.cancel()
         farewell.stop()

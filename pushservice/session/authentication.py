@@ -1,7 +1,7 @@
-"""Who is in: checks tokens, watches when they end or are revoked, and how long strangers take.
+"""Authenticated clients: their tokens are checked, and end in time or by revocation.
 
-Must not know: sockets, how tokens are checked, or what clients say. It keeps the time of all
-clients with one call at a time.
+Must not know: sockets, how tokens are verified, or what clients say. One pending timer call serves
+all clients.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ if TYPE_CHECKING:
 
 #: Seconds before a token's end at which its client is told.
 TOLD_AHEAD: Final = 60.0
-#: Times a second at which anything is due.
+#: Deadlines are rounded up to so many parts of a second.
 _GRAIN: Final = 4
 _LONGEST_CALL: Final = 86_400.0
-#: Times at which nothing is due any more that are kept.
+#: Times without a deadline that the heap may hold before it is made anew.
 _SLACK: Final = 100
 
 
 class Client(Protocol):
-    """What a client is to the doorkeeper. Nothing here raises: others are waiting."""
+    """What `AccessControl` asks of a client. No method raises: other clients' turns follow."""
 
-    #: None for a stranger
+    #: None until it has authenticated
     identity: Identity | None
 
-    def came_too_late(self) -> None:
+    def authentication_timed_out(self) -> None:
         """It has not authenticated in time."""
 
-    def tell_expiring(self, left_ms: int) -> None:
+    def token_expiring(self, left_ms: int) -> None:
         """Its token ends in so many milliseconds."""
 
-    def shut_out(self, reason: str) -> None:
-        """Its token has ended, or was revoked."""
+    def token_ended(self, reason: str) -> None:
+        """Its token has expired, or was revoked."""
 
 
-class Doorkeeper:
-    """Lets clients in, and out again, for one process."""
+class AccessControl:
+    """Checks the tokens of one process's clients, and closes clients whose tokens end."""
 
     def __init__(
         self,
@@ -55,10 +55,10 @@ class Doorkeeper:
         leeway: float,
         hub_for: Callable[[float], Hub | None],
     ) -> None:
-        """`timeout` is how many seconds a stranger has, `leeway` how many past its end a token.
+        """A client has `timeout` seconds to authenticate; a token serves `leeway` past its end.
 
         `hub_for` gives the hub whose quotes are so many seconds late, or None where there is none
-        that is late enough.
+        that is late enough. All times are in seconds.
         """
         self._clock = clock
         self._authenticator = authenticator
@@ -66,7 +66,7 @@ class Doorkeeper:
         self._timeout = timeout
         self._leeway = leeway
         self.hub_for = hub_for
-        # What is due when, in quarters of a second; and when for each client something is.
+        # The clients of each deadline, in quarters of a second, and the deadline of each client.
         self._due: dict[int, dict[Client, None]] = {}
         self._when: dict[Client, int] = {}
         self._times: list[int] = []
@@ -76,18 +76,18 @@ class Doorkeeper:
         self._by_token: dict[str, dict[Client, None]] = {}
 
     def verify(self, token: str, done: Callable[[Identity | Refused], None]) -> None:
-        """Check a token: `done` is called once, at once or later, with whose it is or why not."""
+        """Check a token: `done` is called once, now or later, with its identity or the refusal."""
 
         def checked(outcome: Identity | Refused) -> None:
             if isinstance(outcome, Identity):
-                done(self.accepted(outcome))
+                done(self.check(outcome))
             else:
                 done(outcome)
 
         self._authenticator.verify(token, checked)
 
-    def accepted(self, identity: Identity) -> Identity | Refused:
-        """`identity` itself, unless it was revoked or asks for what there is not."""
+    def check(self, identity: Identity) -> Identity | Refused:
+        """`identity` itself, unless it was revoked or asks for a delay that is not offered."""
         if self._revocations.revoked(identity):
             return Refused("it was revoked")
         if self.hub_for(identity.rights.delay_s) is None:
@@ -97,15 +97,15 @@ class Doorkeeper:
 
     # -- clients ---------------------------------------------------------------------------------
 
-    def came(self, client: Client) -> None:
-        """A client is there; a stranger has its time from now."""
+    def connected(self, client: Client) -> None:
+        """A client connected; without an identity, its time to authenticate begins."""
         if client.identity is None:
             self._set(client, self._clock.seconds() + self._timeout)
         else:
-            self.let_in(client, client.identity)
+            self.authenticated(client, client.identity)
 
-    def let_in(self, client: Client, identity: Identity) -> None:
-        """A client is known from now on as `identity`, or again with another token."""
+    def authenticated(self, client: Client, identity: Identity) -> None:
+        """A client has proven `identity`; this replaces its identity before, and its deadline."""
         self.left(client)
         if identity.user is not None:
             self._by_user.setdefault(identity.user, {})[client] = None
@@ -116,7 +116,7 @@ class Doorkeeper:
             self._set(client, identity.expires_at - TOLD_AHEAD)
 
     def left(self, client: Client) -> None:
-        """A client is gone, or is to be known anew."""
+        """A client has left, or is about to get another identity."""
         self._unset(client)
         self._told.discard(client)
         identity = client.identity
@@ -124,13 +124,13 @@ class Doorkeeper:
             _forget(self._by_user, identity.user, client)
             _forget(self._by_token, identity.token_id, client)
 
-    def look_for_revoked(
+    def end_revoked(
         self, user: str | None, token_id: str | None, *, just_now: bool = False
     ) -> None:
-        """A user, or a token, was revoked: shut out whom that concerns.
+        """A user, or a token, was revoked: end the access of the clients that this affects.
 
-        `just_now`: that is everybody of that name then. Whoever is in came with what was issued
-        before, whatever clocks say.
+        `just_now` affects every client of that user or token: all of their tokens were issued
+        before this moment, whatever the clocks of different machines say.
         """
         found = [
             *(self._by_user.get(user, ()) if user is not None else ()),
@@ -139,10 +139,10 @@ class Doorkeeper:
         for client in found:
             identity = client.identity
             if identity is not None and (just_now or self._revocations.revoked(identity)):
-                client.shut_out("the token was revoked")
+                client.token_ended("the token was revoked")
 
     def stop(self) -> None:
-        """Watch no more."""
+        """Cancel the pending timer call."""
         if self._call is not None:
             self._call.cancel()
             self._call = None
@@ -150,7 +150,7 @@ class Doorkeeper:
     # -- time ------------------------------------------------------------------------------------
 
     def _set(self, client: Client, at: float) -> None:
-        """Something is due for `client` at `at`, or a moment later; nothing else is any more."""
+        """Set the deadline of `client` to `at`, or a moment later; it replaces the one before."""
         self._unset(client)
         when = ceil(at * _GRAIN)
         there = self._due.get(when)
@@ -169,7 +169,7 @@ class Doorkeeper:
             return
         there.pop(client, None)
         if not there:
-            # Of clients that come and go with tokens for months nothing stays.
+            # Nothing stays of a client that left, even if its token was valid for months.
             del self._due[when]
             if not self._due:
                 self._times.clear()
@@ -181,17 +181,17 @@ class Doorkeeper:
         self.stop()
         if self._times:
             delay = max(0.0, self._times[0] / _GRAIN - self._clock.seconds())
-            # Whatever is due in years is looked at once in a while: timers have their limits.
-            self._call = self._clock.callLater(min(delay, _LONGEST_CALL), self._look)
+            # A timer has a greatest delay: a deadline in years is checked once a day.
+            self._call = self._clock.callLater(min(delay, _LONGEST_CALL), self._run_due)
 
-    def _look(self) -> None:
+    def _run_due(self) -> None:
         self._call = None
         now = self._clock.seconds()
         try:
             while self._times and self._times[0] / _GRAIN <= now:
                 when = heappop(self._times)
                 for client in self._due.pop(when, ()):
-                    # What is done to one may make another leave.
+                    # What happens to one client may make another leave.
                     if self._when.get(client) == when:
                         self._unset(client)
                         self._is_due(client, now)
@@ -201,13 +201,13 @@ class Doorkeeper:
     def _is_due(self, client: Client, now: float) -> None:
         identity = client.identity
         if identity is None:
-            client.came_too_late()
+            client.authentication_timed_out()
         elif identity.expires_at is None or now >= identity.expires_at + self._leeway:
-            client.shut_out("the token has expired")
+            client.token_ended("the token has expired")
         else:
             if client not in self._told:
                 self._told.add(client)
-                client.tell_expiring(max(0, int((identity.expires_at - now) * 1000)))
+                client.token_expiring(max(0, int((identity.expires_at - now) * 1000)))
             self._set(client, identity.expires_at + self._leeway)
 
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 from pushservice.limits import BURST_SECONDS, Limits
 
 
-class Allowance:
-    """A purse of frames and one of bytes, refilled as time goes.
+class RateLimit:
+    """Two token buckets, of frames and of bytes, refilled as time goes.
 
-    A purse may be overdrawn, by one second's worth; what is sent while it is is refused. A client
+    A bucket may be overdrawn by one second's worth; what is sent while it is, is refused. A client
     that goes on is exhausted. A rate of 0 is no limit.
     """
 
     __slots__ = ("_at", "_bytes", "_frames", "_limits")
 
     def __init__(self, limits: Limits, now: float) -> None:
-        """Full purses; `now` is in seconds, as in `arrived`."""
+        """Full buckets; `now` is in seconds, as in `arrived`."""
         self._limits = limits
         self._at = now
         self._frames = float(limits.message_rate * BURST_SECONDS)
@@ -46,12 +46,12 @@ class Allowance:
 
     @property
     def overdrawn(self) -> bool:
-        """Whether more was sent than is allowed."""
+        """Whether more was sent than is allowed: what comes now is refused."""
         return self._frames < 0 or self._bytes < 0
 
     @property
     def exhausted(self) -> bool:
-        """Whether more was sent than is allowed, and than is refused with patience."""
+        """Whether so much more was sent than is allowed that the client is to be closed."""
         limits = self._limits
         return self._frames < -limits.message_rate or self._bytes < -max(
             limits.byte_rate, limits.message

@@ -23,6 +23,7 @@ from waiting import until
 
 from pushservice.limits import Limits
 from pushservice.metrics import Counters
+from pushservice.server.connections import Connections, Services
 from pushservice.server.factory import QuoteFactory
 from pushservice.tls.factory import TLSFactory, development_pair, server_options
 from pushservice.web import build_site
@@ -84,7 +85,8 @@ async def come_and_go(*, secure: bool, directory: object) -> None:
     site = build_site(reactor, hub.recent_symbols, lambda: None, True)
     # All of them come from one address.
     limits = Limits(per_address=0, connect_rate=0)
-    factory = QuoteFactory(reactor, hub, limits, site, counters)
+    connections = Connections(reactor, hub, limits, counters, Services(site))
+    factory = QuoteFactory(connections)
     served = factory
     if secure:
         pair = development_pair(directory)
@@ -102,7 +104,7 @@ async def come_and_go(*, secure: bool, directory: object) -> None:
             batch = [visit(endpoint, ways[at % 3]) for at in range(start, min(start + 20, visits))]
             await defer.gatherResults([defer.ensureDeferred(one) for one in batch])
             publish(hub, ("A", b"1"), ("B", b"2"))
-        await until(lambda: factory.admission.connections == 0, "the server to see every end")
+        await until(lambda: connections.limiter.connections == 0, "the server to see every end")
 
     process = psutil.Process(os.getpid())
     await wave(300)

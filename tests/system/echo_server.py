@@ -55,7 +55,9 @@ def main(certs: str) -> None:
     ports = []
     for more in (["--plain"], []):
         daemon = Daemon(reactor, config(certs, *more))
-        daemon.factory.protocol = configured(EchoProtocol, daemon.factory)
+        daemon.factory.protocol = configured(
+            EchoProtocol, daemon.factory, connections=daemon.connections
+        )
         # Listening is all of it: what starts after that are feed, heartbeats and Redis.
         daemon.privilegedStartService()
         ports += [port.getHost().port for port in daemon.ports]

@@ -79,7 +79,7 @@ ONLY_IN: dict[str, set[str]] = {
         "client/for_asyncio",
     },
     "autobahn": {
-        "server/websocket",
+        "server/handshake",
         "server/factory",
         "server/lean_autobahn",
         "client/for_twisted",

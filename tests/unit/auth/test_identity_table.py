@@ -35,7 +35,7 @@ from pushservice.auth.revocations import Revocations
 from pushservice.auth.tickets import TicketAuthenticator, ticket_key
 from pushservice.auth.tokens import TokenAuthenticator
 from pushservice.redis.url import redis_address
-from pushservice.session.authentication import Doorkeeper
+from pushservice.session.authentication import AccessControl
 
 PREFIX = "test_auth_table:"
 JWTS = ["HS256", "RS256", "ES256", "EdDSA", "JWKS"]
@@ -77,9 +77,11 @@ class Desk:
         tokens = TokenAuthenticator(self.clock, *files, (), "quotes", "shop", 0.0)
         self.door = self._door(tokens)
 
-    def _door(self, authenticator: Authenticator) -> Doorkeeper:
+    def _door(self, authenticator: Authenticator) -> AccessControl:
         hub = make_hub()
-        return Doorkeeper(self.clock, authenticator, self.revocations, 10.0, 0.0, lambda _late: hub)
+        return AccessControl(
+            self.clock, authenticator, self.revocations, 10.0, 0.0, lambda _late: hub
+        )
 
     def make(self, which: int = 0, **claims: Any) -> str:
         """A token or ticket that is good but for `claims`; None takes one out."""

@@ -427,7 +427,7 @@ def test_the_protocol_names_both_subprotocols_and_the_limits_of_the_code():
 def test_the_documents_state_the_limits_that_hold():
     # The edge is imported here: it brings the reactor, which the documents don't need.
     from pushservice.fanout import outbox, pacing
-    from pushservice.server import connection_limits, websocket
+    from pushservice.server import connection_limits, handshake
     from pushservice.service import daemon
 
     limits = Limits()
@@ -447,15 +447,15 @@ def test_the_documents_state_the_limits_that_hold():
         f"up to {limits.raw_budget // 1024 // 1024} MiB (--raw-budget)": text,
         f"up to about {2 * limits.send_buffer // 1024} KiB": text,
         f"keeps the first {pacing.EXACT_INTERVALS} different intervals": text,
-        f"{websocket.MAX_REQUEST_HEAD} bytes in the head": text,
+        f"{handshake.MAX_REQUEST_HEAD} bytes in the head": text,
         f"once {outbox.ANSWERS_BUDGET // 1024} KiB of answers wait": text,
         f"up to {daemon.RECONNECT_SPREAD_MS}, chosen by chance": text,
-        f"Retry-After: {websocket.RETRY_AFTER}": operations,
+        f"Retry-After: {handshake.RETRY_AFTER}": operations,
         f"the process may open, less {daemon.RESERVED_FILES} and": operations,
-        f"ends after {websocket.PAGE_TIMEOUT} seconds, or"
-        f" {websocket.MAX_PAGE_REQUESTS // 1024} KiB of requests": operations,
+        f"ends after {handshake.PAGE_TIMEOUT} seconds, or"
+        f" {handshake.MAX_PAGE_REQUESTS // 1024} KiB of requests": operations,
         f"--raw-budget and {outbox.RAW_CHUNK // 1024} KiB": operations,
     }
     assert [words for words, document in said.items() if words not in document] == []
-    assert connection_limits.GRACE == 2
+    assert connection_limits.PENDING_GRACE == 2
     assert "older than two seconds" in operations

@@ -6,7 +6,7 @@ import pytest
 from core_doubles import FixedClock
 
 from pushservice.metrics import SHORT_TIMES, Histogram
-from pushservice.monitoring.reactor_delay import LOOK_EVERY, Punctuality
+from pushservice.monitoring.reactor_delay import DRAIN_CHECK_EVERY, Punctuality
 
 
 def watched() -> tuple[FixedClock, Histogram, Punctuality]:
@@ -18,24 +18,24 @@ def watched() -> tuple[FixedClock, Histogram, Punctuality]:
 
 def test_a_reactor_in_time_is_late_by_nothing():
     clock, late, _ = watched()
-    clock.pass_time(1.0 + LOOK_EVERY / 2)
+    clock.pass_time(1.0 + DRAIN_CHECK_EVERY / 2)
     assert late.counts[0] == sum(late.counts) == 10
     assert late.sum == pytest.approx(0, abs=1e-6)
 
 
 def test_a_reactor_that_was_kept_is_late_by_as_much():
     clock, late, _ = watched()
-    clock.advance(LOOK_EVERY + 0.3)
+    clock.advance(DRAIN_CHECK_EVERY + 0.3)
     assert sum(late.counts) == 1
     assert late.sum == pytest.approx(0.3)
     # From there on it is in time again.
-    clock.pass_time(LOOK_EVERY)
+    clock.pass_time(DRAIN_CHECK_EVERY)
     assert late.sum == pytest.approx(0.3)
 
 
 def test_a_clock_that_is_set_back_makes_nothing_less():
     clock, late, _ = watched()
-    clock.rightNow -= LOOK_EVERY
+    clock.rightNow -= DRAIN_CHECK_EVERY
     # Due by the clock as it was, and early by what it is.
     (call,) = clock.getDelayedCalls()
     call.reset(0)

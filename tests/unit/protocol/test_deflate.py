@@ -343,8 +343,8 @@ def test_what_is_compressed_can_be_read_with_the_window_that_was_agreed_on():
 # -- every kind of event -----------------------------------------------------------------------
 
 
-class Doors:
-    """Lets everybody in: what a session asks of a doorkeeper."""
+class AllowEverybody:
+    """What a session asks of access control: accepts everybody."""
 
     def __init__(self, hub: object) -> None:
         self.hub = hub
@@ -352,9 +352,9 @@ class Doors:
     def hub_for(self, delay: float) -> object:
         return self.hub
 
-    def came(self, session: object) -> None: ...
+    def connected(self, session: object) -> None: ...
     def left(self, session: object) -> None: ...
-    def let_in(self, session: object, identity: Identity) -> None:
+    def authenticated(self, session: object, identity: Identity) -> None:
         session.identity = identity
 
     def verify(self, token: str, done: object) -> None:
@@ -368,7 +368,7 @@ def all_that_is_said(codec: wire.Codec) -> tuple[list[bytes], set[int]]:
     announcements = Announcements(hub, lambda share: None)
     announcements.feed_changed(True)
     client, first_bytes, texts = Client(hub, codec=codec), set(), []
-    client.session._doorkeeper = Doors(hub)
+    client.session._access_control = AllowEverybody(hub)
 
     def read() -> None:
         first_bytes.update(data[0] for data in client.outlet.written)
@@ -390,7 +390,7 @@ def all_that_is_said(codec: wire.Codec) -> tuple[list[bytes], set[int]]:
     publish(hub, ("A", EVENT))
     client.say({"op": "list", "id": 1})
     client.say({"op": "auth", "id": 2, "token": "me"})
-    client.session.tell_expiring(1000)
+    client.session.token_expiring(1000)
     client.say({"op": "subscribe", "id": 3, "symbols": ["A", "B", "no good"]})
     client.say({"op": "subscribe", "id": 4, "symbols": ["C"], "mode": "raw"})
     client.say({"op": "subscribe", "id": 5, "symbols": ["D"], "interval": 20})
@@ -405,7 +405,7 @@ def all_that_is_said(codec: wire.Codec) -> tuple[list[bytes], set[int]]:
     client.outbox.drained()
     read()
     client.session.failed("k7f3.1")
-    client.session.shut_out("the token was revoked")
+    client.session.token_ended("the token was revoked")
     announcements.dismiss(CloseCode.RESTARTING, lambda: 3500)
     read()
     return texts, first_bytes

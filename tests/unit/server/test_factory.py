@@ -17,8 +17,8 @@ from twisted.internet.address import UNIXAddress
 from pushservice.protocol.close_codes import CloseCode
 from pushservice.server.balance import PAUSE, Balance
 from pushservice.server.client_counts import Tally
-from pushservice.server.connection_limits import GRACE
-from pushservice.server.factory import CROWDED_PAUSE, GUESTS_GRACE, LOOK_EVERY
+from pushservice.server.connection_limits import PENDING_GRACE
+from pushservice.server.connections import CROWDED_PAUSE, DRAIN_CHECK_EVERY, DRAIN_GRACE
 
 
 def test_a_full_server_answers_503_with_retry_after_and_serves_on():
@@ -38,7 +38,7 @@ def test_a_full_server_answers_503_with_retry_after_and_serves_on():
 
 def test_a_draining_server_answers_503():
     edge = Edge()
-    edge.factory.draining = True
+    edge.connections.draining = True
     connection = edge.connect()
     connection.send(REQUEST % b"")
     assert connection.transport.value().startswith(b"HTTP/1.1 503 ")
@@ -77,10 +77,10 @@ def test_far_beyond_its_limit_an_address_is_not_even_let_in():
     assert edge.refuses("::ffff:127.0.0.1")
     assert not edge.refuses(ELSEWHERE)
     assert edge.counters.connections_refused == 2
-    assert edge.counters.connections_accepted == edge.factory.admission.connections == 17
+    assert edge.counters.connections_accepted == edge.connections.limiter.connections == 17
     for connection in connections:
         connection.lose()
-    assert edge.factory.admission.connections == 0
+    assert edge.connections.limiter.connections == 0
     assert not edge.refuses()
 
 
@@ -109,10 +109,10 @@ def test_clients_of_a_unix_socket_have_no_address_and_no_limit_for_one():
 # -- too many that are no clients ------------------------------------------------------------------
 
 
-def test_in_a_crowd_the_oldest_guest_makes_room_and_all_others_stay():
+def test_in_a_crowd_the_oldest_pending_makes_room_and_all_others_stay():
     edge = Edge(handshakes=3)
     client, first = edge.open(), edge.connect()
-    edge.clock.advance(GRACE - 1)
+    edge.clock.advance(PENDING_GRACE - 1)
     second = edge.connect()
     edge.clock.advance(1.1)
     third = edge.connect()
@@ -133,7 +133,7 @@ def test_pages_and_closing_clients_make_room_as_handshakes_do(guest):
     else:
         old = edge.open()
         old.protocol.close(CloseCode.GOING_AWAY)
-    edge.clock.advance(GRACE + 0.1)
+    edge.clock.advance(PENDING_GRACE + 0.1)
     edge.connect()
     assert old.transport.aborts == 1
 
@@ -142,7 +142,7 @@ def test_in_a_crowd_of_newcomers_nobody_is_accepted_until_the_oldest_had_its_tim
     edge = Edge(handshakes=3)
     guests = [edge.connect() for _ in range(3)]
     assert not edge.port.accepting
-    edge.clock.pump([CROWDED_PAUSE] * round(GRACE / CROWDED_PAUSE - 1))
+    edge.clock.pump([CROWDED_PAUSE] * round(PENDING_GRACE / CROWDED_PAUSE - 1))
     assert not edge.port.accepting
     assert edge.counters.aborted_handshakes == 0
     edge.clock.pump([CROWDED_PAUSE] * 2)
@@ -175,7 +175,7 @@ def test_who_comes_from_the_kernels_queue_while_no_more_are_accepted_stops_nothi
         edge.connect()
     assert edge.port.changes == 1
     assert len(edge.clock.getDelayedCalls()) == 5 + 1, "a deadline for each, and one next look"
-    edge.clock.pump([CROWDED_PAUSE] * round(GRACE / CROWDED_PAUSE + 1))
+    edge.clock.pump([CROWDED_PAUSE] * round(PENDING_GRACE / CROWDED_PAUSE + 1))
     assert edge.counters.aborted_handshakes == 4, "as many as it takes until there is room for one"
     assert edge.port.accepting
 
@@ -185,8 +185,8 @@ async def test_draining_in_a_crowd_never_accepts_again():
     edge = Edge(handshakes=2)
     guests = [edge.connect() for _ in range(2)]
     assert not edge.port.accepting
-    edge.factory.draining = True
-    drained = defer.Deferred.fromCoroutine(edge.factory.drain())
+    edge.connections.draining = True
+    drained = defer.Deferred.fromCoroutine(edge.connections.drain())
     for guest in guests:
         assert guest.transport.aborts == 1
         guest.lose()
@@ -198,7 +198,7 @@ async def test_draining_in_a_crowd_never_accepts_again():
 def test_a_crowd_that_leaves_before_the_drain_begins_opens_no_port_either():
     edge = Edge(handshakes=2)
     guests = [edge.connect() for _ in range(2)]
-    edge.factory.draining = True
+    edge.connections.draining = True
     edge.clock.advance(CROWDED_PAUSE)
     for guest in guests:
         guest.lose()
@@ -213,14 +213,14 @@ async def test_draining_drops_handshakes_and_waits_for_those_that_say_goodbye():
     edge = Edge()
     handshaking, client = edge.connect(), edge.open()
     client.protocol.close(CloseCode.GOING_AWAY)
-    edge.factory.draining = True
-    drained = defer.Deferred.fromCoroutine(edge.factory.drain())
+    edge.connections.draining = True
+    drained = defer.Deferred.fromCoroutine(edge.connections.drain())
     assert handshaking.transport.disconnecting
     handshaking.lose()
     assert not drained.called
     client.lose()
     await drained
-    await edge.factory.drain()
+    await edge.connections.drain()
 
 
 @pytest_twisted.ensureDeferred
@@ -230,12 +230,12 @@ async def test_where_clients_are_sent_elsewhere_newcomers_have_a_moment_first(ne
     slow, quick, client = edge.connect(), edge.connect(), edge.open()
     if newcomer == "page":
         slow.send(GET)
-    drained = defer.Deferred.fromCoroutine(edge.factory.drain())
+    drained = defer.Deferred.fromCoroutine(edge.connections.drain())
     quick.send(REQUEST % b"")
     assert quick.transport.value().startswith(b"HTTP/1.1 101 "), "it becomes a client, to be told"
-    edge.clock.pump([LOOK_EVERY] * round(GUESTS_GRACE / LOOK_EVERY - 1))
+    edge.clock.pump([DRAIN_CHECK_EVERY] * round(DRAIN_GRACE / DRAIN_CHECK_EVERY - 1))
     assert slow.transport.aborts == 0
-    edge.clock.pump([LOOK_EVERY] * 2)
+    edge.clock.pump([DRAIN_CHECK_EVERY] * 2)
     assert [each.transport.aborts for each in (slow, quick, client)] == [1, 0, 0]
     for connection in (slow, quick, client):
         assert not drained.called
@@ -248,9 +248,9 @@ async def test_where_clients_are_sent_elsewhere_newcomers_have_a_moment_first(ne
 async def test_newcomers_that_are_served_in_time_are_waited_for_no_longer():
     edge = Edge()
     newcomer = edge.connect()
-    drained = defer.Deferred.fromCoroutine(edge.factory.drain())
+    drained = defer.Deferred.fromCoroutine(edge.connections.drain())
     newcomer.send(REQUEST % b"")
-    edge.clock.advance(LOOK_EVERY)
+    edge.clock.advance(DRAIN_CHECK_EVERY)
     assert not drained.called
     newcomer.lose()
     await drained
@@ -262,7 +262,7 @@ def test_an_abort_drops_clients_those_that_are_being_closed_and_guests():
     client, closing, guest, page = edge.open(), edge.open(), edge.connect(), edge.connect()
     closing.protocol.close(CloseCode.GOING_AWAY)
     page.send(GET)
-    edge.factory.abort()
+    edge.connections.abort()
     assert [each.transport.aborts for each in (client, closing, guest, page)] == [1] * 4
     for each in (client, closing, guest, page):
         each.lose()
@@ -278,13 +278,15 @@ class Together:
     def __init__(self, others: int, most: int | None = None) -> None:
         self.edge = Edge(handshakes=10)
         self.tally = Tally()
-        self.edge.factory.balance = Balance(self.edge.clock, self.tally, 0, self.edge.factory.ports)
-        self.edge.factory.most_together = most
-        self.edge.factory.balance.serve()
+        self.edge.connections.balance = Balance(
+            self.edge.clock, self.tally, 0, self.edge.connections.ports
+        )
+        self.edge.connections.most_together = most
+        self.edge.connections.balance.serve()
         self.tally.write(1, others)
 
     def close(self) -> None:
-        self.edge.factory.balance.leave()
+        self.edge.connections.balance.leave()
         self.tally.close()
 
 
@@ -335,8 +337,8 @@ def test_clients_of_all_processes_count_for_the_most_that_there_may_be(others, s
 
 def test_alone_only_its_own_limit_holds():
     edge = Edge(connections=2)
-    edge.factory.most_together = 1
+    edge.connections.most_together = 1
     edge.open()
-    assert not edge.factory.full()
+    assert not edge.connections.full()
     edge.open()
-    assert edge.factory.full()
+    assert edge.connections.full()

@@ -26,6 +26,7 @@ from waiting import until
 
 from pushservice.limits import Limits
 from pushservice.metrics import Counters
+from pushservice.server.connections import Connections, Services
 from pushservice.server.factory import QuoteFactory
 from pushservice.server.outlet import PortableOutlet, choose
 from pushservice.server.proxies import NOBODY, Trusted
@@ -537,15 +538,16 @@ class Server:
         self.counters = Counters()
         self.outlets = choose(mode, reactor)
         self.hub = make_hub(reactor, self.counters)
-        self.quotes = QuoteFactory(
+        site = build_site(reactor, self.hub.recent_symbols, lambda: None, True)
+        self.connections = Connections(
             reactor,
             self.hub,
             Limits(**{"connections": 100} | limits),
-            build_site(reactor, self.hub.recent_symbols, lambda: None, True),
             self.counters,
-            self.outlets.make,
+            Services(site, self.outlets.make),
             trusted=TRUSTED,
         )
+        self.quotes = QuoteFactory(self.connections)
         self.files = development_pair(tmp_path)
         self.path = str(tmp_path / "socket")
         self.ports: list[Any] = []
@@ -567,7 +569,7 @@ class Server:
     async def stop(self, *clients: Client) -> None:
         for client in clients:
             client.close()
-        await until(lambda: self.quotes.admission.connections == 0, "the end of all connections")
+        await until(lambda: self.connections.limiter.connections == 0, "the end of all connections")
         for port in self.ports:
             await port.stopListening()
 
@@ -667,7 +669,7 @@ async def test_the_outlet_behind_a_header_is_the_one_without(mode, kind, tls, tm
     assert len(set(outlets)) == 1
     assert (outlets[0] is PortableOutlet) is (mode == "portable")
     # The client of a trusted proxy that names nobody has no address that counts.
-    known = server.quotes.admission._addresses
+    known = server.connections.limiter._addresses
     assert {name: known[name].connections for name in known} == {
         "192.0.2.1": 1,
         "2001:db8::/64": 1,
@@ -706,7 +708,7 @@ async def test_limits_count_the_address_of_the_header_for_each_client_behind_one
     # The two that were refused count until they are gone as well.
     clients[3].close()
     clients[5].close()
-    await until(lambda: server.quotes.admission.connections == 3, "the end of three")
+    await until(lambda: server.connections.limiter.connections == 3, "the end of three")
     clients.append(server.connect())
     assert await clients[-1].open(V2) == SWITCHING
     await server.stop(*clients)
@@ -749,11 +751,11 @@ async def test_health_checks_do_no_harm(tmp_path):
     checks[1].send(V2_LOCAL)
     checks[2].send(V1[:10])
     checks[3].send(b"PROXY UNKNOWN\r\n")
-    await until(lambda: server.quotes.admission.connections == 2, "two whole headers")
+    await until(lambda: server.connections.limiter.connections == 2, "two whole headers")
     for check in checks:
         check.close()
-    await until(lambda: server.quotes.admission.connections == 0, "the end of the checks")
-    assert server.quotes.admission._addresses == {}
+    await until(lambda: server.connections.limiter.connections == 0, "the end of the checks")
+    assert server.connections.limiter._addresses == {}
     client = server.connect(tls=True)
     assert await client.open(V2) == SWITCHING
     await server.stop(client)
@@ -793,7 +795,7 @@ async def test_a_header_and_x_forwarded_for_are_believed_by_the_same_rule(tmp_pa
     clients = [server.connect() for _ in range(2)]
     assert await clients[0].open(V1, request) == SWITCHING
     assert await clients[1].open(V1.replace(b"192.0.2.1", b"127.0.0.9"), request) == SWITCHING
-    assert set(server.quotes.admission._addresses) == {"192.0.2.1", "203.0.113.5"}
+    assert set(server.connections.limiter._addresses) == {"192.0.2.1", "203.0.113.5"}
     await server.stop(*clients)
 
 

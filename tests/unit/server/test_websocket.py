@@ -49,18 +49,16 @@ from pushservice.auth.revocations import Revocations
 from pushservice.protocol import deflate, wire
 from pushservice.protocol.close_codes import CloseCode
 from pushservice.server.client_log import ClientLog
-from pushservice.server.connection_limits import GUESTS_BEYOND
-from pushservice.server.factory import QuoteFactory
+from pushservice.server.connection_limits import PENDING_BURST
+from pushservice.server.connections import Connections, Services
+from pushservice.server.handshake import MAX_PAGE_REQUESTS, MAX_REQUEST_HEAD, PAGE_TIMEOUT
 from pushservice.server.lean_autobahn import LeanProtocol
 from pushservice.server.outlet import choose
 from pushservice.server.proxies import NOBODY, Trusted
 from pushservice.server.websocket import (
-    MAX_PAGE_REQUESTS,
-    MAX_REQUEST_HEAD,
-    PAGE_TIMEOUT,
     QuoteProtocol,
 )
-from pushservice.session.authentication import Doorkeeper
+from pushservice.session.authentication import AccessControl
 from pushservice.session.session import Session
 from pushservice.tls.factory import Pair, TLSFactory, development_pair, server_options
 
@@ -230,7 +228,7 @@ def test_a_request_without_upgrade_gets_the_page_and_may_ask_again():
     edge.clock.advance(edge.limits.upgrade_timeout + 1)
     assert not connection.transport.disconnecting, "a page is no unfinished handshake"
     connection.lose()
-    assert edge.factory.admission.connections == 0
+    assert edge.connections.limiter.connections == 0
     assert edge.clock.getDelayedCalls() == []
 
 
@@ -530,7 +528,7 @@ def test_a_client_behind_a_proxy_and_the_same_one_without_are_counted_together(p
     assert status(client, forwarded(ELSEWHERE)) == 101
     assert status(edge.connect(ELSEWHERE)) == 429
     client.lose()
-    assert edge.factory.admission.connections == 1
+    assert edge.connections.limiter.connections == 1
 
 
 @through_each
@@ -563,7 +561,7 @@ def test_on_a_unix_socket_that_is_not_trusted_nobody_is_counted():
     for _ in range(3):
         connection = edge.connect(transport=UnixTransport)
         assert status(connection, forwarded(ELSEWHERE)) == 101
-    assert edge.factory.admission._addresses == {}
+    assert edge.connections.limiter._addresses == {}
 
 
 @through_each
@@ -573,9 +571,9 @@ def test_on_a_unix_socket_that_is_not_trusted_nobody_is_counted():
 def test_a_proxy_that_names_nobody_has_no_limit_but_room(headers, proxy):
     edge = Edge(per_address=1, connect_rate=1, connections=50, trusted=BEHIND_PROXIES)
     assert [status(edge.connect(*proxy), headers) for _ in range(50)] == [101] * 50
-    assert edge.factory.admission._addresses == {}
+    assert edge.connections.limiter._addresses == {}
     silent = Edge(handshakes=2, trusted=BEHIND_PROXIES)
-    for _ in range(2 + GUESTS_BEYOND):
+    for _ in range(2 + PENDING_BURST):
         silent.connect(*proxy)
     assert silent.refuses(PROXY)
 
@@ -599,7 +597,7 @@ def test_a_client_behind_a_proxy_that_connects_too_fast_is_told_so(proxy):
     assert edge.refuses(ELSEWHERE), "it is the same address without a proxy"
     edge.clock.advance(1.1)
     assert status(edge.connect(*proxy), forwarded(ELSEWHERE)) == 101
-    assert edge.factory.admission.connections == 2
+    assert edge.connections.limiter.connections == 2
 
 
 @through_each
@@ -637,7 +635,7 @@ def test_a_head_that_comes_in_pieces_is_counted_once(proxy):
     assert connection.transport.value().startswith(b"HTTP/1.1 101 ")
     assert [edge.refuses(ELSEWHERE) for _ in range(10)] == [False] * 9 + [True]
     connection.lose()
-    assert edge.factory.admission._addresses[ELSEWHERE].connections == 0
+    assert edge.connections.limiter._addresses[ELSEWHERE].connections == 0
 
 
 def test_an_open_client_behind_a_proxy_keeps_no_more_than_another():
@@ -747,7 +745,7 @@ def test_a_lost_connection_leaves_nothing_behind():
     connection.say({"op": "subscribe", "symbols": ["A"]})
     connection.lose(ConnectionLost())
     assert edge.hub.count_outboxes() == edge.hub.count_topics() == 0
-    assert edge.factory.admission.connections == 0
+    assert edge.connections.limiter.connections == 0
     assert edge.counters.connections_closed == 1
     assert edge.clock.getDelayedCalls() == []
 
@@ -810,7 +808,7 @@ def test_a_failed_delivery_closes_its_client_with_1011(logged_failures):
     edge = Edge()
     connection = edge.open()
     [outbox] = edge.hub.outboxes()
-    edge.factory.failed(outbox, OSError("no"))
+    edge.connections.failed(outbox, OSError("no"))
     assert connection.close_code() == 1011
     [event] = logged_failures.flush(OSError)
     assert event["conn"] == connection.protocol.conn
@@ -848,7 +846,7 @@ NAMES = (b"Sec-WebSocket-Extensions", b"sec-websocket-extensions")
 def compressing(**limits: float) -> Edge:
     """An edge that compresses whatever it may."""
     edge = Edge(**limits)
-    edge.factory.deflated = deflate.codecs(edge.counters, 1)
+    edge.connections.deflated = deflate.codecs(edge.counters, 1)
     return edge
 
 
@@ -1072,7 +1070,7 @@ async def test_nagles_algorithm_is_off_on_an_accepted_socket():
     accepted = outbox.outlet._transport.socket
     assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
     client.transport.loseConnection()
-    await until(lambda: edge.factory.admission.connections == 0, "the end of the connection")
+    await until(lambda: edge.connections.limiter.connections == 0, "the end of the connection")
     await port.stopListening()
 
 
@@ -1081,7 +1079,7 @@ async def test_nagles_algorithm_is_off_on_an_accepted_socket():
 
 def logging(edge: Edge, rate: int = 100) -> Edge:
     """`edge`, which writes lines about the clients that come and go."""
-    edge.factory.client_log = ClientLog(edge.clock, rate)
+    edge.connections.client_log = ClientLog(edge.clock, rate)
     return edge
 
 
@@ -1192,25 +1190,19 @@ def test_what_never_became_a_client_is_not_told_of():
 
 def test_where_nothing_is_to_be_told_nothing_is_kept_for_it():
     edge = Edge()
-    silent = QuoteFactory(
-        edge.clock,
-        edge.hub,
-        edge.limits,
-        edge.factory.site,
-        edge.counters,
-        client_log=ClientLog(edge.clock, 0),
-    )
+    services = Services(edge.connections.site, client_log=ClientLog(edge.clock, 0))
+    silent = Connections(edge.clock, edge.hub, edge.limits, edge.counters, services)
     assert silent.client_log is None
     with capturedLogs() as events:
         connection = edge.open()
-        assert "_came_at" not in vars(connection.protocol)
+        assert "_logged_since" not in vars(connection.protocol)
         connection.lose()
         assert told(events) == []
 
 
 def test_a_client_that_is_told_of_takes_little_more_memory():
     plain, told_of = (vars(edge.open().protocol) for edge in (Edge(), logging(Edge())))
-    assert set(told_of) - set(plain) == {"_came_at"}
+    assert set(told_of) - set(plain) == {"_logged_since"}
     assert sys.getsizeof(told_of) == sys.getsizeof(plain)
 
 
@@ -1233,8 +1225,8 @@ class Counting(Protocol):
 @pytest_twisted.ensureDeferred
 async def test_the_bytes_that_were_sent_are_known_however_it_ends(mode, end):
     edge = logging(Edge())
-    edge.factory.reactor = reactor
-    edge.factory.make_outlet = choose(mode, reactor).make
+    edge.connections.reactor = reactor
+    edge.connections.make_outlet = choose(mode, reactor).make
     port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(edge.factory)
     endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
     with capturedLogs() as events:
@@ -1256,7 +1248,7 @@ async def test_the_bytes_that_were_sent_are_known_however_it_ends(mode, end):
             client.transport.loseConnection()
         else:
             outbox.outlet.abort()
-        await until(lambda: edge.factory.admission.connections == 0, "the end")
+        await until(lambda: edge.connections.limiter.connections == 0, "the end")
         await until(lambda: client.lost, "the end at the client")
         went = told(events)[-1]
     assert went["bytes"] == size
@@ -1268,8 +1260,8 @@ async def test_the_bytes_that_were_sent_are_known_however_it_ends(mode, end):
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_is_told_of_falls_behind_and_catches_up_as_any(mode, secure, tmp_path):
     edge = logging(Edge())
-    edge.factory.reactor = reactor
-    edge.factory.make_outlet = choose(mode, reactor).make
+    edge.connections.reactor = reactor
+    edge.connections.make_outlet = choose(mode, reactor).make
     listening: Any = edge.factory
     files = development_pair(tmp_path)
     if secure:
@@ -1294,7 +1286,7 @@ async def test_a_client_that_is_told_of_falls_behind_and_catches_up_as_any(mode,
         await until(lambda: not outbox.behind, "it to catch up")
         await until(lambda: client.size > sent, "all that was sent")
         client.transport.abortConnection()
-        await until(lambda: edge.factory.admission.connections == 0, "the end")
+        await until(lambda: edge.connections.limiter.connections == 0, "the end")
         await until(lambda: client.lost, "the end at the client")
         went = told(events)[-1]
     # What TLS adds is sent too.
@@ -1313,7 +1305,7 @@ class Door:
         self.edge = Edge(**limits)
         self.verdicts = Verdicts()
         self.revocations = Revocations(self.edge.clock)
-        self.edge.factory.doorkeeper = Doorkeeper(
+        self.edge.connections.access_control = AccessControl(
             self.edge.clock, self.verdicts, self.revocations, 10, 5, lambda _delay: self.edge.hub
         )
 
@@ -1405,7 +1397,7 @@ def test_a_token_in_the_url_is_taken_only_where_that_is_allowed():
     request = REQUEST.replace(b"GET / ", b"GET /?token=ann ")
     door = Door()
     assert status_of(door.ask(request=request)) == 401
-    door.edge.factory.token_in_url = True
+    door.edge.connections.token_in_url = True
     assert events_after_upgrade(door.ask(request=request))[1]["user"] == "ann"
 
 
@@ -1475,7 +1467,7 @@ def test_when_a_token_was_looked_at_there_must_still_be_room(why):
     assert status_of(first) == 101
     if why == "restarting":
         first.lose()
-        door.edge.factory.draining = True
+        door.edge.connections.draining = True
     door.verdicts.answer()
     assert status_of(second) == 503
     assert why.encode() in second.transport.value()
@@ -1508,7 +1500,7 @@ class CertifiedTransport(SecureTransport):
 
 
 def certified(door: Door, headers: bytes, *, subject: str | None) -> Connection:
-    door.edge.factory.by_certificate = True
+    door.edge.connections.by_certificate = True
     connection = door.edge.connect(transport=CertifiedTransport)
     if subject is not None:
         name = x509.Name.from_rfc4514_string(subject)
@@ -1563,7 +1555,7 @@ def test_who_is_revoked_while_a_token_is_looked_at_may_answer_the_close():
     connection.send(masked(1, b'{"op":"auth","token":"ann"}'))
     assert connection.transport.producerState == "paused"
     door.revocations.revoke("user", "ann")
-    door.edge.factory.doorkeeper.look_for_revoked("ann", None)
+    door.edge.connections.access_control.end_revoked("ann", None)
     assert connection.transport.producerState == "producing"
     connection.send(masked(8, CloseCode.AUTHENTICATION_FAILED.to_bytes(2)))
     assert connection.transport.disconnecting

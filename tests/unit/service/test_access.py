@@ -24,25 +24,25 @@ def access(**fields: Any) -> Access:
 
 def outcome(of: Access, token: str) -> Identity | Refused:
     found: list[Identity | Refused] = []
-    assert of.doorkeeper is not None
-    of.doorkeeper.verify(token, found.append)
+    assert of.access_control is not None
+    of.access_control.verify(token, found.append)
     assert len(found) == 1
     return found[0]
 
 
 def guarded(of: Access) -> Any:
-    """What is set on a factory."""
-    factory = SimpleNamespace()
-    of.guard(factory)  # type: ignore[arg-type]  # it only sets attributes
-    return factory
+    """What is set on the connections."""
+    connections = SimpleNamespace()
+    of.guard(connections)  # type: ignore[arg-type]  # it only sets attributes
+    return connections
 
 
 @pytest.mark.parametrize("auth", [None, "none"])
-def test_where_nobody_is_asked_there_is_no_doorkeeper(auth):
-    factory = guarded(access(auth=auth))
-    assert factory.doorkeeper is None
-    assert not factory.by_certificate
-    assert not factory.token_in_url
+def test_where_nobody_is_asked_there_is_no_access_control(auth):
+    connections = guarded(access(auth=auth))
+    assert connections.access_control is None
+    assert not connections.by_certificate
+    assert not connections.token_in_url
 
 
 def test_tokens_are_verified_by_the_key_that_is_named(tmp_path):
@@ -52,7 +52,7 @@ def test_tokens_are_verified_by_the_key_that_is_named(tmp_path):
     assert identity.user == "ann"
     assert isinstance(outcome(made, signed("ES256", 1)), Refused)
     assert isinstance(outcome(made, signed("ES256", aud="other")), Refused)
-    assert guarded(made).doorkeeper is made.doorkeeper
+    assert guarded(made).access_control is made.access_control
 
 
 def test_a_delay_that_no_hub_has_is_refused(tmp_path):
@@ -86,8 +86,8 @@ def test_where_certificates_say_who_it_is_no_token_does():
     refused = outcome(made, "anything")
     assert isinstance(refused, Refused)
     assert not refused.temporary
-    assert made.doorkeeper is not None
-    assert made.doorkeeper.accepted(Identity("CN=ann")) == Identity("CN=ann")
+    assert made.access_control is not None
+    assert made.access_control.check(Identity("CN=ann")) == Identity("CN=ann")
 
 
 @pytest.mark.parametrize("auth", ["token", "redis"])
@@ -97,10 +97,10 @@ def test_where_tokens_are_asked_for_a_certificate_stands_in_for_none(tmp_path, a
 
 
 def test_origins_and_the_urls_token_are_as_configured():
-    factory = guarded(access(origins=(parsed("https://a.example"),), token_in_url=True))
-    assert factory.origins.fault("https://a.example", "b.example") is None
-    assert factory.origins.fault("https://b.example", "b.example") is not None
-    assert factory.token_in_url
+    connections = guarded(access(origins=(parsed("https://a.example"),), token_in_url=True))
+    assert connections.origins.fault("https://a.example", "b.example") is None
+    assert connections.origins.fault("https://b.example", "b.example") is not None
+    assert connections.token_in_url
     assert guarded(access(require_origin=True)).origins.fault(None, "a") is not None
 
 
@@ -116,35 +116,33 @@ def test_what_was_not_started_can_be_stopped():
 
 class Client:
     def __init__(self, identity: Identity, out: list[str]) -> None:
-        self.identity, self.shut_out = identity, out.append
+        self.identity, self.token_ended = identity, out.append
 
 
 @pytest.mark.parametrize(("kind", "name"), [("user", "ann"), ("token", "7")])
-def test_what_is_revoked_shuts_out_whom_it_concerns_and_refuses_them_from_then_on(
-    tmp_path, kind, name
-):
+def test_a_revocation_ends_access_and_refuses_from_then_on(tmp_path, kind, name):
     made = access(auth="token", token_key=key_file(tmp_path, "ES256"))
     identity = outcome(made, signed("ES256", aud=None))
     out: list[str] = []
     client: Any = Client(identity, out)
-    assert made.doorkeeper is not None
-    made.doorkeeper.came(client)
+    assert made.access_control is not None
+    made.access_control.connected(client)
     # As the feed of revocations does.
     made._revocations.revoke(kind, name)
     made._revoked(kind, name, just_now=False)
     assert out == ["the token was revoked"]
     assert isinstance(outcome(made, signed("ES256", aud=None)), Refused)
-    made.doorkeeper.left(client)
+    made.access_control.left(client)
 
 
-def test_what_is_revoked_just_now_shuts_out_whoever_is_in(tmp_path):
+def test_a_revocation_just_now_ends_access_whenever_the_token_was_issued(tmp_path):
     made = access(auth="token", token_key=key_file(tmp_path, "ES256"))
     out: list[str] = []
     # From an issuer whose clock is ahead.
     client: Any = Client(outcome(made, signed("ES256", aud=None, iat=NOW + 2)), out)
-    assert made.doorkeeper is not None
-    made.doorkeeper.came(client)
+    assert made.access_control is not None
+    made.access_control.connected(client)
     made._revocations.revoke("user", "ann")
     made._revoked("user", "ann", just_now=True)
     assert out == ["the token was revoked"]
-    made.doorkeeper.left(client)
+    made.access_control.left(client)

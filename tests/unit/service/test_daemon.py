@@ -23,7 +23,7 @@ from pushservice.limits import Limits
 from pushservice.protocol.close_codes import CloseCode
 from pushservice.redis.url import redis_address
 from pushservice.server.client_counts import Tally
-from pushservice.server.connection_limits import GUESTS_BEYOND
+from pushservice.server.connection_limits import PENDING_BURST
 from pushservice.server.ports import Listening
 from pushservice.service import daemon as service_room
 from pushservice.service.daemon import Berth, CannotStart, Daemon, raise_file_limit
@@ -209,7 +209,7 @@ async def test_a_client_that_does_not_answer_the_close_does_not_hold_up_the_stop
     client = await connect(daemon)
     monkeypatch.setattr(client, "onCloseFrame", lambda code, reason: None)
     await stop(daemon, client)
-    assert daemon.factory.admission.connections == 0
+    assert daemon.connections.limiter.connections == 0
 
 
 @pytest.mark.parametrize(("auth", "shown"), [("none", ["A"]), ("redis", [])])
@@ -264,8 +264,8 @@ def limits_of(monkeypatch, files: int, **values: Any) -> Limits:
     """The limits of a daemon that may open so many files."""
     monkeypatch.setattr(service_room, "raise_file_limit", lambda: files)
     daemon = Daemon(reactor, Config(plain=True, **values))
-    assert daemon.factory.limits == daemon.factory.admission._limits
-    return daemon.factory.limits
+    assert daemon.connections.limits == daemon.connections.limiter._limits
+    return daemon.connections.limits
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ def test_the_files_are_split_with_a_quarter_at_most_for_those_that_are_no_client
 
 
 def test_what_is_reserved_has_room_for_those_that_are_dropped_unheard():
-    assert service_room.RESERVED_FILES >= GUESTS_BEYOND + 32
+    assert service_room.RESERVED_FILES >= PENDING_BURST + 32
 
 
 def test_more_connections_than_files_are_cut_down_in_words(words, monkeypatch):
@@ -541,7 +541,7 @@ async def test_who_does_not_go_is_dropped(when):
         began = reactor.seconds()
         await left
         assert reactor.seconds() - began < Limits().close_timeout
-    assert daemon.factory.admission.connections == 0
+    assert daemon.connections.limiter.connections == 0
     daemon.hurry()
     await daemon.stopService()
 
@@ -579,7 +579,7 @@ async def test_on_a_berth_clients_are_served_once_that_is_told_and_counted_until
         assert tally.serving() == [0]
         client = await connect(daemon)
         assert tally.serving() == [1]
-        assert daemon.factory.full(), "the most that there may be is for all processes together"
+        assert daemon.connections.full(), "the most that there may be is for all processes together"
         left = daemon.leave(CloseCode.RESTARTING)
         assert tally.serving() == []
         await until(lambda: client.gone, "the client's end")

@@ -1,4 +1,4 @@
-"""The doorkeeper: when strangers have to go, when tokens end, and whom a revocation concerns."""
+"""AccessControl: clients that do not authenticate, tokens that end, and revocations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from door_doubles import ANN, DELAY, LEEWAY, TIMEOUT, House, Verdicts
 
 from pushservice.auth.identity import Identity, Refused, Rights
 from pushservice.auth.revocations import Revocations
-from pushservice.session.authentication import TOLD_AHEAD, Doorkeeper
+from pushservice.session.authentication import TOLD_AHEAD, AccessControl
 
 NOW = 1_763_800_000.0
 
@@ -21,13 +21,13 @@ class Visitor:
         self.clock = clock
         self.told: list[tuple[object, ...]] = []
 
-    def came_too_late(self) -> None:
+    def authentication_timed_out(self) -> None:
         self.told.append(("too late", self.clock.seconds() - NOW))
 
-    def tell_expiring(self, left_ms: int) -> None:
+    def token_expiring(self, left_ms: int) -> None:
         self.told.append(("expiring", self.clock.seconds() - NOW, left_ms))
 
-    def shut_out(self, reason: str) -> None:
+    def token_ended(self, reason: str) -> None:
         self.told.append(("out", self.clock.seconds() - NOW, reason))
 
 
@@ -38,7 +38,7 @@ def house() -> House:
 
 def outcome(house: House, token: str) -> Identity | Refused:
     found: list[Identity | Refused] = []
-    house.doorkeeper.verify(token, found.append)
+    house.access_control.verify(token, found.append)
     assert len(found) == 1
     return found[0]
 
@@ -52,7 +52,7 @@ def test_a_token_that_was_revoked_is_refused_even_if_that_came_while_it_was_look
     house.know("t", token_id="7")
     house.verdicts.later = True
     found: list[Identity | Refused] = []
-    house.doorkeeper.verify("t", found.append)
+    house.access_control.verify("t", found.append)
     house.revocations.revoke("token", "7")
     house.verdicts.answer()
     assert str(found[0]) == "it was revoked"
@@ -67,7 +67,7 @@ def test_a_delay_that_is_not_offered_is_refused_by_name(house):
 
 def test_a_stranger_has_its_time_and_no_more(house):
     visitor = Visitor(house.clock)
-    house.doorkeeper.came(visitor)
+    house.access_control.connected(visitor)
     house.clock.pass_time(TIMEOUT - 0.01)
     assert visitor.told == []
     house.clock.pass_time(0.26)
@@ -80,8 +80,8 @@ def test_a_stranger_has_its_time_and_no_more(house):
 
 def test_who_was_let_in_is_no_stranger_any_more(house):
     visitor = Visitor(house.clock)
-    house.doorkeeper.came(visitor)
-    house.doorkeeper.let_in(visitor, ANN)
+    house.access_control.connected(visitor)
+    house.access_control.authenticated(visitor, ANN)
     assert visitor.identity is ANN
     house.clock.pass_time(1e6)
     assert visitor.told == []
@@ -90,12 +90,12 @@ def test_who_was_let_in_is_no_stranger_any_more(house):
 def test_who_left_is_not_called_and_nothing_stays(house):
     visitors = [Visitor(house.clock) for _ in range(3)]
     for visitor in visitors:
-        house.doorkeeper.came(visitor)
+        house.access_control.connected(visitor)
         house.clock.pass_time(0.5)
-    house.doorkeeper.let_in(visitors[0], Identity("ann", "7", NOW + 100))
+    house.access_control.authenticated(visitors[0], Identity("ann", "7", NOW + 100))
     for visitor in visitors:
-        house.doorkeeper.left(visitor)
-        house.doorkeeper.left(visitor)
+        house.access_control.left(visitor)
+        house.access_control.left(visitor)
     assert house.clock.calls == []
     house.revoke("ann", "7")
     house.clock.pass_time(200)
@@ -104,7 +104,7 @@ def test_who_left_is_not_called_and_nothing_stays(house):
 
 def test_the_end_of_a_token_is_told_ahead_and_comes_after_the_leeway(house):
     visitor = Visitor(house.clock, Identity("ann", expires_at=NOW + 3600))
-    house.doorkeeper.came(visitor)
+    house.access_control.connected(visitor)
     house.clock.pass_time(3600 - TOLD_AHEAD - 0.01)
     assert visitor.told == []
     house.clock.pass_time(0.02)
@@ -120,7 +120,7 @@ def test_the_end_of_a_token_is_told_ahead_and_comes_after_the_leeway(house):
 @pytest.mark.parametrize("left", [-LEEWAY / 2, 0, 1, 30])
 def test_a_token_that_ends_soon_is_told_at_once_and_ends_in_time(house, left):
     visitor = Visitor(house.clock, Identity("ann", expires_at=NOW + left))
-    house.doorkeeper.came(visitor)
+    house.access_control.connected(visitor)
     house.clock.pass_time(0)
     assert visitor.told == [("expiring", 0, max(0, left * 1000))]
     house.clock.pass_time(left + LEEWAY + 0.25)
@@ -129,10 +129,10 @@ def test_a_token_that_ends_soon_is_told_at_once_and_ends_in_time(house, left):
 
 def test_a_new_token_takes_the_place_of_the_one_before(house):
     visitor = Visitor(house.clock, Identity("ann", "1", NOW + 70))
-    house.doorkeeper.came(visitor)
+    house.access_control.connected(visitor)
     house.clock.pass_time(20)
     assert len(visitor.told) == 1
-    house.doorkeeper.let_in(visitor, Identity("ann", "2", NOW + 170))
+    house.access_control.authenticated(visitor, Identity("ann", "2", NOW + 170))
     house.clock.pass_time(80)
     assert visitor.told == [("expiring", 10, 60_000)], "the old end is none any more"
     house.revoke(token="1")
@@ -145,7 +145,7 @@ def test_a_new_token_takes_the_place_of_the_one_before(house):
 
 def test_an_end_in_years_takes_no_timer_longer_than_a_day(house):
     visitor = Visitor(house.clock, Identity("ann", expires_at=NOW + 400 * 86_400))
-    house.doorkeeper.came(visitor)
+    house.access_control.connected(visitor)
     for _ in range(399):
         assert [call.getTime() - house.clock.seconds() for call in house.clock.calls] == [86_400]
         house.clock.pass_time(86_400)
@@ -158,17 +158,17 @@ def test_a_revoked_user_is_shut_out_and_no_other(house):
     ann, again, bob = (Visitor(house.clock, Identity(user)) for user in ("ann", "ann", "bob"))
     anybody = Visitor(house.clock, Identity())
     for visitor in (ann, again, bob, anybody, Visitor(house.clock)):
-        house.doorkeeper.came(visitor)
+        house.access_control.connected(visitor)
     house.revoke(user="ann")
     assert ann.told == again.told == [("out", 0, "the token was revoked")]
     assert bob.told == anybody.told == []
-    house.doorkeeper.stop()
+    house.access_control.stop()
 
 
 def test_a_revoked_token_is_shut_out_alone(house):
     first, second = (Visitor(house.clock, Identity("ann", token)) for token in ("1", "2"))
-    house.doorkeeper.came(first)
-    house.doorkeeper.came(second)
+    house.access_control.connected(first)
+    house.access_control.connected(second)
     house.revoke(token="1")
     assert len(first.told) == 1
     assert second.told == []
@@ -176,17 +176,17 @@ def test_a_revoked_token_is_shut_out_alone(house):
 
 def test_who_has_a_token_that_was_issued_after_a_users_revocation_stays(house):
     visitor = Visitor(house.clock, Identity("ann", issued_at=NOW + 60))
-    house.doorkeeper.came(visitor)
+    house.access_control.connected(visitor)
     house.revoke(user="ann")
     assert visitor.told == []
 
 
 def test_whoever_is_in_when_a_user_is_revoked_is_shut_out_though_the_issuers_clock_is_ahead(house):
     ann, bob = (Visitor(house.clock, Identity(user, issued_at=NOW + 2)) for user in ("ann", "bob"))
-    house.doorkeeper.came(ann)
-    house.doorkeeper.came(bob)
+    house.access_control.connected(ann)
+    house.access_control.connected(bob)
     house.revocations.revoke("user", "ann")
-    house.doorkeeper.look_for_revoked("ann", None, just_now=True)
+    house.access_control.end_revoked("ann", None, just_now=True)
     assert ann.told == [("out", 0, "the token was revoked")]
     assert bob.told == []
 
@@ -195,15 +195,15 @@ def test_many_at_one_moment_share_one_timer_and_may_take_each_other_along(house)
     class Pair(Visitor):
         other: Pair
 
-        def came_too_late(self) -> None:
-            super().came_too_late()
-            house.doorkeeper.left(self)
-            house.doorkeeper.left(self.other)
+        def authentication_timed_out(self) -> None:
+            super().authentication_timed_out()
+            house.access_control.left(self)
+            house.access_control.left(self.other)
 
     one, two = Pair(house.clock), Pair(house.clock)
     one.other, two.other = two, one
     for visitor in (one, two, *(Visitor(house.clock) for _ in range(100))):
-        house.doorkeeper.came(visitor)
+        house.access_control.connected(visitor)
     assert len(house.clock.calls) == 1
     house.clock.pass_time(TIMEOUT + 0.25)
     assert [len(one.told), len(two.told)] == [1, 0]
@@ -212,13 +212,13 @@ def test_many_at_one_moment_share_one_timer_and_may_take_each_other_along(house)
 
 def test_a_client_that_raises_does_not_stop_the_time_of_the_others(house):
     class Broken(Visitor):
-        def came_too_late(self) -> None:
+        def authentication_timed_out(self) -> None:
             raise ZeroDivisionError
 
-    house.doorkeeper.came(Broken(house.clock))
+    house.access_control.connected(Broken(house.clock))
     house.clock.pass_time(1)
     visitor = Visitor(house.clock)
-    house.doorkeeper.came(visitor)
+    house.access_control.connected(visitor)
     with pytest.raises(ZeroDivisionError):
         house.clock.pass_time(TIMEOUT)
     house.clock.pass_time(TIMEOUT)
@@ -227,24 +227,26 @@ def test_a_client_that_raises_does_not_stop_the_time_of_the_others(house):
 
 def test_clients_that_come_and_go_with_tokens_for_years_leave_nothing_to_remember():
     clock = FixedClock(NOW)
-    doorkeeper = Doorkeeper(clock, Verdicts(), Revocations(clock), TIMEOUT, LEEWAY, lambda _: None)
+    access_control = AccessControl(
+        clock, Verdicts(), Revocations(clock), TIMEOUT, LEEWAY, lambda _: None
+    )
     stays = Visitor(clock, Identity("ann", expires_at=NOW + 90))
-    doorkeeper.came(stays)
+    access_control.connected(stays)
     for number in range(10_000):
         visitor = Visitor(clock, Identity(f"u{number}", f"t{number}", NOW + 1e6 + number))
-        doorkeeper.came(visitor)
-        doorkeeper.left(visitor)
-    kept = [doorkeeper._due, doorkeeper._when, doorkeeper._times]
-    kept += [doorkeeper._by_user, doorkeeper._by_token, doorkeeper._told]
+        access_control.connected(visitor)
+        access_control.left(visitor)
+    kept = [access_control._due, access_control._when, access_control._times]
+    kept += [access_control._by_user, access_control._by_token, access_control._told]
     assert max(map(len, kept)) <= 200
     clock.pass_time(31)
     assert len(stays.told) == 1, "and forgets nobody who stays"
 
 
 def test_after_a_stop_nothing_is_left_with_the_clock(house):
-    house.doorkeeper.came(Visitor(house.clock))
-    house.doorkeeper.stop()
-    house.doorkeeper.stop()
+    house.access_control.connected(Visitor(house.clock))
+    house.access_control.stop()
+    house.access_control.stop()
     assert house.clock.calls == []
 
 

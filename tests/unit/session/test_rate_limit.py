@@ -5,19 +5,19 @@ from __future__ import annotations
 import pytest
 
 from pushservice.limits import BURST_SECONDS, Limits
-from pushservice.session.rate_limit import Allowance
+from pushservice.session.rate_limit import RateLimit
 
 #: Bytes of a purse that never matters here.
 PLENTY = Limits(message_rate=5, byte_rate=0)
 
 
-def frames(allowance: Allowance, count: int) -> None:
+def frames(allowance: RateLimit, count: int) -> None:
     for _ in range(count):
         allowance.frame()
 
 
 def test_ten_seconds_worth_of_frames_may_come_at_once_and_one_more_is_too_many():
-    allowance = Allowance(PLENTY, 100.0)
+    allowance = RateLimit(PLENTY, 100.0)
     allowance.arrived(1, 100.0)
     frames(allowance, 5 * BURST_SECONDS)
     assert not allowance.overdrawn
@@ -27,7 +27,7 @@ def test_ten_seconds_worth_of_frames_may_come_at_once_and_one_more_is_too_many()
 
 
 def test_one_second_of_frames_is_refused_with_patience_and_no_more():
-    allowance = Allowance(PLENTY, 100.0)
+    allowance = RateLimit(PLENTY, 100.0)
     frames(allowance, 5 * BURST_SECONDS + 5)
     assert allowance.overdrawn
     assert not allowance.exhausted
@@ -36,7 +36,7 @@ def test_one_second_of_frames_is_refused_with_patience_and_no_more():
 
 
 def test_frames_come_back_with_time_and_never_beyond_a_burst():
-    allowance = Allowance(PLENTY, 100.0)
+    allowance = RateLimit(PLENTY, 100.0)
     frames(allowance, 5 * BURST_SECONDS + 3)
     allowance.arrived(1, 100.5)
     assert allowance.overdrawn, "half a second brings two and a half of the three"
@@ -50,7 +50,7 @@ def test_frames_come_back_with_time_and_never_beyond_a_burst():
 
 
 def test_a_client_that_keeps_to_the_rate_is_never_refused():
-    allowance = Allowance(PLENTY, 0.0)
+    allowance = RateLimit(PLENTY, 0.0)
     for number in range(1000):
         allowance.arrived(10, number * 0.2)
         allowance.frame()
@@ -58,7 +58,7 @@ def test_a_client_that_keeps_to_the_rate_is_never_refused():
 
 
 def test_a_client_over_the_rate_is_refused_once_its_burst_is_spent():
-    allowance = Allowance(PLENTY, 0.0)
+    allowance = RateLimit(PLENTY, 0.0)
     refused_at = None
     for number in range(1000):
         # Six a second, where five are allowed: the fifty of the burst last for fifty seconds.
@@ -71,7 +71,7 @@ def test_a_client_over_the_rate_is_refused_once_its_burst_is_spent():
 
 
 def test_ten_seconds_worth_of_bytes_may_come_at_once_and_one_more_is_too_many():
-    allowance = Allowance(Limits(message_rate=0, byte_rate=1000, message=128), 0.0)
+    allowance = RateLimit(Limits(message_rate=0, byte_rate=1000, message=128), 0.0)
     allowance.arrived(6_000, 0.0)
     allowance.arrived(4_000, 0.0)
     assert not allowance.overdrawn
@@ -84,7 +84,7 @@ def test_ten_seconds_worth_of_bytes_may_come_at_once_and_one_more_is_too_many():
 
 
 def test_bytes_come_back_with_time_and_never_beyond_a_burst():
-    allowance = Allowance(Limits(message_rate=0, byte_rate=1000, message=128), 0.0)
+    allowance = RateLimit(Limits(message_rate=0, byte_rate=1000, message=128), 0.0)
     allowance.arrived(10_500, 0.0)
     allowance.arrived(0, 0.4)
     assert allowance.overdrawn
@@ -97,7 +97,7 @@ def test_bytes_come_back_with_time_and_never_beyond_a_burst():
 
 
 def test_however_low_the_rate_two_whole_messages_are_allowed_and_a_third_is_refused_with_patience():
-    allowance = Allowance(Limits(message_rate=0, byte_rate=1, message=5000), 0.0)
+    allowance = RateLimit(Limits(message_rate=0, byte_rate=1, message=5000), 0.0)
     allowance.arrived(10_000, 0.0)
     assert not allowance.overdrawn
     allowance.arrived(5_000, 0.0)
@@ -108,7 +108,7 @@ def test_however_low_the_rate_two_whole_messages_are_allowed_and_a_third_is_refu
 
 
 def test_a_purse_for_two_messages_is_refilled_to_two_messages():
-    allowance = Allowance(Limits(message_rate=0, byte_rate=1, message=5000), 0.0)
+    allowance = RateLimit(Limits(message_rate=0, byte_rate=1, message=5000), 0.0)
     allowance.arrived(10_000, 0.0)
     allowance.arrived(10_000, 10_000.0)
     assert not allowance.overdrawn
@@ -118,17 +118,17 @@ def test_a_purse_for_two_messages_is_refilled_to_two_messages():
 @pytest.mark.parametrize("byte_rate", [0, 1000])
 def test_a_rate_of_nothing_is_no_limit_and_leaves_the_other_one(message_rate, byte_rate):
     limits = Limits(message_rate=message_rate, byte_rate=byte_rate, message=128)
-    many_frames = Allowance(limits, 0.0)
+    many_frames = RateLimit(limits, 0.0)
     frames(many_frames, 10_000)
     assert many_frames.overdrawn is many_frames.exhausted is bool(message_rate)
-    many_bytes = Allowance(limits, 0.0)
+    many_bytes = RateLimit(limits, 0.0)
     for _ in range(10):
         many_bytes.arrived(10_000_000, 0.0)
     assert many_bytes.overdrawn is many_bytes.exhausted is bool(byte_rate)
 
 
 def test_a_clock_that_is_set_back_takes_nothing_and_gives_nothing():
-    allowance = Allowance(PLENTY, 100.0)
+    allowance = RateLimit(PLENTY, 100.0)
     frames(allowance, 5 * BURST_SECONDS)
     allowance.arrived(1, 50.0)
     assert not allowance.overdrawn
@@ -139,14 +139,14 @@ def test_a_clock_that_is_set_back_takes_nothing_and_gives_nothing():
 
 
 def test_two_clients_have_a_purse_each():
-    first, second = Allowance(PLENTY, 0.0), Allowance(PLENTY, 0.0)
+    first, second = RateLimit(PLENTY, 0.0), RateLimit(PLENTY, 0.0)
     frames(first, 5 * BURST_SECONDS + 1)
     assert first.overdrawn
     assert not second.overdrawn
 
 
 def test_what_is_much_work_counts_as_many_frames():
-    allowance = Allowance(Limits(message_rate=10), 0.0)
+    allowance = RateLimit(Limits(message_rate=10), 0.0)
     allowance.spend(100)
     assert not allowance.overdrawn
     allowance.spend(0.5)

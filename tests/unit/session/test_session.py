@@ -840,7 +840,7 @@ def test_a_fault_in_a_late_verdict_closes_the_client_and_one_at_once_is_the_edge
             assert failures == []
 
 
-def test_a_client_that_can_not_be_told_is_no_hindrance_to_the_doorkeeper(monkeypatch):
+def test_a_client_that_can_not_be_told_is_no_hindrance_to_access_control(monkeypatch):
     house = House()
     failed = []
     monkeypatch.setattr(house.hub, "_failed", lambda outbox, _failure: failed.append(outbox))
