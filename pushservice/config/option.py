@@ -19,10 +19,10 @@ class Option:
     """One option of `twistd quotepush`.
 
     `default` is text, as it would be typed; None means that the option has no value unless given.
-    `unit` says what a number counts. `section` is where it stands in the configuration file, empty
-    for its top. A `flag` takes no value. A `secret` is shown to nobody, and may be given in a file
-    that the option `NAME-file` names, whose `content_of` is NAME. The values of a `path` are files
-    or directories.
+    `coerce` turns a text into a value, or raises ValueError. `unit` says what a number counts.
+    `section` is the option's section of the configuration file, empty for the top. A `flag` takes
+    no value. A `secret` is shown to nobody, and may be given in a file that the option `NAME-file`
+    names, whose `content_of` is NAME. The values of a `path` are files or directories.
     """
 
     name: str
@@ -40,19 +40,19 @@ class Option:
 
     @property
     def variable(self) -> str:
-        """The environment variable that stands in for the option."""
+        """The environment variable that sets the option."""
         return f"{VARIABLES}{self.name.upper().replace('-', '_')}"
 
     @property
     def key(self) -> str:
-        """Where it stands in the configuration file: `[section] name`, or `name` at its top."""
+        """Its key in the configuration file: `[section] name`, or `name` at the top."""
         return f"[{self.section}] {self.name}" if self.section else self.name
 
     @property
     def described(self) -> str:
         """The help with the unit, the variable, whether it may be repeated, and the default."""
         notes = [f"in {self.unit}"] if self.unit else []
-        notes.append(f"or the environment's {self.variable}")
+        notes.append(f"environment: {self.variable}")
         if self.repeatable:
             notes.append("may be given more than once")
         if self.default is not None:
@@ -66,8 +66,8 @@ class Option:
         lines = ", one a line" if self.repeatable else ""
         return Option(
             f"{self.name}-file",
-            f"file with {what} of --{self.name}{lines}; lines that are empty or begin with # are"
-            " skipped",
+            f"file with {what} of --{self.name}{lines}; empty lines and lines that"
+            " begin with # are skipped",
             placeholder="FILE",
             section=self.section,
             path=True,

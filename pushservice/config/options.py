@@ -15,10 +15,10 @@ from pushservice.config.options_feed import FEED, REGISTRY
 from pushservice.config.options_limits import LIMITS
 from pushservice.config.options_server import GENERAL, LOG, TLS, WORKERS
 
-#: The file in which all other options may stand; it can't stand in itself.
+#: The file that may set all other options; it can't name itself.
 CONFIG_FILE: Final = Option(
     "config",
-    "configuration file in TOML; the environment and the command line go before it",
+    "configuration file in TOML; the environment and the command line override it",
     placeholder="FILE",
     path=True,
 )

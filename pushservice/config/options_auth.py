@@ -14,8 +14,8 @@ from pushservice.config.option import Option
 AUTH: Final[tuple[Option, ...]] = (
     Option(
         "auth",
-        "who may connect: none, everybody; token, who has a JWT; redis, who has a ticket that is"
-        " kept in Redis",
+        "who may connect: none, everybody; token, clients with a JWT; redis, clients with a"
+        " ticket that is kept in Redis",
         None,
         one_of("none", "token", "redis"),
         placeholder="none|token|redis",
@@ -23,34 +23,38 @@ AUTH: Final[tuple[Option, ...]] = (
     ),
     Option(
         "token-key",
-        "key that tokens are verified with: a public key or certificate in PEM, or the secret of"
-        " HS256",
+        "key that verifies tokens: a public key or certificate in PEM, or the secret of HS256",
         placeholder="FILE",
         section="auth",
         path=True,
     ),
     Option(
         "token-jwks",
-        "keys that tokens are verified with, as a JSON Web Key Set; read again when a token names"
-        " a key that is not there",
+        "keys that verify tokens, as a JSON Web Key Set; the file is read again when a token"
+        " names a key that is not in it",
         placeholder="FILE",
         section="auth",
         path=True,
     ),
     Option(
         "token-algorithms",
-        "algorithm of tokens that is taken; when not given, those that the keys are for",
+        "algorithm that tokens may be signed with; when not given, those that the keys are for",
         None,
         one_of("HS256", "RS256", "ES256", "EdDSA"),
         placeholder="HS256|RS256|ES256|EdDSA",
         repeatable=True,
         section="auth",
     ),
-    Option("token-audience", "what a token's aud must name", placeholder="TEXT", section="auth"),
-    Option("token-issuer", "what a token's iss must be", placeholder="TEXT", section="auth"),
+    Option(
+        "token-audience",
+        "audience that a token's aud must name",
+        placeholder="TEXT",
+        section="auth",
+    ),
+    Option("token-issuer", "issuer that a token's iss must be", placeholder="TEXT", section="auth"),
     Option(
         "token-leeway",
-        "how far the clocks of whoever issues tokens may be off",
+        "most that the clock of a token's issuer may differ from this machine's",
         "10",
         seconds(0, 600),
         "seconds",
@@ -59,8 +63,8 @@ AUTH: Final[tuple[Option, ...]] = (
     ),
     Option(
         "token-in-url",
-        "take tokens from the URL's parameter `token` too, where they are written to logs on the"
-        " way",
+        "also accept tokens in the URL's parameter `token`, although proxies may write URLs to"
+        " their logs",
         flag=True,
         section="auth",
     ),
@@ -75,8 +79,8 @@ AUTH: Final[tuple[Option, ...]] = (
     ),
     Option(
         "delays",
-        "delay that tokens may ask quotes to be sent with; whoever asks for one gets the next"
-        " longer",
+        "delay of quotes that a token may ask for; a token that asks for a delay in between gets"
+        " the next longer one",
         None,
         seconds(0.1, 86_400),
         "seconds",
@@ -86,7 +90,7 @@ AUTH: Final[tuple[Option, ...]] = (
     ),
     Option(
         "delay-buffer",
-        "memory for quotes that wait for --delays; what does not fit is told as gaps",
+        "memory for quotes held back by --delays; a quote that does not fit is announced as a gap",
         "67108864",
         whole_number(65_536, 1024**4),
         "bytes",
@@ -95,8 +99,8 @@ AUTH: Final[tuple[Option, ...]] = (
     ),
     Option(
         "origins",
-        "web page that browsers may connect from, such as https://example.org, or * for any; when"
-        " not given, the daemon's own",
+        "origin of web pages that browsers may connect from, such as https://example.org, or *"
+        " for any; when not given, the daemon's own",
         None,
         allowed_origin,
         placeholder="ORIGIN",
@@ -105,7 +109,7 @@ AUTH: Final[tuple[Option, ...]] = (
     ),
     Option(
         "require-origin",
-        "refuse clients that name no origin, as programs other than browsers do",
+        "refuse clients that send no Origin header, as programs other than browsers do",
         flag=True,
         section="auth",
     ),

@@ -14,10 +14,11 @@ from pushservice.redis.url import EMBEDDED, redis_address
 FEED: Final[tuple[Option, ...]] = (
     Option(
         "redis",
-        "where quotes come from: redis:// or rediss:// (TLS) with [[user]:password@]host[:port],"
-        " unix://[[user]:password@]/path, redis+sentinel:// or rediss+sentinel:// with"
-        " [[user]:password@]host[:port],host[:port]/service, or embedded for a private"
-        " redis-server; several are shards, each of which may bring any symbol",
+        "Redis that quotes come from: redis:// or rediss:// (TLS) with"
+        " [[user]:password@]host[:port], unix://[[user]:password@]/path, redis+sentinel:// or"
+        " rediss+sentinel:// with [[user]:password@]host[:port],host[:port]/service, or embedded"
+        " for a private redis-server; several are shards, and any symbol may come from any of"
+        " them",
         EMBEDDED,
         redis_address,
         placeholder="URL",
@@ -27,14 +28,14 @@ FEED: Final[tuple[Option, ...]] = (
     ),
     Option(
         "redis-ca",
-        "certificates that Redis is trusted by over TLS, in PEM; when not given, the system's",
+        "CA certificates that verify Redis over TLS, in PEM; when not given, the system's",
         placeholder="FILE",
         section="feed",
         path=True,
     ),
     Option(
         "redis-cert",
-        "certificate to show Redis over TLS, in PEM",
+        "client certificate to present to Redis over TLS, in PEM",
         placeholder="FILE",
         section="feed",
         path=True,
@@ -48,7 +49,7 @@ FEED: Final[tuple[Option, ...]] = (
     ),
     Option(
         "channels",
-        "Redis channel pattern to listen to; the symbol is what its * matched",
+        "Redis channel pattern to listen to; the symbol is what its * matches",
         "quote.*",
         placeholder="PATTERN",
         repeatable=True,
@@ -56,7 +57,8 @@ FEED: Final[tuple[Option, ...]] = (
     ),
     Option(
         "subscribe",
-        "what to listen to: all, whatever is published, or demand, the channels of watched symbols",
+        "what to subscribe to in Redis: all, the patterns of --channels, or demand, only the"
+        " channels of watched symbols",
         "all",
         one_of("all", "demand"),
         placeholder="all|demand",
@@ -64,14 +66,14 @@ FEED: Final[tuple[Option, ...]] = (
     ),
     Option(
         "snapshot-hash",
-        "Redis hash, symbol to latest payload, that publishers keep: read for first subscribers and"
-        " after an outage",
+        "Redis hash in which publishers keep the latest payload of each symbol; read for a"
+        " symbol's first subscriber and after an outage",
         placeholder="NAME",
         section="feed",
     ),
     Option(
         "stale-after",
-        "time without a quote after which the clients of a symbol are told that it is stale",
+        "time without a quote of a symbol after which its clients are told that it is stale",
         None,
         seconds(0.1, 86_400),
         "seconds",
@@ -89,7 +91,8 @@ FEED: Final[tuple[Option, ...]] = (
     ),
     Option(
         "symbol-regex",
-        "take the symbol from the channel's name with this regular expression's group `symbol`",
+        "take the symbol from the channel's name: it is what the group `symbol` of this regular"
+        " expression matches",
         placeholder="REGEX",
         section="feed",
     ),
@@ -104,7 +107,7 @@ FEED: Final[tuple[Option, ...]] = (
 REGISTRY: Final[tuple[Option, ...]] = (
     Option(
         "registry",
-        "Redis in which who watches what is kept; when not given, the first of --redis",
+        "Redis that holds the registry of who watches what; when not given, the first of --redis",
         None,
         redis_address,
         placeholder="URL",
@@ -113,20 +116,20 @@ REGISTRY: Final[tuple[Option, ...]] = (
     ),
     Option(
         "no-registry",
-        "do not keep in Redis who watches what",
+        "keep no registry of who watches what in Redis",
         flag=True,
         section="registry",
     ),
     Option(
         "registry-prefix",
-        "what the registry's keys begin with",
+        "prefix of the registry's keys",
         "quotepush:",
         section="registry",
     ),
     Option(
         "node",
-        "this daemon's name in the registry, another for each that runs at a time; when not given,"
-        " the host's name and the port",
+        "name of this daemon in the registry, different from that of any other running daemon;"
+        " when not given, the host's name and the port",
         None,
         node_name,
         placeholder="NAME",

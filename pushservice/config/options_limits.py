@@ -13,7 +13,7 @@ from pushservice.config.option import Option
 LIMITS: Final[tuple[Option, ...]] = (
     Option(
         "max-connections",
-        "clients served at a time; when not given, the process's file limit less a reserve",
+        "most clients at a time; when not given, the process's limit of open files less a reserve",
         None,
         whole_number(1, 10_000_000),
         "clients",
@@ -22,7 +22,7 @@ LIMITS: Final[tuple[Option, ...]] = (
     ),
     Option(
         "max-per-address",
-        "connections from one address (IPv6: from one /64 network) at a time; 0 for any number",
+        "most connections at a time from one address (IPv6: from one /64 network); 0 for no limit",
         "1000",
         whole_number(0, 10_000_000),
         "connections",
@@ -31,7 +31,7 @@ LIMITS: Final[tuple[Option, ...]] = (
     ),
     Option(
         "connect-rate",
-        "new connections from one address, averaged over 10 seconds; 0 for any number",
+        "most new connections from one address, averaged over 10 seconds; 0 for no limit",
         "100",
         whole_number(0, 1_000_000),
         "connections a second",
@@ -40,7 +40,8 @@ LIMITS: Final[tuple[Option, ...]] = (
     ),
     Option(
         "max-handshakes",
-        "connections at a time that are not clients yet, or any more: handshakes, pages, closes",
+        "most connections at a time that are not clients: those in a handshake, fetching a page,"
+        " or closing",
         "1000",
         whole_number(16, 1_000_000),
         "connections",
@@ -49,7 +50,7 @@ LIMITS: Final[tuple[Option, ...]] = (
     ),
     Option(
         "tls-timeout",
-        "time for the TLS handshake, from the accept on",
+        "time from the accept to the end of the TLS handshake",
         "10",
         seconds(0.1, 600),
         "seconds",
@@ -76,7 +77,7 @@ LIMITS: Final[tuple[Option, ...]] = (
     ),
     Option(
         "max-symbols",
-        "symbols one client may subscribe",
+        "most symbols that one client may subscribe to",
         "1000",
         whole_number(1, 1_000_000),
         "symbols",
@@ -85,8 +86,8 @@ LIMITS: Final[tuple[Option, ...]] = (
     ),
     Option(
         "max-total-symbols",
-        "symbols known at a time, watched or quoted; the last values of those nobody watches make"
-        " room, oldest first",
+        "most symbols known at a time, watched or quoted; to make room, the last values of"
+        " symbols that nobody watches are dropped, oldest first",
         "100000",
         whole_number(1, 100_000_000),
         "symbols",
@@ -95,7 +96,7 @@ LIMITS: Final[tuple[Option, ...]] = (
     ),
     Option(
         "max-message",
-        "size of one message from a client",
+        "size of the largest message that a client may send",
         "16384",
         whole_number(128, 16 * 1024 * 1024),
         "bytes",
@@ -104,7 +105,7 @@ LIMITS: Final[tuple[Option, ...]] = (
     ),
     Option(
         "message-rate",
-        "messages from one client, averaged over 10 seconds; 0 for any number",
+        "most messages from one client, averaged over 10 seconds; 0 for no limit",
         "100",
         whole_number(0, 1_000_000),
         "messages a second",
@@ -113,7 +114,7 @@ LIMITS: Final[tuple[Option, ...]] = (
     ),
     Option(
         "byte-rate",
-        "bytes from one client, averaged over 10 seconds; 0 for any number",
+        "most bytes from one client, averaged over 10 seconds; 0 for no limit",
         "65536",
         whole_number(0, 1_000_000_000),
         "bytes a second",
@@ -122,7 +123,7 @@ LIMITS: Final[tuple[Option, ...]] = (
     ),
     Option(
         "raw-budget",
-        "updates kept for one client's raw subscriptions while it is slow; past it the client is"
+        "updates kept for the raw subscriptions of one slow client; a client that exceeds it is"
         " closed with 4008",
         "1048576",
         whole_number(1024, 1024 * 1024 * 1024),
@@ -132,7 +133,7 @@ LIMITS: Final[tuple[Option, ...]] = (
     ),
     Option(
         "send-buffer",
-        "what the kernel keeps for one client (SO_SNDBUF); 0 leaves it to the kernel",
+        "size of the kernel's send buffer for one client (SO_SNDBUF); 0 leaves it to the kernel",
         "65536",
         whole_number(0, 64 * 1024 * 1024),
         "bytes",
@@ -141,7 +142,7 @@ LIMITS: Final[tuple[Option, ...]] = (
     ),
     Option(
         "stall-timeout",
-        "time after which a client is given up that is behind and takes nothing",
+        "time after which a client that is behind and takes no data is disconnected",
         "30",
         seconds(0.1, 86_400),
         "seconds",
@@ -150,7 +151,7 @@ LIMITS: Final[tuple[Option, ...]] = (
     ),
     Option(
         "ping-interval",
-        "time between pings to a client, to find dead connections; 0 for none",
+        "time between pings to a client, which find dead connections; 0 for no pings",
         "20",
         seconds(0, 3600),
         "seconds",

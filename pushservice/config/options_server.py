@@ -24,16 +24,16 @@ GENERAL: Final[tuple[Option, ...]] = (
     ),
     Option(
         "compression",
-        "compress quotes for clients that offer permessage-deflate, once for all of them: auto,"
-        " where that saves more than it costs, or off",
+        "compress quotes, once for all clients that offer permessage-deflate: auto does so where"
+        " it saves more than it costs, off never does",
         "auto",
         one_of("auto", "off"),
         placeholder="auto|off",
     ),
     Option(
         "trusted-proxies",
-        "address or network of proxies, or unix for those on Unix sockets, which are believed when"
-        " they name a client's address: by the PROXY protocol, or in X-Forwarded-For",
+        "address or network of trusted proxies, or unix for those on Unix sockets; a trusted"
+        " proxy may say what a client's address is, by the PROXY protocol or in X-Forwarded-For",
         None,
         coercers.network,
         placeholder="NETWORK",
@@ -41,8 +41,8 @@ GENERAL: Final[tuple[Option, ...]] = (
     ),
     Option(
         "admin",
-        "where operators ask how it is (/ready, /status, /metrics and others), as HOST:PORT or"
-        " unix:/path; off for nowhere",
+        "where the admin port listens, which serves /ready, /status, /metrics and others:"
+        " HOST:PORT or unix:/path; off for no admin port",
         "127.0.0.1:8009",
         coercers.admin,
         placeholder="WHERE",
@@ -62,8 +62,8 @@ GENERAL: Final[tuple[Option, ...]] = (
 TLS: Final[tuple[Option, ...]] = (
     Option(
         "cert",
-        "TLS certificate in PEM, followed by its chain if it has one; of several the one for the"
-        " name that a client asks for is used, or else the first",
+        "TLS certificate in PEM, followed by its chain if it has one; of several, a client gets"
+        " the one for the host name that it asks for, or else the first",
         placeholder="FILE",
         repeatable=True,
         section="tls",
@@ -71,7 +71,7 @@ TLS: Final[tuple[Option, ...]] = (
     ),
     Option(
         "key",
-        "private key of --cert, in PEM; of the first --cert, the second, and so on",
+        "private key of --cert, in PEM; with several, in the same order as --cert",
         placeholder="FILE",
         repeatable=True,
         section="tls",
@@ -79,7 +79,7 @@ TLS: Final[tuple[Option, ...]] = (
     ),
     Option(
         "certs",
-        "directory in which a development certificate is made when --cert is not given",
+        "directory of the development certificate, which is made when --cert is not given",
         "certs",
         placeholder="DIR",
         section="tls",
@@ -87,8 +87,8 @@ TLS: Final[tuple[Option, ...]] = (
     ),
     Option(
         "cert-watch",
-        "look every 10 seconds whether the files of --cert, --key and --client-ca have changed, and"
-        " use them",
+        "check every 10 seconds whether the files of --cert, --key and --client-ca have changed,"
+        " and load them again if so",
         flag=True,
         section="tls",
     ),
@@ -100,8 +100,8 @@ TLS: Final[tuple[Option, ...]] = (
     ),
     Option(
         "client-ca",
-        "certificates of authorities, in PEM; whoever connects must show a certificate of theirs,"
-        " whose subject is the user",
+        "CA certificates in PEM; every client must present a certificate issued by one of them,"
+        " and the certificate's subject is the user",
         placeholder="FILE",
         section="tls",
         path=True,
@@ -111,18 +111,18 @@ TLS: Final[tuple[Option, ...]] = (
 WORKERS: Final[tuple[Option, ...]] = (
     Option(
         "workers",
-        "processes that serve clients, or auto for one a core; 0 serves them in twistd's own"
-        " process, without one that watches over it",
+        "processes that serve clients, or auto for one per core; 0 serves them in twistd's own"
+        " process, which nothing supervises",
         "1",
         coercers.workers,
         "processes",
         "N",
         section="workers",
     ),
-    Option("affinity", "keep each worker on a core of its own", flag=True, section="workers"),
+    Option("affinity", "pin each worker to a core of its own", flag=True, section="workers"),
     Option(
         "max-worker-age",
-        "time after which a worker is replaced, one at a time, a tenth sooner or later",
+        "age at which a worker is replaced, one at a time; each worker's differs by up to a tenth",
         None,
         seconds(60, 31_536_000),
         "seconds",
@@ -131,7 +131,7 @@ WORKERS: Final[tuple[Option, ...]] = (
     ),
     Option(
         "drain-timeout",
-        "time a worker that stops or is replaced has to say goodbye to its clients",
+        "time a worker has to close its clients' connections when it stops or is replaced",
         "15",
         seconds(0.1, 3600),
         "seconds",
@@ -140,7 +140,7 @@ WORKERS: Final[tuple[Option, ...]] = (
     ),
     Option(
         "drain-delay",
-        "time at a stop between /ready turning red and the ports closing, for load balancers",
+        "time at a stop between /ready failing and the ports closing, for load balancers to notice",
         "0",
         seconds(0, 600),
         "seconds",
@@ -152,7 +152,7 @@ WORKERS: Final[tuple[Option, ...]] = (
 LOG: Final[tuple[Option, ...]] = (
     Option(
         "log-format",
-        "lines for people, or JSON objects",
+        "format of log lines: text, or json for one JSON object per line",
         "text",
         one_of("text", "json"),
         placeholder="text|json",
@@ -160,7 +160,7 @@ LOG: Final[tuple[Option, ...]] = (
     ),
     Option(
         "log-level",
-        "how important an event must be to be logged",
+        "lowest level of events that are logged",
         "info",
         one_of("debug", "info", "warn", "error", "critical"),
         placeholder="LEVEL",
@@ -177,7 +177,7 @@ LOG: Final[tuple[Option, ...]] = (
     ),
     Option(
         "log-keep",
-        "rotated logs that are kept",
+        "rotated log files that are kept",
         "10",
         whole_number(1, 10_000),
         "files",
@@ -186,8 +186,8 @@ LOG: Final[tuple[Option, ...]] = (
     ),
     Option(
         "client-log-rate",
-        "lines about clients that come and go, averaged over 10 seconds; what is over is counted;"
-        " 0 for no such lines",
+        "most log lines about clients that connect and disconnect, averaged over 10 seconds;"
+        " further ones are only counted; 0 for no such lines",
         "20",
         whole_number(0, 100_000),
         "lines a second",

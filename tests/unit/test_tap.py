@@ -317,7 +317,7 @@ def test_the_help_tells_of_every_option_with_its_unit_its_default_and_its_variab
     else:
         assert "default:" not in line
     assert (f"in {option.unit}" in line) is (option.unit is not None)
-    assert f"or the environment's {option.variable}" in line
+    assert f"environment: {option.variable}" in line
     assert ("may be given more than once" in line) is option.repeatable
 
 
