@@ -36,7 +36,7 @@ setup(
         "pushservice": ["py.typed"],
         "pushservice.web": ["*.html", "*.js", "client/*"],
     },
-    # Optional twice: no compiler is no error here, and server/outlet.py does without it.
+    # Optional twice: no compiler is no error here, and server/outlets/choice.py does without it.
     ext_modules=[
         Extension("pushservice.fanout._fanout", ["pushservice/fanout/_fanout.c"], optional=True)
     ],

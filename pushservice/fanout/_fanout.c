@@ -1,6 +1,6 @@
 /* Frames a turn's pieces and sends them to many sockets in one call.
  *
- * Must not know: quotes, or which client a descriptor belongs to. Optional: server/outlet.py does the same
+ * Must not know: quotes, or which client a descriptor belongs to. Optional: server/outlets/direct.py does the same
  * in Python where this is not built. Plain CPython API, Python 3.11 and later, no dependency.
  *
  * A turn of one client is a list of pieces. How its codec joins them is one of wire.Joint: each is a

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol
 
 from twisted.internet import task
 from twisted.internet.defer import Deferred
@@ -28,7 +28,8 @@ from pushservice.server.balance import Balance
 from pushservice.server.client_log import ClientLog
 from pushservice.server.client_reports import About
 from pushservice.server.connection_limits import ConnectionLimiter
-from pushservice.server.outlet import PortableOutlet
+from pushservice.server.outlets.choice import MakeOutlet
+from pushservice.server.outlets.portable import PortableOutlet
 from pushservice.server.ports import Ports
 from pushservice.server.proxies import NOBODY, Trusted
 from pushservice.session.authentication import AccessControl
@@ -39,9 +40,6 @@ CROWDED_PAUSE: Final = 0.1
 #: seconds between two checks whether they have.
 DRAIN_GRACE: Final = 2.0
 DRAIN_CHECK_EVERY: Final = 0.05
-
-#: Makes the outlet of a transport; the second argument begins the closing handshake.
-MakeOutlet: TypeAlias = Callable[[Any, Callable[[CloseCode], None]], PortableOutlet]
 
 
 class Connection(Protocol):

@@ -21,7 +21,7 @@ from pushservice.server.client_log import CLIENT, LOST, SERVER
 from pushservice.server.client_reports import About
 from pushservice.server.connections import address_of
 from pushservice.server.handshake import HandshakeProtocol
-from pushservice.server.outlet import PortableOutlet
+from pushservice.server.outlets.portable import PortableOutlet
 from pushservice.server.socket_info import bytes_sent
 from pushservice.session.rate_limit import RateLimit
 from pushservice.session.session import Session

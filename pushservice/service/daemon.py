@@ -38,13 +38,14 @@ from pushservice.protocol import deflate
 from pushservice.protocol.close_codes import CloseCode
 from pushservice.redis.tls import check_files
 from pushservice.redis.url import RedisAddress
-from pushservice.server import outlet, ports
+from pushservice.server import ports
 from pushservice.server.balance import Balance
 from pushservice.server.client_counts import SEATS_A_POST, Tally
 from pushservice.server.client_log import ClientLog
 from pushservice.server.connection_limits import PENDING_BURST
 from pushservice.server.connections import Connections, Services
 from pushservice.server.factory import QuoteFactory
+from pushservice.server.outlets import choice
 from pushservice.server.ports import CannotListen, Listening, Ports
 from pushservice.server.proxies import Trusted
 from pushservice.server.proxy_protocol import ProxyHeaderFactory
@@ -111,10 +112,10 @@ def check(config: Config) -> Certificates | None:
     return Certificates(found) if found else None
 
 
-def outlets_here(reactor: Any) -> outlet.Outlets:
+def outlets_here(reactor: Any) -> choice.Outlets:
     """How bytes leave in this process and its children, by the environment. Raises ValueError."""
     try:
-        return outlet.choose(os.environ.get("QUOTEPUSH_OUTLET") or "auto", reactor)
+        return choice.choose(os.environ.get("QUOTEPUSH_OUTLET") or "auto", reactor)
     except ValueError as error:
         raise ValueError(f"QUOTEPUSH_OUTLET in the environment: {error}") from None
 

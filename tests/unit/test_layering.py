@@ -89,12 +89,14 @@ ONLY_IN: dict[str, set[str]] = {
         *("cli/daemon_options", "cli/client_options"),
     },
     "cryptography": {
-        *("tls/certificates", "tls/factory", "redis/tls", "server/outlet", "auth/token_keys"),
-        "client/twisted_tls",
+        *("tls/certificates", "tls/factory", "redis/tls", "auth/token_keys"),
+        *("server/outlets/private_names", "client/twisted_tls"),
     },
     "hiredis": {"feed/redis_pubsub"},
     "jwt": {"auth/tokens"},
-    "OpenSSL": {"tls/certificates", "redis/tls", "server/outlet", "client/twisted_tls"},
+    "OpenSSL": {
+        *("tls/certificates", "redis/tls", "server/outlets/private_names", "client/twisted_tls"),
+    },
     "prometheus_client": {"monitoring/exposition"},
     "rich": {"cli/screen", "cli/columns"},
     "service_identity": {"redis/tls", "client/twisted_tls"},

@@ -22,7 +22,7 @@ from pushservice.fanout import _fanout
 from pushservice.fanout.outbox import Outbox
 from pushservice.metrics import Counters
 from pushservice.protocol import deflate, wire
-from pushservice.server.outlet import Outlets, choose
+from pushservice.server.outlets.choice import Outlets, choose
 from pushservice.tls.factory import TLSFactory, development_pair, server_options
 
 #: A codec that compresses all it may.

@@ -28,7 +28,8 @@ from pushservice.limits import Limits
 from pushservice.metrics import Counters
 from pushservice.server.connections import Connections, Services
 from pushservice.server.factory import QuoteFactory
-from pushservice.server.outlet import PortableOutlet, choose
+from pushservice.server.outlets.choice import choose
+from pushservice.server.outlets.portable import PortableOutlet
 from pushservice.server.proxies import NOBODY, Trusted
 from pushservice.server.proxy_protocol import (
     MAX_AWAITED,

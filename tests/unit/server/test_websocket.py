@@ -53,7 +53,7 @@ from pushservice.server.connection_limits import PENDING_BURST
 from pushservice.server.connections import Connections, Services
 from pushservice.server.handshake import MAX_PAGE_REQUESTS, MAX_REQUEST_HEAD, PAGE_TIMEOUT
 from pushservice.server.lean_autobahn import LeanProtocol
-from pushservice.server.outlet import choose
+from pushservice.server.outlets.choice import choose
 from pushservice.server.proxies import NOBODY, Trusted
 from pushservice.server.websocket import (
     QuoteProtocol,

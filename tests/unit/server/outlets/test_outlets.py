@@ -7,7 +7,6 @@ import fcntl
 import socket
 import ssl
 import struct
-import sys
 import termios
 
 import pytest
@@ -25,16 +24,10 @@ from pushservice.fanout.interfaces import Progress
 from pushservice.fanout.outbox import Outbox
 from pushservice.protocol import wire
 from pushservice.protocol.close_codes import CloseCode
-from pushservice.server.outlet import (
-    MODES,
-    BatchedOutlet,
-    BatchedTLSOutlet,
-    DirectOutlet,
-    DirectTLSOutlet,
-    PortableOutlet,
-    choose,
-    missing_names,
-)
+from pushservice.server.outlets.batched import BatchedOutlet, BatchedTLSOutlet
+from pushservice.server.outlets.choice import choose
+from pushservice.server.outlets.direct import DirectOutlet, DirectTLSOutlet
+from pushservice.server.outlets.portable import PortableOutlet
 from pushservice.tls.factory import TLSFactory, development_pair, server_options
 
 
@@ -429,41 +422,6 @@ async def test_writing_after_our_own_goodbye_harms_no_other_connection(pair):
     assert other.lost is None
     other_client.close()
     await until(lambda: other.lost is not None, "the other's end")
-
-
-def test_all_private_names_are_there_with_these_libraries():
-    assert missing_names(reactor) == []
-    assert choose("auto", reactor).name == choose("batched", reactor).name == "batched"
-    assert choose("direct", reactor).name == "direct"
-
-
-def test_without_the_extension_auto_is_direct_and_batched_an_error(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pushservice.fanout._fanout", None)
-    monkeypatch.delattr("pushservice.fanout._fanout", raising=False)
-    assert choose("auto", reactor).name == "direct"
-    with pytest.raises(ValueError, match=r"batched outlets need the C extension"):
-        choose("batched", reactor)
-
-
-def test_a_missing_private_name_makes_auto_portable_and_direct_an_error(monkeypatch):
-    monkeypatch.setattr("pushservice.server.outlet.lib", object())
-    assert missing_names(reactor) == ["OpenSSL._util.lib.SSL_write", "OpenSSL._util.lib.BIO_read"]
-    assert choose("auto", reactor).make is PortableOutlet
-    assert choose("portable", reactor).make is PortableOutlet
-    with pytest.raises(ValueError, match=r"direct outlets need what is not there: OpenSSL\._util"):
-        choose("direct", reactor)
-
-
-def test_a_mode_that_is_none_is_refused_with_those_that_are():
-    with pytest.raises(ValueError, match=r"^'fast' is no outlet; there are auto, port"):
-        choose("fast", reactor)
-    assert MODES == ("auto", "portable", "direct", "batched")
-
-
-def test_a_transport_of_another_kind_gets_a_portable_outlet():
-    made = choose("direct", reactor).make(StringTransport(), lambda code: None)
-    assert type(made) is PortableOutlet
-    assert made.progress() is None, "it has no socket that could be asked"
 
 
 @pytest_twisted.ensureDeferred
