@@ -35,7 +35,8 @@ from pushservice.fanout.hub import Hub
 from pushservice.fanout.outbox import Outbox
 from pushservice.market.simulator import Market
 from pushservice.metrics import Counters
-from pushservice.protocol import deflate, wire
+from pushservice.protocol import codecs as wire
+from pushservice.protocol import deflate
 from pushservice.protocol.close_codes import CloseCode
 from pushservice.tls.factory import development_pair
 

@@ -15,7 +15,7 @@ from pushservice.fanout.interfaces import DelayedCall, Progress
 from pushservice.fanout.outbox import Outbox
 from pushservice.fanout.topic import Topic
 from pushservice.metrics import Counters
-from pushservice.protocol import wire
+from pushservice.protocol import codecs as wire
 from pushservice.protocol.close_codes import CloseCode
 
 CLIENTS, UPDATES, TURNS, ROUNDS = 500, 32, 300, 5

@@ -39,7 +39,7 @@ from pushservice.fanout.hub import Hub
 from pushservice.fanout.outbox import Outbox
 from pushservice.feed.symbol_reader import SymbolReader
 from pushservice.metrics import Counters
-from pushservice.protocol import wire
+from pushservice.protocol import codecs as wire
 from pushservice.protocol.close_codes import CloseCode
 from pushservice.tls.factory import development_pair
 

@@ -14,7 +14,7 @@ from pushservice.fanout.interfaces import Progress
 from pushservice.fanout.outbox import Outbox
 from pushservice.limits import Limits
 from pushservice.metrics import Counters
-from pushservice.protocol import wire
+from pushservice.protocol import codecs as wire
 from pushservice.protocol.close_codes import CloseCode
 from pushservice.session.session import Session
 

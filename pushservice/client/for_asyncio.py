@@ -43,7 +43,7 @@ from pushservice.client.refusals import (
     told_by,
     untrusted,
 )
-from pushservice.protocol.wire import JSON_SUBPROTOCOL
+from pushservice.protocol.codecs import JSON_SUBPROTOCOL
 
 #: Events that wait as they came before quotes are merged.
 ROOM: Final = 1000

@@ -41,7 +41,7 @@ from pushservice.client.events import Event, Gap, Quote, QuoteError, State
 from pushservice.client.options import Options, Settings
 from pushservice.client.refusals import MAX_MESSAGE, TLS_FAILED, retry_after, told_by
 from pushservice.client.twisted_tls import Trust, tls_fault
-from pushservice.protocol.wire import JSON_SUBPROTOCOL
+from pushservice.protocol.codecs import JSON_SUBPROTOCOL
 
 _GOODBYE_SECONDS: Final = 2.0
 #: bytes of a refusal's body that are waited for

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from pushservice.fanout.hub import watchers_of
-from pushservice.protocol import wire
+from pushservice.protocol import codecs as wire
 from pushservice.protocol.close_codes import CloseCode
 
 if TYPE_CHECKING:

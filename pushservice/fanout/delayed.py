@@ -18,7 +18,7 @@ from pushservice.fanout.interfaces import Clock, DelayedCall, Interest
 from pushservice.fanout.outbox import RAW
 from pushservice.fanout.pacing import Paced
 from pushservice.fanout.tape import GAP, LOST, UNHEARD, Tape
-from pushservice.protocol import wire
+from pushservice.protocol import codecs as wire
 
 if TYPE_CHECKING:
     from pushservice.fanout.hub import Hub

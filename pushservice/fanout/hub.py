@@ -16,7 +16,7 @@ from pushservice.fanout.pacing import Group, Paced, Pacing
 from pushservice.fanout.topic import Topic, Topics
 from pushservice.limits import Limits
 from pushservice.metrics import Counters, Measures
-from pushservice.protocol import wire
+from pushservice.protocol import codecs as wire
 from pushservice.protocol.close_codes import CloseCode
 
 

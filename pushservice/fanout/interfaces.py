@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pushservice.protocol.close_codes import CloseCode
-from pushservice.protocol.wire import Codec, Share
+from pushservice.protocol.codecs import Codec, Share
 
 if TYPE_CHECKING:
     from pushservice.fanout.topic import Topic

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from pushservice.fanout.interfaces import Clock, DelayedCall
 from pushservice.limits import Limits
-from pushservice.protocol import wire
+from pushservice.protocol import codecs as wire
 
 if TYPE_CHECKING:
     from pushservice.fanout.hub import Hub

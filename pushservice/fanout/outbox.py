@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from pushservice.fanout.backlog import Backlog, Common
 from pushservice.fanout.interfaces import Outlet
 from pushservice.fanout.pacing import Paced
-from pushservice.protocol import wire
+from pushservice.protocol import codecs as wire
 
 if TYPE_CHECKING:
     from pushservice.fanout.topic import Topic

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
-from pushservice.protocol import wire
+from pushservice.protocol import codecs as wire
 
 if TYPE_CHECKING:
     from pushservice.fanout.outbox import Outbox

@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IProto
 from zope.interface import implementer
 
 from pushservice.auth.identity import Identity, Refused, is_name
-from pushservice.protocol import wire
+from pushservice.protocol import codecs as wire
 from pushservice.protocol.credentials import BadCredentials, offer, without_token, without_tokens
 from pushservice.server.connections import Connections, address_of
 from pushservice.server.lean_autobahn import LeanProtocol

@@ -15,7 +15,7 @@ from zope.interface import implementer
 
 from pushservice.auth.identity import Identity
 from pushservice.fanout.outbox import Outbox
-from pushservice.protocol import wire
+from pushservice.protocol import codecs as wire
 from pushservice.protocol.close_codes import CLOSE_REASONS, CloseCode
 from pushservice.server.client_log import CLIENT, LOST, SERVER
 from pushservice.server.client_reports import About

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from pushservice.limits import BURST_SECONDS, Limits
-from pushservice.protocol import commands, wire
+from pushservice.protocol import codecs as wire
+from pushservice.protocol import commands
 from pushservice.protocol.close_codes import CloseCode, ErrorCode
 from pushservice.session.subscriptions import Errors
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 from pushservice.auth.identity import Identity, Refused
 from pushservice.fanout.delayed import move
 from pushservice.limits import SYMBOLS_A_MESSAGE, Limits
-from pushservice.protocol import commands, wire
+from pushservice.protocol import codecs as wire
+from pushservice.protocol import commands
 from pushservice.protocol.close_codes import CloseCode, ErrorCode
 from pushservice.session import replies
 from pushservice.session.rate_limit import RateLimit

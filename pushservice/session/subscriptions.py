@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from pushservice.auth.identity import Rights, decide
 from pushservice.fanout.hub import NoRoom
 from pushservice.fanout.outbox import how_watched
-from pushservice.protocol import commands, wire
+from pushservice.protocol import codecs as wire
+from pushservice.protocol import commands
 from pushservice.protocol.close_codes import ErrorCode
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushservice.metrics import Counters
-from pushservice.protocol import deflate, wire
+from pushservice.protocol import codecs as wire
+from pushservice.protocol import deflate
 from pushservice.protocol.deflate import Corrupt, Inflation, TooLong
 
 PAYLOADS = st.one_of(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pushservice.auth.identity import Refused
 from pushservice.limits import BURST_SECONDS, Limits
-from pushservice.protocol import wire
+from pushservice.protocol import codecs as wire
 from pushservice.protocol.close_codes import CloseCode
 
 LIMITS = Limits(symbols=3, message_rate=2, byte_rate=0, total_symbols=5)

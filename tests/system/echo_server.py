@@ -14,7 +14,7 @@ from twisted.internet import reactor
 from twisted.logger import globalLogBeginner, textFileLogObserver
 
 from pushservice.config.config import Config
-from pushservice.protocol import wire
+from pushservice.protocol import codecs as wire
 from pushservice.server.lean_autobahn import configured
 from pushservice.server.websocket import QuoteProtocol
 from pushservice.service.daemon import Daemon

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from typing import Protocol as Structure
 
 from pushservice.protocol.close_codes import CloseCode
-from pushservice.protocol.wire import Codec, Share
+from pushservice.protocol.codecs import Codec, Share
 from pushservice.server.outlets.direct import DirectOutlet, DirectTLSOutlet
 from pushservice.server.outlets.private_names import address_of
 

@@ -12,7 +12,7 @@ from twisted.internet.tcp import Connection
 from twisted.protocols.tls import BufferingTLSTransport
 
 from pushservice.protocol.close_codes import CloseCode
-from pushservice.protocol.wire import Share
+from pushservice.protocol.codecs import Share
 from pushservice.server.outlets.batched import Batch, BatchedOutlet, BatchedTLSOutlet
 from pushservice.server.outlets.direct import DirectOutlet, DirectTLSOutlet
 from pushservice.server.outlets.portable import PortableOutlet

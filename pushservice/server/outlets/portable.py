@@ -14,7 +14,7 @@ from zope.interface import implementer
 
 from pushservice.fanout.interfaces import Progress
 from pushservice.protocol.close_codes import CloseCode
-from pushservice.protocol.wire import Codec, Share
+from pushservice.protocol.codecs import Codec, Share
 from pushservice.server.outlets.private_names import bytes_buffered
 from pushservice.server.socket_info import bytes_held, progress
 

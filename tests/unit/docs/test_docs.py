@@ -25,7 +25,8 @@ from pushservice.cli.main import main
 from pushservice.config.files import Sources
 from pushservice.config.options import CONFIG_FILE, OPTIONS
 from pushservice.limits import BURST_SECONDS, Limits
-from pushservice.protocol import commands, wire
+from pushservice.protocol import codecs as wire
+from pushservice.protocol import commands
 from pushservice.protocol.close_codes import RECONNECT_AFTER, CloseCode, ErrorCode
 from pushservice.tap import Options
 

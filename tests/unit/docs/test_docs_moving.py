@@ -17,7 +17,7 @@ from twisted.scripts.twistd import ServerOptions
 
 from pushservice.config.options import OPTIONS
 from pushservice.fanout.hub import Hub
-from pushservice.protocol import wire
+from pushservice.protocol import codecs as wire
 
 MOVING = "docs/moving-from-swoole.rst"
 #: what an operator of the script looks for

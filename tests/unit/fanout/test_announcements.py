@@ -9,7 +9,7 @@ from pushservice.fanout.announcements import Announcements
 from pushservice.fanout.hub import Hub
 from pushservice.fanout.outbox import Outbox
 from pushservice.metrics import Counters
-from pushservice.protocol import wire
+from pushservice.protocol import codecs as wire
 from pushservice.protocol.close_codes import CloseCode
 
 

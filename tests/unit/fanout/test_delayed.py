@@ -13,7 +13,7 @@ from pushservice.fanout.hub import Hub
 from pushservice.fanout.tape import Tape
 from pushservice.limits import Limits
 from pushservice.metrics import Counters, Measures
-from pushservice.protocol import wire
+from pushservice.protocol import codecs as wire
 
 
 class Told:

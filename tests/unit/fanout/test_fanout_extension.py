@@ -21,7 +21,8 @@ from waiting import read, until
 from pushservice.fanout import _fanout
 from pushservice.fanout.outbox import Outbox
 from pushservice.metrics import Counters
-from pushservice.protocol import deflate, wire
+from pushservice.protocol import codecs as wire
+from pushservice.protocol import deflate
 from pushservice.server.outlets.choice import Outlets, choose
 from pushservice.tls.factory import TLSFactory, development_pair, server_options
 

@@ -13,7 +13,7 @@ from pushservice.fanout.outbox import Outbox
 from pushservice.fanout.topic import Topic
 from pushservice.limits import Limits
 from pushservice.metrics import Counters, Measures
-from pushservice.protocol import wire
+from pushservice.protocol import codecs as wire
 
 
 def quotes_of(client: Client) -> list[tuple[str, int, object]]:

@@ -13,7 +13,7 @@ from pushservice.fanout.interfaces import Progress
 from pushservice.fanout.outbox import ANSWERS_BUDGET
 from pushservice.limits import Limits
 from pushservice.metrics import Counters
-from pushservice.protocol import wire
+from pushservice.protocol import codecs as wire
 from pushservice.protocol.close_codes import CloseCode
 
 

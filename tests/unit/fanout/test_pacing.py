@@ -10,7 +10,7 @@ from core_doubles import Client, FixedClock, make_hub, publish
 from pushservice.fanout.hub import Hub
 from pushservice.fanout.pacing import COARSE_INTERVALS, EXACT_INTERVALS, Pacing
 from pushservice.metrics import Counters
-from pushservice.protocol import wire
+from pushservice.protocol import codecs as wire
 
 
 class Setting:

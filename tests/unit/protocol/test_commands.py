@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pushservice.protocol import commands, wire
+from pushservice.protocol import codecs as wire
+from pushservice.protocol import commands
 from pushservice.protocol.close_codes import ErrorCode
 from pushservice.protocol.commands import (
     Authenticate,

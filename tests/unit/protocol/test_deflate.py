@@ -14,7 +14,8 @@ from pushservice.auth.identity import Identity, Rights
 from pushservice.fanout.announcements import Announcements
 from pushservice.fanout.delayed import move
 from pushservice.metrics import Counters
-from pushservice.protocol import deflate, wire
+from pushservice.protocol import codecs as wire
+from pushservice.protocol import deflate
 from pushservice.protocol.close_codes import CloseCode, ErrorCode
 from pushservice.protocol.deflate import Corrupt, Inflation, TooLong, agree, stored
 

@@ -46,7 +46,8 @@ from waiting import until
 
 from pushservice.auth.identity import Identity, Refused
 from pushservice.auth.revocations import Revocations
-from pushservice.protocol import deflate, wire
+from pushservice.protocol import codecs as wire
+from pushservice.protocol import deflate
 from pushservice.protocol.close_codes import CloseCode
 from pushservice.server.client_log import ClientLog
 from pushservice.server.connection_limits import PENDING_BURST

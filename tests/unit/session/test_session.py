@@ -11,7 +11,7 @@ from door_doubles import DELAY, LEEWAY, TIMEOUT, Guest, House
 from pushservice.auth.identity import Identity, Refused
 from pushservice.limits import Limits
 from pushservice.metrics import Counters
-from pushservice.protocol import wire
+from pushservice.protocol import codecs as wire
 from pushservice.protocol.close_codes import CloseCode
 
 

@@ -9,7 +9,7 @@ from core_doubles import FixedClock, RecordingOutlet, make_hub, publish
 
 from pushservice.auth.identity import Rights
 from pushservice.fanout.outbox import RAW, Outbox, how_watched
-from pushservice.protocol import wire
+from pushservice.protocol import codecs as wire
 from pushservice.protocol.close_codes import ErrorCode
 from pushservice.protocol.commands import Subscribe
 from pushservice.session.subscriptions import review, subscribe, unsubscribe

@@ -22,7 +22,7 @@ from zope.interface.verify import verifyObject
 
 from pushservice.fanout.interfaces import Progress
 from pushservice.fanout.outbox import Outbox
-from pushservice.protocol import wire
+from pushservice.protocol import codecs as wire
 from pushservice.protocol.close_codes import CloseCode
 from pushservice.server.outlets.batched import BatchedOutlet, BatchedTLSOutlet
 from pushservice.server.outlets.choice import choose

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pushservice.protocol import wire
+from pushservice.protocol import codecs as wire
 from pushservice.protocol.close_codes import ErrorCode
 
 

@@ -8,7 +8,8 @@ from core_doubles import Client, make_hub, publish, unframe
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushservice.protocol import commands, wire
+from pushservice.protocol import codecs as wire
+from pushservice.protocol import commands
 
 NEAR_COMMANDS = st.builds(
     lambda fields: json.dumps(fields).encode(),
