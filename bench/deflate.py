@@ -33,11 +33,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from pushservice.fanout import _fanout
 from pushservice.fanout.hub import Hub
 from pushservice.fanout.outbox import Outbox
+from pushservice.fanout.shared_frames import SharedFrames
 from pushservice.market.simulator import Market
 from pushservice.metrics import Counters
-from pushservice.protocol import codecs as wire
 from pushservice.protocol import deflate
 from pushservice.protocol.close_codes import CloseCode
+from pushservice.protocol.codecs import JSON, JSON_SUBPROTOCOL, Codec
+from pushservice.protocol.symbols import symbol_text
 from pushservice.tls.factory import development_pair
 
 CLIENTS = 500
@@ -85,7 +87,7 @@ class Way:
         self._clients = clients
         self._way = way
 
-    def post(self, pieces: list[bytes], codec: wire.Codec, share: wire.Share) -> None:
+    def post(self, pieces: list[bytes], codec: Codec, share: SharedFrames) -> None:
         self._clients.ways.append((*self._way, codec.joins))
         self._clients.turns.append(pieces)
 
@@ -101,7 +103,7 @@ class Clients:
     """A hub with clients of one codec on given connections."""
 
     def __init__(
-        self, codec: wire.Codec, case: Case, connections: list[tuple[Any, Any]], counters: Counters
+        self, codec: Codec, case: Case, connections: list[tuple[Any, Any]], counters: Counters
     ) -> None:
         self.ways: list[tuple[int, ...]] = []
         self.turns: list[list[bytes]] = []
@@ -129,7 +131,7 @@ class Clients:
         self.hub.flush()
         return (time.process_time() - began) / max(1, self.deliveries) * 1e6
 
-    def _end_of_turn(self, share: wire.Share) -> None:
+    def _end_of_turn(self, share: SharedFrames) -> None:
         send = _fanout.send_tls if self._secure else _fanout.send_plain
         _, self.deliveries, self.bytes, unsent = send(self.ways, self.turns)
         self.ways, self.turns = [], []
@@ -149,8 +151,8 @@ def _address(pointer: Any) -> int:
 def of_the_market() -> str:
     """What becomes of its events, each by itself."""
     counters = Counters()
-    quote = deflate.codecs(counters, 1)[wire.JSON_SUBPROTOCOL].quoting(1)
-    quotes = [(wire.symbol_text(symbol), body) for symbol, body in islice(market(), EVENTS)]
+    quote = deflate.codecs(counters, 1)[JSON_SUBPROTOCOL].quoting(1)
+    quotes = [(symbol_text(symbol), body) for symbol, body in islice(market(), EVENTS)]
     times = []
     for _ in range(5):
         began = time.process_time()
@@ -171,8 +173,8 @@ def market() -> Iterator[tuple[str, bytes]]:
 
 def measure(case: Case, connections: list[tuple[Any, Any]], least: int, seconds: float) -> str:
     """One line of the table."""
-    codec = deflate.codecs(Counters(), least)[wire.JSON_SUBPROTOCOL]
-    pair = [Clients(each, case, connections, Counters()) for each in (wire.JSON, codec)]
+    codec = deflate.codecs(Counters(), least)[JSON_SUBPROTOCOL]
+    pair = [Clients(each, case, connections, Counters()) for each in (JSON, codec)]
     chance = Random(2)
     payloads = cycle([payload for _, payload in islice(market(), EVENTS)])
     cost: list[list[float]] = [[], []]

@@ -13,10 +13,11 @@ import time
 from pushservice.fanout.hub import Hub
 from pushservice.fanout.interfaces import DelayedCall, Progress
 from pushservice.fanout.outbox import Outbox
+from pushservice.fanout.shared_frames import SharedFrames
 from pushservice.fanout.topic import Topic
 from pushservice.metrics import Counters
-from pushservice.protocol import codecs as wire
 from pushservice.protocol.close_codes import CloseCode
+from pushservice.protocol.codecs import JSON, Codec
 
 CLIENTS, UPDATES, TURNS, ROUNDS = 500, 32, 300, 5
 PAYLOAD = (
@@ -31,7 +32,7 @@ class Stopped:
     def write(self, data: bytes) -> None:
         """Take it."""
 
-    def post(self, pieces: list[bytes], codec: wire.Codec, share: wire.Share) -> None:
+    def post(self, pieces: list[bytes], codec: Codec, share: SharedFrames) -> None:
         """Take it."""
 
     def pause_reading(self) -> None:
@@ -58,7 +59,7 @@ def turns() -> float:
     """Microseconds of CPU for each update taken in."""
     hub = Hub(Stopped(), "k", Counters(), lambda _outbox, _failure: None)
     for number in range(CLIENTS):
-        outbox = Outbox(wire.JSON, Stopped(), hub.common, f"k-{number}")
+        outbox = Outbox(JSON, Stopped(), hub.common, f"k-{number}")
         hub.enter(outbox)
         hub.subscribe(outbox, "FLOOD")
         outbox.blocked()

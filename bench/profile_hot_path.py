@@ -37,10 +37,12 @@ from sending import send_parts
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from pushservice.fanout.hub import Hub
 from pushservice.fanout.outbox import Outbox
+from pushservice.fanout.shared_frames import SharedFrames
 from pushservice.feed.symbol_reader import SymbolReader
 from pushservice.metrics import Counters
-from pushservice.protocol import codecs as wire
 from pushservice.protocol.close_codes import CloseCode
+from pushservice.protocol.codecs import JSON, Codec
+from pushservice.protocol.symbols import symbol_text
 from pushservice.tls.factory import development_pair
 
 PATTERN = "quote.*"
@@ -84,7 +86,7 @@ class Nowhere:
     def write(self, data: bytes) -> None:
         self.data = data
 
-    def post(self, pieces: list[bytes], codec: wire.Codec, share: wire.Share) -> None:
+    def post(self, pieces: list[bytes], codec: Codec, share: SharedFrames) -> None:
         self.data = share.wire_bytes(codec, pieces)
         pieces.clear()
 
@@ -127,7 +129,7 @@ def hub_with(watchers: Sequence[Sequence[str]]) -> Hub:
 
     hub = Hub(Wall(), "profile", Counters(), failed)
     for symbols in watchers:
-        outbox = Outbox(wire.JSON, Nowhere(), hub.common, "profile")
+        outbox = Outbox(JSON, Nowhere(), hub.common, "profile")
         hub.enter(outbox)
         for symbol in symbols:
             hub.subscribe(outbox, symbol)
@@ -191,7 +193,7 @@ def core_parts(case: Case) -> tuple[dict[str, float], list[bytes], int]:
     event, _ = publish_and_flush(case, alone)
     # Joining alone, of such lists; one that equals the list before it is not joined again.
     pieces = {
-        symbol: wire.JSON.quote(wire.symbol_text(symbol), 1000, 1763799999123, PAYLOAD)
+        symbol: JSON.quote(symbol_text(symbol), 1000, 1763799999123, PAYLOAD)
         for symbol in next(bursts(case))
     }
     lists = []
@@ -202,7 +204,7 @@ def core_parts(case: Case) -> tuple[dict[str, float], list[bytes], int]:
     joined = [each for before, each in zip([None, *lists], lists, strict=False) if each != before]
 
     def join() -> None:
-        frames = wire.JSON.frames
+        frames = JSON.frames
         for each in joined:
             frames(each)
 
@@ -216,7 +218,7 @@ def core_parts(case: Case) -> tuple[dict[str, float], list[bytes], int]:
         "join": joining,
     }
     parts = {name: used / case.deliveries * 1e6 for name, used in parts.items()}
-    return parts, [wire.JSON.frames(each) for each in lists], sum(map(len, lists))
+    return parts, [JSON.frames(each) for each in lists], sum(map(len, lists))
 
 
 # -- the table -------------------------------------------------------------------------------------

@@ -12,10 +12,11 @@ from websockets.frames import Frame, Opcode
 from pushservice.fanout.hub import Hub
 from pushservice.fanout.interfaces import Progress
 from pushservice.fanout.outbox import Outbox
+from pushservice.fanout.shared_frames import SharedFrames
 from pushservice.limits import Limits
 from pushservice.metrics import Counters
-from pushservice.protocol import codecs as wire
 from pushservice.protocol.close_codes import CloseCode
+from pushservice.protocol.codecs import CODECS, JSON, Codec
 from pushservice.session.session import Session
 
 
@@ -58,7 +59,7 @@ class RecordingOutlet:
             if self.room < 0 and self.outbox is not None:
                 self.outbox.blocked()
 
-    def post(self, pieces: list[bytes], codec: wire.Codec, share: wire.Share) -> None:
+    def post(self, pieces: list[bytes], codec: Codec, share: SharedFrames) -> None:
         data = share.wire_bytes(codec, pieces)
         pieces.clear()
         self.write(data)
@@ -112,7 +113,7 @@ class Client:
         self,
         hub: Hub,
         conn: str = "t-1",
-        codec: wire.Codec = wire.JSON,
+        codec: Codec = JSON,
         limits: Limits | None = None,
         counters: Counters | None = None,
     ) -> None:
@@ -136,7 +137,7 @@ class Client:
         """The text messages written since the last call, inflated where they are compressed."""
         texts = []
         for first, payload in self.frames():
-            if first == 0xC1 and self.outbox.codec not in wire.CODECS.values():
+            if first == 0xC1 and self.outbox.codec not in CODECS.values():
                 texts.append(inflated(payload))
             else:
                 assert first == 0x81, "only whole text messages"

@@ -12,8 +12,8 @@ from pushservice.fanout.hub import Hub
 from pushservice.fanout.outbox import Outbox
 from pushservice.limits import Limits
 from pushservice.metrics import Counters
-from pushservice.protocol import codecs as wire
 from pushservice.protocol.close_codes import CloseCode
+from pushservice.protocol.codecs import JSON, Codec
 from pushservice.session.authentication import AccessControl
 from pushservice.session.session import Session
 
@@ -82,7 +82,7 @@ class House:
             return None
         return self.late if delay else self.hub
 
-    def client(self, identity: Identity | None = None, codec: wire.Codec = wire.JSON) -> Guest:
+    def client(self, identity: Identity | None = None, codec: Codec = JSON) -> Guest:
         """A client that came, as a stranger unless the handshake told who it is."""
         return Guest(self, identity, codec)
 
@@ -109,7 +109,7 @@ RIGHTS = {"max_symbols", "min_interval_ms", "delay_s"}
 class Guest(Client):
     """A client of a house."""
 
-    def __init__(self, house: House, identity: Identity | None, codec: wire.Codec) -> None:
+    def __init__(self, house: House, identity: Identity | None, codec: Codec) -> None:
         self.outlet: ClosingOutlet = ClosingOutlet()
         self.outbox = self.outlet.outbox = Outbox(codec, self.outlet, house.hub.common, "t-1")
         self.session = self.outlet.session = Session(

@@ -15,7 +15,7 @@ from pushservice.client.events import QuoteError
 from pushservice.client.options import Options, Settings
 from pushservice.client.refusals import TLS_FAILED
 from pushservice.protocol.close_codes import CloseCode
-from pushservice.protocol.codecs import symbol_fault
+from pushservice.protocol.symbols import symbol_fault
 
 #: symbols that are watched where none is named
 MOST_RECENT = 60

@@ -28,8 +28,8 @@ from pushservice.auth.identity import (
     is_name,
     time_of,
 )
-from pushservice.protocol.codecs import symbol_fault
 from pushservice.protocol.commands import MAX_INTERVAL_MS
+from pushservice.protocol.symbols import symbol_fault
 
 #: seconds that a token or a ticket may live: ten years
 _LONGEST: Final = 10 * 366 * 86_400

@@ -23,7 +23,7 @@ from pushservice.client.frames import (
 )
 from pushservice.client.options import Options
 from pushservice.protocol.close_codes import ErrorCode
-from pushservice.protocol.codecs import symbol_fault
+from pushservice.protocol.symbols import symbol_fault
 
 #: What a call hears in the end: its result, or the QuoteError in place of one.
 Done: TypeAlias = Callable[[Any], None]

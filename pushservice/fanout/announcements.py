@@ -10,8 +10,10 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from pushservice.fanout.hub import watchers_of
-from pushservice.protocol import codecs as wire
+from pushservice.fanout.shared_frames import SharedFrames
+from pushservice.protocol import events
 from pushservice.protocol.close_codes import CloseCode
+from pushservice.protocol.codecs import JSON, Codec
 
 if TYPE_CHECKING:
     from pushservice.fanout.hub import Hub
@@ -23,7 +25,7 @@ class Announcements:
     """Tells the clients of one hub."""
 
     def __init__(
-        self, hub: Hub, end_of_turn: Callable[[wire.Share], None], late_ms: float = 0
+        self, hub: Hub, end_of_turn: Callable[[SharedFrames], None], late_ms: float = 0
     ) -> None:
         """`end_of_turn` is called when a round of outboxes has posted what it is told.
 
@@ -54,13 +56,13 @@ class Announcements:
         age = None if hub.last_message_t is None else t - hub.last_message_t
         feed_up = bool(self.feed_up)
         # Of all codecs that converse: a message need not be compressed where others are.
-        shared = wire.JSON.frames([wire.heartbeat(t, feed_up, age, 0)])
+        shared = JSON.frames([events.heartbeat(t, feed_up, age, 0)])
 
         def tell(outbox: Outbox) -> None:
             if outbox.behind:
                 return
             if outbox.merged:
-                event = wire.heartbeat(t, feed_up, age, outbox.merged)
+                event = events.heartbeat(t, feed_up, age, outbox.merged)
                 outbox.send(outbox.codec.frames([outbox.codec.event(event)]))
             else:
                 outbox.send(shared)
@@ -78,7 +80,7 @@ class Announcements:
         t = hub.now()
         if up:
             self._up_since = t
-        event = wire.feed(up, t)
+        event = events.feed(up, t)
         outboxes = list(hub.outboxes())
         self._each(outboxes, lambda outbox: outbox.tell_feed(event))
         if up:
@@ -96,14 +98,14 @@ class Announcements:
 
     def gap(self) -> None:
         """Tell every client of the hub that updates of each of its symbols may be missing."""
-        events = {topic: wire.gap(topic.symbol_text) for topic in self._hub.watched_topics()}
-        pieces: dict[wire.Codec, dict[Topic, bytes]] = {}
-        share = wire.Share()
+        gaps = {topic: events.gap(topic.symbol_text) for topic in self._hub.watched_topics()}
+        pieces: dict[Codec, dict[Topic, bytes]] = {}
+        share = SharedFrames()
 
         def tell(outbox: Outbox) -> None:
             codec = outbox.codec
             if codec not in pieces:
-                pieces[codec] = {topic: codec.event(event) for topic, event in events.items()}
+                pieces[codec] = {topic: codec.event(event) for topic, event in gaps.items()}
             outbox.tell_gaps(pieces[codec], share)
 
         self._each([outbox for outbox in self._hub.outboxes() if self._hub.serves(outbox)], tell)
@@ -111,7 +113,7 @@ class Announcements:
 
     def gap_of(self, topic: Topic) -> None:
         """Tell who watches `topic` that updates of it may be missing."""
-        event = wire.gap(topic.symbol_text)
+        event = events.gap(topic.symbol_text)
 
         def tell(outbox: Outbox) -> None:
             outbox.send(outbox.codec.frames([outbox.codec.event(event)]))
@@ -121,9 +123,9 @@ class Announcements:
     def greet(self, outbox: Outbox) -> None:
         """Tell a client that has just come what is not as it should be."""
         if self.feed_up is False:
-            outbox.tell_feed(wire.feed(False, self._hub.now()))
+            outbox.tell_feed(events.feed(False, self._hub.now()))
         elif self._all_stale:
-            outbox.tell_all_quiet(wire.quiet([], stale=True, everything=True))
+            outbox.tell_all_quiet(events.quiet([], stale=True, everything=True))
 
     # -- quiet symbols ---------------------------------------------------------------------------
 
@@ -160,7 +162,7 @@ class Announcements:
         quiet = hub.now() - max(up_since, hub.last_message_t or 0) > feed_ms
         if quiet is not self._all_stale:
             self._all_stale = quiet
-            event = wire.quiet([], stale=quiet, everything=True)
+            event = events.quiet([], stale=quiet, everything=True)
             self._each(list(hub.outboxes()), lambda outbox: outbox.tell_all_quiet(event))
 
     # -- goodbye ---------------------------------------------------------------------------------
@@ -178,7 +180,7 @@ class Announcements:
             try:
                 codec = outbox.codec
                 if codec.converses:
-                    outbox.send_last(codec.frames([codec.event(wire.bye(code, retry_ms()))]))
+                    outbox.send_last(codec.frames([codec.event(events.bye(code, retry_ms()))]))
                 outbox.outlet.close(code)
             except Exception as failure:  # noqa: BLE001 - one client's fault must not stop the others
                 failures.append((outbox, failure))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from pushservice.metrics import Counters
-from pushservice.protocol import codecs as wire
+from pushservice.protocol import events
 
 if TYPE_CHECKING:
     from pushservice.fanout.interfaces import Progress
@@ -169,20 +169,20 @@ class Backlog:
 
     def take_notices(self) -> list[bytes]:
         """What was announced: the latest of each kind, then of which symbols updates may miss."""
-        events = [*self.notices.values(), *(wire.gap(topic.symbol_text) for topic in self.gaps)]
+        notices = [*self.notices.values(), *(events.gap(topic.symbol_text) for topic in self.gaps)]
         self.notices.clear()
         self.gaps.clear()
-        return events
+        return notices
 
     def take_quiet(self) -> list[bytes]:
         """Which symbols have gone quiet, and which are back."""
-        events = []
+        notices = []
         for stale in (True, False):
             symbols = [topic.symbol for topic, is_stale in self.quiet.items() if is_stale is stale]
             if symbols:
-                events.append(wire.quiet(symbols, stale))
+                notices.append(events.quiet(symbols, stale))
         self.quiet.clear()
-        return events
+        return notices
 
     def take_raw(self, size: int) -> list[bytes]:
         """Raw updates in order, until they have `size` bytes or more, or there are no more."""

@@ -17,8 +17,9 @@ from pushservice.fanout.announcements import Announcements
 from pushservice.fanout.interfaces import Clock, DelayedCall, Interest
 from pushservice.fanout.outbox import RAW
 from pushservice.fanout.pacing import Paced
+from pushservice.fanout.shared_frames import SharedFrames
 from pushservice.fanout.tape import GAP, LOST, UNHEARD, Tape
-from pushservice.protocol import codecs as wire
+from pushservice.protocol import events
 
 if TYPE_CHECKING:
     from pushservice.fanout.hub import Hub
@@ -93,7 +94,7 @@ class _Tier:
         hub: Hub,
         tape: Tape,
         delay: float,
-        end_of_turn: Callable[[wire.Share], None],
+        end_of_turn: Callable[[SharedFrames], None],
     ) -> None:
         self.hub = hub
         self.announcements = Announcements(hub, end_of_turn, late_ms=delay * 1000)
@@ -192,7 +193,7 @@ class Tiers:
         tape: Tape,
         delays: Iterable[float],
         together: Together,
-        end_of_turn: Callable[[wire.Share], None],
+        end_of_turn: Callable[[SharedFrames], None],
     ) -> None:
         """`hub` is the real-time one, whose `interest` is `together`; `delays` are in seconds.
 
@@ -323,7 +324,7 @@ def move(outbox: Outbox, old: Hub, new: Hub) -> bool:
             (stale if found.stale else fresh).append(found)
     codec = outbox.codec
     if moved and codec.converses:
-        gaps = [codec.event(wire.gap(topic.symbol_text)) for topic in moved]
+        gaps = [codec.event(events.gap(topic.symbol_text)) for topic in moved]
         outbox.send(codec.frames(gaps))
     for topic, last in moved.items():
         if last is not None and topic.n > last:

@@ -13,11 +13,12 @@ from pushservice.fanout.backlog import Common
 from pushservice.fanout.interfaces import Clock, Interest
 from pushservice.fanout.outbox import RAW, Kind, Outbox
 from pushservice.fanout.pacing import Group, Paced, Pacing
+from pushservice.fanout.shared_frames import SharedFrames
 from pushservice.fanout.topic import Topic, Topics
 from pushservice.limits import Limits
 from pushservice.metrics import Counters, Measures
-from pushservice.protocol import codecs as wire
 from pushservice.protocol.close_codes import CloseCode
+from pushservice.protocol.codecs import Codec
 
 
 class NoRoom(Exception):
@@ -33,7 +34,7 @@ class Hub:
         epoch: str,
         counters: Counters,
         failed: Callable[[Outbox, Exception], None],
-        end_of_turn: Callable[[wire.Share], None] = lambda _share: None,
+        end_of_turn: Callable[[SharedFrames], None] = lambda _share: None,
         beats: int = 20,
         limits: Limits | None = None,
         interest: Interest | None = None,
@@ -62,7 +63,7 @@ class Hub:
         self._topics = Topics(limits.total_symbols)
         self._by_symbol = self._topics.by_symbol
         self._turn: dict[Topic, int] = {}
-        self._raw_log: list[tuple[Topic, wire.Codec, bytes]] = []
+        self._raw_log: list[tuple[Topic, Codec, bytes]] = []
         self._turn_t: int | None = None
         #: when the feed last brought anything, in milliseconds since the epoch
         self.last_message_t: int | None = None
@@ -168,7 +169,7 @@ class Hub:
             self._interest.quoted(turn)
         raw_log, self._raw_log = self._raw_log, []
         dirty: set[Outbox] = set().union(*[topic.listeners for topic in turn])
-        share = wire.Share()
+        share = SharedFrames()
         failures: list[tuple[Outbox, Exception]] = []
         for outbox in dirty:
             try:
@@ -190,8 +191,8 @@ class Hub:
         stopwatch = self.measures.stopwatch
         began = stopwatch()
         jumps = {topic: topic.n - before - 1 for topic, before in turn.items()}
-        pieces: dict[wire.Codec, dict[Topic, bytes]] = {}
-        share = wire.Share()
+        pieces: dict[Codec, dict[Topic, bytes]] = {}
+        share = SharedFrames()
         failures: list[tuple[Outbox, Exception]] = []
         for paced in list(group.members):
             topics = turn.keys() & paced.topics.keys()
@@ -216,7 +217,7 @@ class Hub:
         self._end_turn(share, failures)
         self.measures.turn_seconds.observe(stopwatch() - began)
 
-    def _end_turn(self, share: wire.Share, failures: list[tuple[Outbox, Exception]]) -> None:
+    def _end_turn(self, share: SharedFrames, failures: list[tuple[Outbox, Exception]]) -> None:
         self._end_of_turn(share)
         self._counters.frames_out += share.frames
         self._counters.events_out += share.pieces

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from pushservice.fanout.shared_frames import SharedFrames
 from pushservice.protocol.close_codes import CloseCode
-from pushservice.protocol.codecs import Codec, Share
+from pushservice.protocol.codecs import Codec
 
 if TYPE_CHECKING:
     from pushservice.fanout.topic import Topic
@@ -58,7 +59,7 @@ class Outlet(Protocol):
         """Take whole frames, in order after all that was written before."""
         ...
 
-    def post(self, pieces: list[bytes], codec: Codec, share: Share) -> None:
+    def post(self, pieces: list[bytes], codec: Codec, share: SharedFrames) -> None:
         """Take what a turn of the hub brought, and empty the list, at the turn's end at latest."""
         ...
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from pushservice.fanout.interfaces import Clock, DelayedCall
 from pushservice.limits import Limits
-from pushservice.protocol import codecs as wire
+from pushservice.protocol.frames import ping_frame
 
 if TYPE_CHECKING:
     from pushservice.fanout.hub import Hub
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _LOOKS: Final = 10
 _LOOK_AT_LEAST_EVERY: Final = 1.0
 
-_PING: Final = wire.ping_frame(b"")
+_PING: Final = ping_frame(b"")
 #: Stands for what a client had taken when nobody can say.
 _UNKNOWN: Final = -1
 

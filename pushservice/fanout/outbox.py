@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from pushservice.fanout.backlog import Backlog, Common
 from pushservice.fanout.interfaces import Outlet
 from pushservice.fanout.pacing import Paced
-from pushservice.protocol import codecs as wire
+from pushservice.fanout.shared_frames import SharedFrames
+from pushservice.protocol import events
+from pushservice.protocol.codecs import Codec, count_frames
+from pushservice.protocol.frames import pong_frame
 
 if TYPE_CHECKING:
     from pushservice.fanout.topic import Topic
@@ -46,7 +49,7 @@ def how_watched(kind: Kind) -> tuple[bool, int]:
 
 
 #: What a turn brought for raw subscriptions: the symbol, the codec, the update as its piece.
-RawLog: TypeAlias = Sequence[tuple["Topic", wire.Codec, bytes]]
+RawLog: TypeAlias = Sequence[tuple["Topic", Codec, bytes]]
 
 
 class _Special:
@@ -81,7 +84,7 @@ class Outbox:
         "updates",
     )
 
-    def __init__(self, codec: wire.Codec, outlet: Outlet, common: Common, conn: str) -> None:
+    def __init__(self, codec: Codec, outlet: Outlet, common: Common, conn: str) -> None:
         """`common` is the hub's; `conn` is the connection's id, for the client and the log."""
         self.codec = codec
         self.outlet = outlet
@@ -137,7 +140,7 @@ class Outbox:
 
     # -- called by the hub: quotes ---------------------------------------------------------------
 
-    def flush(self, turn: dict[Topic, int], raw_log: RawLog, share: wire.Share) -> None:
+    def flush(self, turn: dict[Topic, int], raw_log: RawLog, share: SharedFrames) -> None:
         """End of a turn; `turn` has each symbol that was quoted, with its `n` before."""
         pending = self._pending
         backlog = self._backlog
@@ -160,7 +163,11 @@ class Outbox:
             self._check_budget(backlog)
 
     def flush_paced(
-        self, topics: AbstractSet[Topic], pieces: dict[Topic, bytes], jumps: int, share: wire.Share
+        self,
+        topics: AbstractSet[Topic],
+        pieces: dict[Topic, bytes],
+        jumps: int,
+        share: SharedFrames,
     ) -> None:
         """The newest update of each of `topics`, from `pieces`; in all they merged `jumps`."""
         self._count_merged(jumps)
@@ -258,7 +265,7 @@ class Outbox:
         elif not self.closed:
             self.outlet.write(self.codec.frames([self.codec.event(event)]))
 
-    def tell_gaps(self, pieces: Mapping[Topic, bytes], share: wire.Share) -> None:
+    def tell_gaps(self, pieces: Mapping[Topic, bytes], share: SharedFrames) -> None:
         """Updates of each of this client's symbols may be missing; `pieces` say so of each."""
         topics = self.topics
         backlog = self._backlog
@@ -279,7 +286,7 @@ class Outbox:
         if self._backlog is not None:
             self._backlog.quiet.update(dict.fromkeys(topics, stale))
         elif topics and self.codec.converses and not self.closed:
-            event = wire.quiet([topic.symbol for topic in topics], stale)
+            event = events.quiet([topic.symbol for topic in topics], stale)
             self.outlet.write(self.codec.frames([self.codec.event(event)]))
 
     def shut(self) -> None:
@@ -313,9 +320,9 @@ class Outbox:
     def send_pong(self, payload: bytes) -> None:
         """Answer a ping frame; while behind only the latest is answered (RFC 6455, 5.5.3)."""
         if self._backlog is not None:
-            self._backlog.pong = wire.pong_frame(payload)
+            self._backlog.pong = pong_frame(payload)
         elif not self.closed:
-            self.outlet.write(wire.pong_frame(payload))
+            self.outlet.write(pong_frame(payload))
 
     def send_snapshots(self, topics: Iterable[tuple[Topic, bool]]) -> None:
         """The last known values of `topics`; the flag says that it was not watched before."""
@@ -383,7 +390,7 @@ class Outbox:
             if pieces:
                 counters = self._common.counters
                 counters.events_out += len(pieces)
-                counters.frames_out += wire.count_frames(self.codec, len(pieces))
+                counters.frames_out += count_frames(self.codec, len(pieces))
                 counters.bytes_out += len(frames)
             data += frames
         self.outlet.write(data)

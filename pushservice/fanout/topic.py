@@ -9,7 +9,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
-from pushservice.protocol import codecs as wire
+from pushservice.protocol.codecs import Codec, Quote
+from pushservice.protocol.symbols import symbol_text
 
 if TYPE_CHECKING:
     from pushservice.fanout.outbox import Outbox
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 #: The clients of one codec that watch a symbol, as the append of each one's list of pieces.
 Offers: TypeAlias = tuple[Callable[[bytes], None], ...]
 #: Those of each codec, with what makes their piece.
-Audience: TypeAlias = tuple[tuple[wire.Codec, wire.Quote, Offers], ...]
+Audience: TypeAlias = tuple[tuple[Codec, Quote, Offers], ...]
 
 
 class Topic:
@@ -48,7 +49,7 @@ class Topic:
     def __init__(self, symbol: str, n: int = 0) -> None:
         """`n` is one less than the number that the first update gets."""
         self.symbol = symbol
-        self.symbol_text = wire.symbol_text(symbol)
+        self.symbol_text = symbol_text(symbol)
         self.n = n
         self.t = 0
         self.payload: bytes | None = None
@@ -57,7 +58,7 @@ class Topic:
         #: whether nobody takes its updates at once, within a turn; None where nobody looked yet
         self.asleep: bool | None = None
         #: the newest update as a piece of each codec in the audience
-        self.newest: dict[wire.Codec, bytes] = {}
+        self.newest: dict[Codec, bytes] = {}
         #: the clients that want each update at once, and how many of them want it raw
         self.members: dict[Outbox, None] = {}
         self.raw_members = 0
@@ -90,7 +91,7 @@ class Topic:
         """How many they are."""
         return len(self.members) + sum(self.marks.values())
 
-    def update(self, codec: wire.Codec, clients: int = 1) -> bytes:
+    def update(self, codec: Codec, clients: int = 1) -> bytes:
         """The newest update as a piece that so many of `codec` share; there must have been one."""
         piece = self.newest.get(codec)
         if piece is None:
@@ -99,7 +100,7 @@ class Topic:
             piece = codec.quoting(clients)(self.symbol_text, self.n, self.t, body)
         return piece
 
-    def snapshot(self, codec: wire.Codec) -> bytes:
+    def snapshot(self, codec: Codec) -> bytes:
         """The last known value as a piece for `codec`; there must be one."""
         assert self.payload is not None, "only what was quoted is sent"
         return codec.snapshot(self.symbol_text, self.n, self.t, codec.body(self.payload))
@@ -123,7 +124,7 @@ class Topic:
     def rebuild(self) -> Audience:
         """Make the audience anew from the members."""
         self.listeners = frozenset(self.members)
-        by_codec: dict[wire.Codec, list[Callable[[bytes], None]]] = {}
+        by_codec: dict[Codec, list[Callable[[bytes], None]]] = {}
         for outbox in self.members:
             by_codec.setdefault(outbox.codec, []).append(outbox.offer)
         for codec in self.newest.keys() - by_codec.keys():

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from pushservice.protocol.codecs import symbol_fault
+from pushservice.protocol.symbols import symbol_fault
 
 #: Channels whose symbol is cached. When full, the cache is cleared, so that a publisher that
 #: invents channels costs time and not memory.

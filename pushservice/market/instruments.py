@@ -11,7 +11,7 @@ from decimal import Decimal
 from itertools import chain, zip_longest
 from typing import Final
 
-from pushservice.protocol.codecs import symbol_fault
+from pushservice.protocol.symbols import symbol_fault
 
 #: The fewest ticks a price may count: below, a single tick would already be too large a move.
 SMALLEST_PRICE_TICKS = 100

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from pushservice.protocol.codecs import is_json
+from pushservice.protocol.payload import is_json
 
 #: what the header calls itself, and the version that is written
 FORMAT: Final = "recording"

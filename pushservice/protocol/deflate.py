@@ -19,7 +19,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from pushservice.metrics import Counters
-from pushservice.protocol.codecs import Codec, Joint, JsonCodec, Quote, RawCodec, frame_head
+from pushservice.protocol.codecs import Codec, Joint, JsonCodec, Quote, RawCodec
+from pushservice.protocol.frames import frame_head
 
 EXTENSION: Final = "permessage-deflate"
 

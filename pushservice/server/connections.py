@@ -22,8 +22,9 @@ from pushservice.fanout.hub import Hub
 from pushservice.fanout.outbox import Outbox
 from pushservice.limits import Limits
 from pushservice.metrics import Counters
-from pushservice.protocol import codecs as wire
+from pushservice.protocol import events
 from pushservice.protocol.close_codes import CloseCode
+from pushservice.protocol.codecs import Codec
 from pushservice.server.balance import Balance
 from pushservice.server.client_log import ClientLog
 from pushservice.server.client_reports import About
@@ -74,7 +75,7 @@ class Services:
     site: Site
     make_outlet: MakeOutlet = PortableOutlet
     greet: Callable[[Outbox], None] = _no_greeting
-    deflated: Mapping[str, wire.Codec] = field(default_factory=dict)
+    deflated: Mapping[str, Codec] = field(default_factory=dict)
     client_log: ClientLog | None = None
 
 
@@ -149,7 +150,7 @@ class Connections:
             incident=incident,
         )
         try:
-            outbox.send_last(outbox.codec.frames([wire.incident(outbox.codec, incident)]))
+            outbox.send_last(outbox.codec.frames([events.incident(outbox.codec, incident)]))
         except Exception:  # noqa: BLE001 - sending may be just what failed
             outbox.outlet.abort()
         else:

@@ -17,7 +17,8 @@ from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IProto
 from zope.interface import implementer
 
 from pushservice.auth.identity import Identity, Refused, is_name
-from pushservice.protocol import codecs as wire
+from pushservice.protocol import events
+from pushservice.protocol.codecs import CODECS
 from pushservice.protocol.credentials import BadCredentials, offer, without_token, without_tokens
 from pushservice.server.connections import Connections, address_of
 from pushservice.server.lean_autobahn import LeanProtocol
@@ -177,7 +178,7 @@ class HandshakeProtocol(LeanProtocol):
             raise self._denial_of_fault() from None
 
     def _denial_of_fault(self) -> ConnectionDeny:
-        reason = wire.internal_error(self._incident())
+        reason = events.internal_error(self._incident())
         return ConnectionDeny(HTTPStatus.INTERNAL_SERVER_ERROR.value, reason)
 
     def _decide(self, request: ConnectionRequest) -> Any:
@@ -301,8 +302,6 @@ def _choose(offered: Sequence[str]) -> str | None:
     if not offered:
         return None
     for name in offered:
-        if name in wire.CODECS:
+        if name in CODECS:
             return name
-    raise ConnectionDeny(
-        400, f"none of the subprotocols is known; known are {', '.join(wire.CODECS)}"
-    )
+    raise ConnectionDeny(400, f"none of the subprotocols is known; known are {', '.join(CODECS)}")

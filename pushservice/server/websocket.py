@@ -15,8 +15,9 @@ from zope.interface import implementer
 
 from pushservice.auth.identity import Identity
 from pushservice.fanout.outbox import Outbox
-from pushservice.protocol import codecs as wire
+from pushservice.protocol import events
 from pushservice.protocol.close_codes import CLOSE_REASONS, CloseCode
+from pushservice.protocol.codecs import CODECS, JSON
 from pushservice.server.client_log import CLIENT, LOST, SERVER
 from pushservice.server.client_reports import About
 from pushservice.server.connections import address_of
@@ -71,7 +72,9 @@ class QuoteProtocol(HandshakeProtocol):
         """Tell the client of a fault of the server, and close it."""
         try:
             if self.state == self.STATE_CONNECTING and self._page is None:
-                self.failHandshake(wire.internal_error(incident), HTTPStatus.INTERNAL_SERVER_ERROR)
+                self.failHandshake(
+                    events.internal_error(incident), HTTPStatus.INTERNAL_SERVER_ERROR
+                )
                 return
             if self.session is not None:
                 self.session.failed(incident)
@@ -132,7 +135,7 @@ class QuoteProtocol(HandshakeProtocol):
         identity = self._identity
         self.settle()
         connections = self.connections
-        codec = wire.CODECS.get(self.websocket_protocol_in_use or "", wire.JSON)
+        codec = CODECS.get(self.websocket_protocol_in_use or "", JSON)
         if self.compressed:
             codec = connections.deflated[codec.name]
         self._outlet = connections.make_outlet(self.transport, self.close)
@@ -251,7 +254,7 @@ class QuoteProtocol(HandshakeProtocol):
         connections.client_log.went(
             self.conn,
             self._shown_address(),
-            self.websocket_protocol_in_use or wire.JSON.name,
+            self.websocket_protocol_in_use or JSON.name,
             seconds=connections.reactor.seconds() - since,
             quotes=quotes,
             merged=merged,

@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from pushservice.limits import BURST_SECONDS, Limits
-from pushservice.protocol import codecs as wire
-from pushservice.protocol import commands
+from pushservice.protocol import commands, events
 from pushservice.protocol.close_codes import CloseCode, ErrorCode
 from pushservice.session.subscriptions import Errors
 
@@ -59,7 +58,7 @@ def refuse(
     """Answer a command with an error, and count that."""
     counters.command_errors += 1
     codec = outbox.codec
-    outbox.send(codec.frames([codec.failure(wire.error(id, code, message, retry_ms))]))
+    outbox.send(codec.frames([codec.failure(events.error(id, code, message, retry_ms))]))
 
 
 def refuse_flood(
@@ -83,14 +82,14 @@ def close(outbox: Outbox, code: CloseCode, retry_ms: int | None = None) -> None:
     """Say goodbye, where the codec can, and begin the closing handshake."""
     codec = outbox.codec
     if codec.converses:
-        outbox.send_last(codec.frames([codec.event(wire.bye(code, retry_ms))]))
+        outbox.send_last(codec.frames([codec.event(events.bye(code, retry_ms))]))
     outbox.outlet.close(code)
 
 
 def close_for(outbox: Outbox, error: ErrorCode, reason: str, code: CloseCode) -> None:
     """Send a last error that no command asked for, and close."""
     codec = outbox.codec
-    outbox.send_last(codec.frames([codec.failure(wire.error(None, error, reason))]))
+    outbox.send_last(codec.frames([codec.failure(events.error(None, error, reason))]))
     close(outbox, code)
 
 
@@ -103,4 +102,4 @@ def authenticated(
 ) -> None:
     """Tell a client who it is now; `expires_at` is in seconds since the epoch."""
     expires_ms = None if expires_at is None else int(expires_at * 1000)
-    answer(outbox, wire.authenticated(id, user, expires_ms, delay_s))
+    answer(outbox, events.authenticated(id, user, expires_ms, delay_s))

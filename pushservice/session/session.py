@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Final
 from pushservice.auth.identity import Identity, Refused
 from pushservice.fanout.delayed import move
 from pushservice.limits import SYMBOLS_A_MESSAGE, Limits
-from pushservice.protocol import codecs as wire
-from pushservice.protocol import commands
+from pushservice.protocol import commands, events
 from pushservice.protocol.close_codes import CloseCode, ErrorCode
 from pushservice.session import replies
 from pushservice.session.rate_limit import RateLimit
@@ -91,7 +90,7 @@ class Session:
             self._hub = self._hub_for(identity)
         replies.answer(
             self.outbox,
-            wire.welcome(
+            events.welcome(
                 self.outbox.conn,
                 self._hub.epoch,
                 limits.heartbeat_ms,
@@ -170,7 +169,7 @@ class Session:
         elif isinstance(command, commands.ListSymbols):
             self._list(command)
         else:
-            replies.answer(self.outbox, wire.pong(command.id))
+            replies.answer(self.outbox, events.pong(command.id))
 
     def ping(self, payload: bytes) -> None:
         """A ping frame came (RFC 6455, 5.5.2)."""
@@ -179,7 +178,7 @@ class Session:
     def failed(self, incident: str) -> None:
         """Something failed here, and the client is about to be closed for it."""
         codec = self.outbox.codec
-        self.outbox.send_last(codec.frames([wire.incident(codec, incident)]))
+        self.outbox.send_last(codec.frames([events.incident(codec, incident)]))
 
     def close(self) -> None:
         """The client is about to close, or has: leave the hub first. May be called twice."""
@@ -271,7 +270,7 @@ class Session:
             errors = review(self._hub, self.outbox, identity.rights, self._most_symbols())
             if errors:
                 replies.acknowledge(
-                    self.outbox, self._counters, wire.unsubscribed, None, list(errors), errors
+                    self.outbox, self._counters, events.unsubscribed, None, list(errors), errors
                 )
         if hub is not self._hub:
             # A client without subscriptions has nothing to move, even if it is behind.
@@ -319,7 +318,7 @@ class Session:
     def token_expiring(self, left_ms: int) -> None:
         """Its token ends in so many milliseconds."""
         try:
-            replies.answer(self.outbox, wire.expiring(left_ms))
+            replies.answer(self.outbox, events.expiring(left_ms))
         except Exception as failure:  # noqa: BLE001 - one client's fault must not stop the others
             self._hub.report([(self.outbox, failure)])
 
@@ -342,7 +341,7 @@ class Session:
         rights = None if self.identity is None else self.identity.rights
         accepted, errors = subscribe(hub, outbox, command, rights, self._most_symbols())
         symbols = [topic.symbol for topic in accepted]
-        replies.acknowledge(outbox, self._counters, wire.subscribed, command.id, symbols, errors)
+        replies.acknowledge(outbox, self._counters, events.subscribed, command.id, symbols, errors)
         if command.snapshot:
             outbox.send_snapshots(accepted.items())
             hub.await_values(outbox, accepted)
@@ -353,11 +352,11 @@ class Session:
         named = outbox.topics if command.symbols is None else command.symbols
         self._charge(len(named))
         gone, errors = unsubscribe(self._hub, outbox, command.symbols)
-        replies.acknowledge(outbox, self._counters, wire.unsubscribed, command.id, gone, errors)
+        replies.acknowledge(outbox, self._counters, events.unsubscribed, command.id, gone, errors)
 
     def _list(self, command: commands.ListSymbols) -> None:
         symbols = [topic.symbol for topic in self.outbox.topics]
-        replies.answer(self.outbox, wire.listing(command.id, symbols))
+        replies.answer(self.outbox, events.listing(command.id, symbols))
 
     def _charge(self, symbols: int) -> None:
         if self._rate_limit is not None:

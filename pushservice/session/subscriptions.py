@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from pushservice.auth.identity import Rights, decide
 from pushservice.fanout.hub import NoRoom
 from pushservice.fanout.outbox import how_watched
-from pushservice.protocol import codecs as wire
 from pushservice.protocol import commands
 from pushservice.protocol.close_codes import ErrorCode
+from pushservice.protocol.symbols import symbol_fault
 
 if TYPE_CHECKING:
     from pushservice.fanout.hub import Hub
@@ -40,7 +40,7 @@ def subscribe(
     accepted: dict[Topic, bool] = {}
     errors: Errors = {}
     for symbol in command.symbols:
-        fault = wire.symbol_fault(symbol)
+        fault = symbol_fault(symbol)
         if fault is not None:
             errors[_as_key(symbol)] = (ErrorCode.BAD_SYMBOL, fault)
             continue
@@ -79,7 +79,7 @@ def unsubscribe(
         gone = {topic.symbol: None for topic in outbox.topics}
     else:
         for symbol in symbols:
-            fault = wire.symbol_fault(symbol)
+            fault = symbol_fault(symbol)
             if fault is not None:
                 errors[_as_key(symbol)] = (ErrorCode.BAD_SYMBOL, fault)
             else:

@@ -23,7 +23,7 @@ from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
-from pushservice.protocol.codecs import internal_error
+from pushservice.protocol.events import internal_error
 
 #: Symbols that one request for /symbols.json may ask for.
 MAX_SYMBOLS: Final = 1000

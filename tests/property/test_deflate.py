@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushservice.metrics import Counters
-from pushservice.protocol import codecs as wire
 from pushservice.protocol import deflate
+from pushservice.protocol.codecs import CODECS, JSON, JSON_SUBPROTOCOL
 from pushservice.protocol.deflate import Corrupt, Inflation, TooLong
 
 PAYLOADS = st.one_of(
@@ -19,7 +19,7 @@ PAYLOADS = st.one_of(
     st.integers().map(b"%d".__mod__),
     st.builds(lambda part, times: b'"%b"' % (part * times), st.just(b"ab"), st.integers(0, 50_000)),
 )
-CODEC = deflate.codecs(Counters(), 1)[wire.JSON_SUBPROTOCOL]
+CODEC = deflate.codecs(Counters(), 1)[JSON_SUBPROTOCOL]
 
 
 def text_of(data: bytes) -> bytes:
@@ -32,19 +32,19 @@ def text_of(data: bytes) -> bytes:
 def test_any_mix_of_pieces_is_the_plain_codec_s_message(turn):
     pieces, plain = [], []
     for n, (payload, kind) in enumerate(turn):
-        quote = (b'"A"', n, 1000, wire.JSON.body(payload))
+        quote = (b'"A"', n, 1000, JSON.body(payload))
         if kind == "snapshot":
             pieces.append(CODEC.snapshot(*quote))
-            plain.append(wire.JSON.snapshot(*quote))
+            plain.append(JSON.snapshot(*quote))
         else:
-            event = wire.JSON.quote(*quote)
+            event = JSON.quote(*quote)
             make = CODEC.quoting(1) if kind == "shared" else CODEC.quote
             pieces.append(CODEC.event(event) if kind == "event" else make(*quote))
             plain.append(event)
-    assert text_of(CODEC.frames(pieces)) == text_of(wire.JSON.frames(plain))
+    assert text_of(CODEC.frames(pieces)) == text_of(JSON.frames(plain))
 
 
-@given(st.lists(PAYLOADS, min_size=1, max_size=5), st.sampled_from(list(wire.CODECS.values())))
+@given(st.lists(PAYLOADS, min_size=1, max_size=5), st.sampled_from(list(CODECS.values())))
 def test_any_payload_reaches_a_client_with_compression_as_it_does_without(payloads, codec):
     hub = make_hub()
     compressing = deflate.codecs(Counters(), 1)[codec.name]

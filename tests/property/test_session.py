@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from pushservice.auth.identity import Refused
 from pushservice.limits import BURST_SECONDS, Limits
-from pushservice.protocol import codecs as wire
 from pushservice.protocol.close_codes import CloseCode
+from pushservice.protocol.codecs import JSON
 
 LIMITS = Limits(symbols=3, message_rate=2, byte_rate=0, total_symbols=5)
 ALLOWED = LIMITS.message_rate * BURST_SECONDS
@@ -103,7 +103,7 @@ def check_answers(model: Model, text: bytes, events: list[dict]) -> None:
         assert (answer["ev"], answer["code"]) == ("error", 429)
         return
     try:
-        command = wire.JSON.parse(text)
+        command = JSON.parse(text)
     except ValueError:
         assert (answer["ev"], answer["code"]) == ("error", 400)
         return

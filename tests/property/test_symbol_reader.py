@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from redis_process import RedisServer
 
 from pushservice.feed.symbol_reader import IGNORED, SymbolReader
-from pushservice.protocol.codecs import symbol_fault
+from pushservice.protocol.symbols import symbol_fault
 
 
 class Connection:

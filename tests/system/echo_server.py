@@ -14,7 +14,7 @@ from twisted.internet import reactor
 from twisted.logger import globalLogBeginner, textFileLogObserver
 
 from pushservice.config.config import Config
-from pushservice.protocol import codecs as wire
+from pushservice.protocol.frames import frame_head
 from pushservice.server.lean_autobahn import configured
 from pushservice.server.websocket import QuoteProtocol
 from pushservice.service.daemon import Daemon
@@ -37,7 +37,7 @@ class EchoProtocol(QuoteProtocol):
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         if self.session is not None:
             first = 0x82 if isBinary else 0x81
-            self.session.outbox.send(wire.frame_head(len(payload), first) + payload)
+            self.session.outbox.send(frame_head(len(payload), first) + payload)
 
 
 def config(certs: str, *more: str) -> Config:

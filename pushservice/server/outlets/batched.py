@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as Structure
 
+from pushservice.fanout.shared_frames import SharedFrames
 from pushservice.protocol.close_codes import CloseCode
-from pushservice.protocol.codecs import Codec, Share
+from pushservice.protocol.codecs import Codec
 from pushservice.server.outlets.direct import DirectOutlet, DirectTLSOutlet
 from pushservice.server.outlets.private_names import address_of
 
@@ -40,7 +41,7 @@ class Batch:
         self.targets: list[tuple[int, ...]] = []
         self.turns: list[list[bytes]] = []
 
-    def send(self, share: Share) -> None:
+    def send(self, share: SharedFrames) -> None:
         """Send all that was posted; outlets hear only of what the kernel did not take."""
         if not self.turns:
             return
@@ -70,7 +71,7 @@ class BatchedOutlet(DirectOutlet):
         super().attach(outbox)
         self._target = (self._tcp.fileno(), outbox.codec.joins)
 
-    def post(self, pieces: list[bytes], codec: Codec, share: Share) -> None:
+    def post(self, pieces: list[bytes], codec: Codec, share: SharedFrames) -> None:
         tcp = self._tcp
         if tcp.dataBuffer or tcp._tempDataBuffer:
             super().post(pieces, codec, share)
@@ -104,7 +105,7 @@ class BatchedTLSOutlet(DirectTLSOutlet):
         joins = outbox.codec.joins
         self._target = (address_of(self._ssl), address_of(self._bio), self._tcp.fileno(), joins)
 
-    def post(self, pieces: list[bytes], codec: Codec, share: Share) -> None:
+    def post(self, pieces: list[bytes], codec: Codec, share: SharedFrames) -> None:
         tls, tcp = self._tls, self._tcp
         if (
             tcp.dataBuffer

@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from twisted.internet.tcp import Connection
 from twisted.protocols.tls import BufferingTLSTransport
 
+from pushservice.fanout.shared_frames import SharedFrames
 from pushservice.protocol.close_codes import CloseCode
-from pushservice.protocol.codecs import Share
 from pushservice.server.outlets.batched import Batch, BatchedOutlet, BatchedTLSOutlet
 from pushservice.server.outlets.direct import DirectOutlet, DirectTLSOutlet
 from pushservice.server.outlets.portable import PortableOutlet
@@ -30,10 +30,10 @@ class Outlets(NamedTuple):
 
     name: str
     make: MakeOutlet
-    end_of_turn: Callable[[Share], None]
+    end_of_turn: Callable[[SharedFrames], None]
 
 
-def _end_nothing(_share: Share) -> None:
+def _end_nothing(_share: SharedFrames) -> None:
     """End a turn of outlets that send at once."""
 
 
@@ -67,7 +67,7 @@ def _batched() -> Outlets | None:
     _fanout.use_openssl(*functions)
     plain, tls = Batch(_fanout.send_plain), Batch(_fanout.send_tls)
 
-    def end_of_turn(share: Share) -> None:
+    def end_of_turn(share: SharedFrames) -> None:
         plain.send(share)
         tls.send(share)
 

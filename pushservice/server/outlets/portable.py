@@ -13,8 +13,9 @@ from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
 from pushservice.fanout.interfaces import Progress
+from pushservice.fanout.shared_frames import SharedFrames
 from pushservice.protocol.close_codes import CloseCode
-from pushservice.protocol.codecs import Codec, Share
+from pushservice.protocol.codecs import Codec
 from pushservice.server.outlets.private_names import bytes_buffered
 from pushservice.server.socket_info import bytes_held, progress
 
@@ -54,7 +55,7 @@ class PortableOutlet:
     def write(self, data: bytes) -> None:
         self._transport.write(data)
 
-    def post(self, pieces: list[bytes], codec: Codec, share: Share) -> None:
+    def post(self, pieces: list[bytes], codec: Codec, share: SharedFrames) -> None:
         data = share.wire_bytes(codec, pieces)
         pieces.clear()
         self.write(data)

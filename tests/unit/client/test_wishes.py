@@ -8,7 +8,7 @@ import pytest
 from client_doubles import Dialogue, quote, snapshot
 
 from pushservice.client.events import Gap, Quote, QuoteError, Refused
-from pushservice.protocol.codecs import MAX_SYMBOL_BYTES
+from pushservice.protocol.symbols import MAX_SYMBOL_BYTES
 
 
 def test_calls_of_one_turn_are_one_message():

@@ -25,9 +25,10 @@ from pushservice.cli.main import main
 from pushservice.config.files import Sources
 from pushservice.config.options import CONFIG_FILE, OPTIONS
 from pushservice.limits import BURST_SECONDS, Limits
-from pushservice.protocol import codecs as wire
-from pushservice.protocol import commands
+from pushservice.protocol import commands, events
 from pushservice.protocol.close_codes import RECONNECT_AFTER, CloseCode, ErrorCode
+from pushservice.protocol.codecs import CODECS, JSON, RAW, Codec
+from pushservice.protocol.symbols import MAX_SYMBOL_BYTES
 from pushservice.tap import Options
 
 ROOT = Path(__file__).parents[3]
@@ -298,7 +299,7 @@ def test_a_clients_example_is_a_command_or_is_refused_for_a_stated_reason(text):
     assert refused is None or any(reason in refused for reason in REFUSED)
 
 
-def conversation(said: str, answered: str, codec: wire.Codec) -> None:
+def conversation(said: str, answered: str, codec: Codec) -> None:
     """Say to a real session what the documents say, in order; compare every answer to theirs."""
     clock = FixedClock(1_763_799_999.0)
     hub = make_hub(clock)
@@ -320,11 +321,11 @@ def converse(client: Client, said: str, answered: str) -> None:
 
 
 def test_the_examples_are_a_conversation_that_takes_place():
-    conversation("client", "answer", wire.JSON)
+    conversation("client", "answer", JSON)
 
 
 def test_the_raw_examples_are_a_conversation_that_takes_place():
-    conversation("raw-client", "raw-answer", wire.RAW)
+    conversation("raw-client", "raw-answer", RAW)
 
 
 def test_the_examples_of_who_a_client_is_are_a_conversation_that_takes_place():
@@ -362,7 +363,7 @@ def own_id(event: RawEvent) -> bytes | None:
 
 #: what makes each kind of event, from what an example of it says
 MAKERS: dict[str, Callable[[RawEvent], bytes]] = {
-    "welcome": lambda e: wire.welcome(
+    "welcome": lambda e: events.welcome(
         value(e, "conn"),
         value(e, "epoch"),
         value(e, "hb"),
@@ -370,34 +371,34 @@ MAKERS: dict[str, Callable[[RawEvent], bytes]] = {
         value(e, "limits")["message"],
         value(e, "auth") if "auth" in e else None,
     ),
-    "authenticated": lambda e: wire.authenticated(
+    "authenticated": lambda e: events.authenticated(
         own_id(e), *(value(e, key) if key in e else None for key in ("user", "expires", "delay"))
     ),
-    "expiring": lambda e: wire.expiring(value(e, "in")),
-    "subscribed": lambda e: wire.subscribed(
+    "expiring": lambda e: events.expiring(value(e, "in")),
+    "subscribed": lambda e: events.subscribed(
         own_id(e), value(e, "symbols"), symbol_errors(e), value(e, "total")
     ),
-    "unsubscribed": lambda e: wire.unsubscribed(
+    "unsubscribed": lambda e: events.unsubscribed(
         own_id(e), value(e, "symbols"), symbol_errors(e), value(e, "total")
     ),
-    "list": lambda e: wire.listing(own_id(e), value(e, "symbols")),
-    "pong": lambda e: wire.pong(own_id(e)),
-    "error": lambda e: wire.error(
+    "list": lambda e: events.listing(own_id(e), value(e, "symbols")),
+    "pong": lambda e: events.pong(own_id(e)),
+    "error": lambda e: events.error(
         own_id(e),
         ErrorCode(value(e, "code")),
         value(e, "msg"),
         value(e, "retry") if "retry" in e else None,
     ),
-    "quote": lambda e: wire.JSON.quote(*quoted(e)),
-    "snapshot": lambda e: wire.JSON.snapshot(*quoted(e)),
-    "heartbeat": lambda e: wire.heartbeat(
+    "quote": lambda e: JSON.quote(*quoted(e)),
+    "snapshot": lambda e: JSON.snapshot(*quoted(e)),
+    "heartbeat": lambda e: events.heartbeat(
         value(e, "t"), value(e, "feed") == "up", value(e, "age"), value(e, "merged")
     ),
-    "feed": lambda e: wire.feed(value(e, "state") == "up", value(e, "t")),
-    "gap": lambda e: wire.gap(bytes(e["s"])),
-    "stale": lambda e: wire.quiet(value(e, "symbols"), stale=True, everything="all" in e),
-    "fresh": lambda e: wire.quiet(value(e, "symbols"), stale=False, everything="all" in e),
-    "bye": lambda e: wire.bye(
+    "feed": lambda e: events.feed(value(e, "state") == "up", value(e, "t")),
+    "gap": lambda e: events.gap(bytes(e["s"])),
+    "stale": lambda e: events.quiet(value(e, "symbols"), stale=True, everything="all" in e),
+    "fresh": lambda e: events.quiet(value(e, "symbols"), stale=False, everything="all" in e),
+    "bye": lambda e: events.bye(
         CloseCode(value(e, "code")), value(e, "retry") if "retry" in e else None
     ),
 }
@@ -419,9 +420,9 @@ def test_every_kind_of_event_has_an_example_and_a_place_in_the_text():
 
 def test_the_protocol_names_both_subprotocols_and_the_limits_of_the_code():
     text = protocol().astext()
-    for name in wire.CODECS:
+    for name in CODECS:
         assert name in text
-    assert f"1 to {wire.MAX_SYMBOL_BYTES} bytes" in text
+    assert f"1 to {MAX_SYMBOL_BYTES} bytes" in text
     assert f"0 to {commands.MAX_INTERVAL_MS}" in text
 
 

@@ -17,7 +17,7 @@ from twisted.scripts.twistd import ServerOptions
 
 from pushservice.config.options import OPTIONS
 from pushservice.fanout.hub import Hub
-from pushservice.protocol import codecs as wire
+from pushservice.protocol.codecs import RAW
 
 MOVING = "docs/moving-from-swoole.rst"
 #: what an operator of the script looks for
@@ -138,7 +138,7 @@ def hub() -> Hub:
 
 def test_bare_symbols_bring_bare_payloads_together_or_one_by_one(hub):
     (sent,) = re.findall(r'send\("(.*)"\)', code_blocks(MOVING)["raw-client"])
-    together, apart = (Client(hub, name, codec=wire.RAW) for name in ("t-1", "t-2"))
+    together, apart = (Client(hub, name, codec=RAW) for name in ("t-1", "t-2"))
     together.say(sent.encode())
     for symbol in sent.split(","):
         apart.say(symbol.encode())
@@ -151,7 +151,7 @@ def test_to_unsubscribe_takes_json_and_is_not_answered(hub):
         for each in document(MOVING).findall(nodes.literal)
         if "unsubscribe" in (text := each.astext())
     )
-    client = Client(hub, codec=wire.RAW)
+    client = Client(hub, codec=RAW)
     client.say(b"AAPL")
     client.texts()
     client.say(command.encode())
@@ -160,7 +160,7 @@ def test_to_unsubscribe_takes_json_and_is_not_answered(hub):
 
 
 def test_a_heartbeat_as_text_is_a_symbol_and_one_in_json_an_error(hub):
-    client = Client(hub, codec=wire.RAW)
+    client = Client(hub, codec=RAW)
     client.say(b"ping")
     publish(hub, ("ping", b"1"))
     assert client.texts() == [b"1"]

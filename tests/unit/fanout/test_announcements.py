@@ -9,8 +9,8 @@ from pushservice.fanout.announcements import Announcements
 from pushservice.fanout.hub import Hub
 from pushservice.fanout.outbox import Outbox
 from pushservice.metrics import Counters
-from pushservice.protocol import codecs as wire
 from pushservice.protocol.close_codes import CloseCode
+from pushservice.protocol.codecs import RAW
 
 
 def announcing(hub: Hub) -> Announcements:
@@ -68,7 +68,7 @@ def test_a_heartbeat_before_the_first_message_has_no_age_and_says_that_the_feed_
 def test_raw_clients_and_clients_that_are_behind_get_no_heartbeat():
     hub = make_hub()
     announcements = announcing(hub)
-    raw, stalled = watching(hub, codec=wire.RAW), watching(hub)
+    raw, stalled = watching(hub, codec=RAW), watching(hub)
     stalled.outbox.blocked()
     for _ in range(hub.groups):
         announcements.beat()
@@ -90,7 +90,7 @@ def test_a_heartbeat_that_fails_is_reported_and_the_others_go_out():
 def test_dismissal_says_goodbye_and_begins_every_close():
     hub = make_hub()
     announcements = announcing(hub)
-    client, raw = watching(hub), watching(hub, codec=wire.RAW)
+    client, raw = watching(hub), watching(hub, codec=RAW)
     waits = iter([100, 200])
     announcements.dismiss(CloseCode.GOING_AWAY, lambda: next(waits))
     assert client.events() == [{"ev": "bye", "code": 1001, "retry": 100}]
@@ -108,7 +108,7 @@ def test_everybody_is_told_that_the_feed_is_lost_and_once():
     hub = make_hub()
     announcements = announcing(hub)
     announcements.feed_changed(True)
-    client, idle, raw = watching(hub, "A"), watching(hub), watching(hub, "A", codec=wire.RAW)
+    client, idle, raw = watching(hub, "A"), watching(hub), watching(hub, "A", codec=RAW)
     announcements.feed_changed(False)
     announcements.feed_changed(False)
     assert told(client) == told(idle) == [DOWN]
@@ -118,7 +118,7 @@ def test_everybody_is_told_that_the_feed_is_lost_and_once():
 def test_when_it_is_back_each_client_is_told_of_which_symbols_updates_may_be_missing():
     hub = make_hub()
     announcements = announcing(hub)
-    client, idle, raw = watching(hub, "A", "B"), watching(hub), watching(hub, "A", codec=wire.RAW)
+    client, idle, raw = watching(hub, "A", "B"), watching(hub), watching(hub, "A", codec=RAW)
     paced = Client(hub)
     paced.say({"op": "subscribe", "symbols": ["B"], "interval": 1000})
     paced.frames()
@@ -236,7 +236,7 @@ def test_watchers_are_told_once_when_a_symbol_is_quiet_and_at_once_when_it_is_ba
 
 def test_a_paced_watcher_is_told_too_and_a_raw_subprotocol_has_no_words_for_it():
     quiet = Quiet()
-    paced, raw = Client(quiet.hub), watching(quiet.hub, "A", codec=wire.RAW)
+    paced, raw = Client(quiet.hub), watching(quiet.hub, "A", codec=RAW)
     paced.say({"op": "subscribe", "symbols": ["A"], "interval": 1000})
     publish(quiet.hub, ("A", b"1"))
     quiet.look_after(1)

@@ -13,7 +13,7 @@ from pushservice.fanout.hub import Hub
 from pushservice.fanout.tape import Tape
 from pushservice.limits import Limits
 from pushservice.metrics import Counters, Measures
-from pushservice.protocol import codecs as wire
+from pushservice.protocol.codecs import JSON, RAW, Codec
 
 
 class Told:
@@ -55,7 +55,7 @@ class Daemon:
         self.tiers = Tiers(self.clock, self.hub, Tape(budget), delays, together, lambda share: None)
         self._conns = 0
 
-    def client(self, delay: float, *symbols: str, codec: wire.Codec = wire.JSON, **way) -> Client:
+    def client(self, delay: float, *symbols: str, codec: Codec = JSON, **way) -> Client:
         hub = self.tiers.tier_for(delay)
         assert hub is not None
         self._conns += 1
@@ -295,7 +295,7 @@ def test_the_feeds_state_is_told_at_once_and_the_gap_when_it_is_reached():
     now, late, raw = (
         daemon.client(0, "A"),
         daemon.client(10, "A", "B"),
-        daemon.client(10, "A", codec=wire.RAW),
+        daemon.client(10, "A", codec=RAW),
     )
     daemon.publish(("A", 1))
     daemon.feed(False)
@@ -483,7 +483,7 @@ def test_it_keeps_its_ways_of_watching():
 
 def test_a_bare_client_gets_the_snapshots_alone():
     daemon = Daemon(10)
-    client = daemon.client(10, "A", "B", codec=wire.RAW)
+    client = daemon.client(10, "A", "B", codec=RAW)
     daemon.publish(("A", 1))
     assert raised(daemon, client, 10, 0)
     assert client.texts() == [b"1"]

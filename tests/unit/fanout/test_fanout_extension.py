@@ -20,14 +20,15 @@ from waiting import read, until
 
 from pushservice.fanout import _fanout
 from pushservice.fanout.outbox import Outbox
+from pushservice.fanout.shared_frames import SharedFrames
 from pushservice.metrics import Counters
-from pushservice.protocol import codecs as wire
 from pushservice.protocol import deflate
+from pushservice.protocol.codecs import JSON, JSON_SUBPROTOCOL, RAW, Codec, Joint
 from pushservice.server.outlets.choice import Outlets, choose
 from pushservice.tls.factory import TLSFactory, development_pair, server_options
 
 #: A codec that compresses all it may.
-DEFLATED = deflate.codecs(Counters(), 1)[wire.JSON_SUBPROTOCOL]
+DEFLATED = deflate.codecs(Counters(), 1)[JSON_SUBPROTOCOL]
 
 
 class Served(protocol.Protocol):
@@ -43,7 +44,7 @@ class Served(protocol.Protocol):
     def dataReceived(self, data: bytes) -> None:
         self.received += data
 
-    def attach(self, outlets: Outlets, codec: wire.Codec) -> None:
+    def attach(self, outlets: Outlets, codec: Codec) -> None:
         self.outlet = outlets.make(self.transport, lambda code: None)
         self.outbox = Outbox(codec, self.outlet, make_hub().common, "t-1")
         self.outlet.attach(self.outbox)
@@ -71,7 +72,7 @@ class Wired:
         self.port = reactor.listenTCP(0, factory, interface="127.0.0.1")
         self.clients: list[socket.socket] = []
 
-    async def connect(self, codec: wire.Codec = wire.JSON) -> tuple[Served, socket.socket]:
+    async def connect(self, codec: Codec = JSON) -> tuple[Served, socket.socket]:
         count = len(self.made)
 
         def dial() -> socket.socket:
@@ -93,9 +94,9 @@ class Wired:
         self.clients.append(client)
         return served, client
 
-    def turn(self, *posts: tuple[Served, list[bytes]]) -> wire.Share:
+    def turn(self, *posts: tuple[Served, list[bytes]]) -> SharedFrames:
         """Post to each and end the turn; returns what was counted."""
-        share = wire.Share()
+        share = SharedFrames()
         for served, pieces in posts:
             served.outlet.post(pieces, served.outbox.codec, share)
         self.outlets.end_of_turn(share)
@@ -127,10 +128,10 @@ def wired(request, tmp_path):
 async def test_each_client_gets_its_own_turn_framed_as_its_codec_does(wired):
     first, first_client = await wired.connect()
     second, second_client = await wired.connect()
-    raw, raw_client = await wired.connect(wire.RAW)
+    raw, raw_client = await wired.connect(RAW)
     pieces = [b'{"a":1}', b'{"b":2}']
-    frames = [wire.RAW.quote(b"", 1, 1, b"x"), wire.RAW.quote(b"", 1, 1, b"y" * 300)]
-    expected = [wire.JSON.frames(pieces), wire.JSON.frames([b'{"c":3}']), wire.RAW.frames(frames)]
+    frames = [RAW.quote(b"", 1, 1, b"x"), RAW.quote(b"", 1, 1, b"y" * 300)]
+    expected = [JSON.frames(pieces), JSON.frames([b'{"c":3}']), RAW.frames(frames)]
     share = wired.turn((first, pieces[:]), (second, [b'{"c":3}']), (raw, frames[:]))
     assert share.pieces == 5
     assert share.bytes == sum(map(len, expected))
@@ -144,7 +145,7 @@ async def test_equal_turns_reach_everybody_and_the_next_turn_is_another(wired):
     for round_ in range(3):
         pieces = [b'{"n":%d}' % round_, b'{"same":true}']
         wired.turn(*((served, pieces[:]) for served, _ in ends))
-        data = wire.JSON.frames(pieces)
+        data = JSON.frames(pieces)
         for _, client in ends:
             assert await deferToThread(read, client, len(data)) == data
 
@@ -154,7 +155,7 @@ async def test_equal_turns_reach_everybody_and_the_next_turn_is_another(wired):
 async def test_a_turn_beyond_every_buffer_arrives_whole_and_makes_the_outbox_behind(wired, size):
     served, client = await wired.connect()
     pieces = [b'"' + os.urandom(size // 2).hex().encode() + b'"', b'"%d"' % size]
-    data = wire.JSON.frames(pieces)
+    data = JSON.frames(pieces)
     wired.turn((served, pieces))
     if size > 1_000_000:
         await until(lambda: served.outbox.behind, "the outbox to be behind")
@@ -169,13 +170,13 @@ async def test_turns_of_a_reader_that_stops_keep_their_order_and_disturb_nobody(
     expected = b""
     for number in range(60):
         pieces = [b'"%d %b"' % (number, b"x" * 20_000)]
-        expected += wire.JSON.frames(pieces)
+        expected += JSON.frames(pieces)
         wired.turn((slow, pieces), (quick, [b"%d" % number]))
         turn: defer.Deferred[None] = defer.Deferred()
         reactor.callLater(0, turn.callback, None)
         await turn
     await until(lambda: slow.outbox.behind, "the slow one to be behind")
-    quick_data = b"".join(wire.JSON.frames([b"%d" % number]) for number in range(60))
+    quick_data = b"".join(JSON.frames([b"%d" % number]) for number in range(60))
     assert await deferToThread(read, quick_client, len(quick_data)) == quick_data
     assert not quick.outbox.behind
     assert await deferToThread(read, slow_client, len(expected)) == expected
@@ -189,7 +190,7 @@ async def test_a_client_that_is_gone_loses_its_turn_and_the_others_get_theirs(wi
     gone_client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     # The descriptor itself, past TLS's goodbye: a reset is what arrives.
     os.close(gone_client.detach())
-    data = wire.JSON.frames([b"1"])
+    data = JSON.frames([b"1"])
     for _ in range(3):
         wired.turn((gone, [b"1"]), (other, [b"1"]))
         assert await deferToThread(read, client, len(data)) == data
@@ -201,10 +202,10 @@ async def test_answers_and_turns_keep_their_order(wired):
     served, client = await wired.connect()
     expected = b""
     for number in range(50):
-        answer = wire.JSON.frames([b'"answer %d"' % number])
+        answer = JSON.frames([b'"answer %d"' % number])
         served.outlet.write(answer)
         pieces = [b'"turn %d"' % number]
-        expected += answer + wire.JSON.frames(pieces)
+        expected += answer + JSON.frames(pieces)
         wired.turn((served, pieces))
     assert await deferToThread(read, client, len(expected)) == expected
 
@@ -224,7 +225,7 @@ async def test_a_key_update_that_the_client_asks_for_is_made_between_turns(wired
     await until(lambda: wired.made, "the accept")
     served = wired.made[0]
     await until(lambda: served.transport._handshakeDone, "the TLS handshake")
-    served.attach(wired.outlets, wire.JSON)
+    served.attach(wired.outlets, JSON)
     seen = b""
 
     async def until_seen(words: bytes) -> None:
@@ -268,12 +269,12 @@ async def test_a_renegotiation_that_a_client_asks_for_disturbs_nobody_else(wired
     await until(lambda: len(wired.made) > 1, "the accept")
     served = wired.made[1]
     await until(lambda: served.transport._handshakeDone, "the TLS handshake")
-    served.attach(wired.outlets, wire.JSON)
+    served.attach(wired.outlets, JSON)
     # R asks for a renegotiation, which is refused; the client gives up.
     client.stdin.write(b"R\n")
     client.stdin.flush()
     await until(lambda: served.lost or client.poll() is not None, "the refusal")
-    data = wire.JSON.frames([b"1"])
+    data = JSON.frames([b"1"])
     for _ in range(3):
         wired.turn((served, [b"1"]), (other, [b"1"]))
         assert await deferToThread(read, other_client, len(data)) == data
@@ -286,7 +287,7 @@ async def test_a_renegotiation_that_a_client_asks_for_disturbs_nobody_else(wired
 # -- the extension alone ---------------------------------------------------------------------------
 
 
-def sent_by_extension(turns: list[list[bytes]], joint: wire.Joint) -> list[bytes]:
+def sent_by_extension(turns: list[list[bytes]], joint: Joint) -> list[bytes]:
     """What `send_plain` writes for each turn, read back from socket pairs."""
     pairs = [socket.socketpair() for _ in turns]
     expected = [list(turn) for turn in turns]
@@ -303,7 +304,7 @@ def sent_by_extension(turns: list[list[bytes]], joint: wire.Joint) -> list[bytes
     assert unsent is None
     assert size == sum(map(len, received))
     assert pieces == sum(map(len, expected))
-    assert frames == (pieces if joint is wire.Joint.FRAMES else len(expected))
+    assert frames == (pieces if joint is Joint.FRAMES else len(expected))
     return received
 
 
@@ -312,10 +313,10 @@ TURNS = st.lists(st.lists(st.binary(max_size=400), min_size=1, max_size=6), min_
 
 @given(TURNS)
 def test_the_extension_frames_as_the_codec_does(turns):
-    expected = [wire.JSON.frames(turn) for turn in turns]
-    assert sent_by_extension([list(turn) for turn in turns], wire.Joint.ARRAY) == expected
+    expected = [JSON.frames(turn) for turn in turns]
+    assert sent_by_extension([list(turn) for turn in turns], Joint.ARRAY) == expected
     raw = [b"".join(turn) for turn in turns]
-    assert sent_by_extension([list(turn) for turn in turns], wire.Joint.FRAMES) == raw
+    assert sent_by_extension([list(turn) for turn in turns], Joint.FRAMES) == raw
 
 
 #: Pieces of every make: compressed, stored, and what only looks stored.
@@ -330,13 +331,13 @@ PIECES = st.one_of(
 @given(st.lists(st.lists(PIECES, min_size=1, max_size=6), min_size=1, max_size=6))
 def test_the_extension_joins_what_is_compressed_as_the_codec_does(turns):
     expected = [DEFLATED.frames(turn) for turn in turns]
-    assert sent_by_extension([list(turn) for turn in turns], wire.Joint.DEFLATED) == expected
+    assert sent_by_extension([list(turn) for turn in turns], Joint.DEFLATED) == expected
 
 
 @pytest.mark.parametrize("size", [0, 119, 120, 121, 65_534, 65_535, 65_536, 200_000])
 def test_the_extension_sends_what_is_stored_plain_where_it_can(size):
     piece = DEFLATED.event(b"x" * size)
-    [data] = sent_by_extension([[piece]], wire.Joint.DEFLATED)
+    [data] = sent_by_extension([[piece]], Joint.DEFLATED)
     assert data == DEFLATED.frames([piece])
     [(first, payload)] = unframe(data)
     assert first == (0x81 if size <= 65_535 else 0xC1)
@@ -347,9 +348,9 @@ def test_the_extension_sends_what_is_stored_plain_where_it_can(size):
 def test_the_same_pieces_joined_in_another_way_are_another_frame():
     piece = DEFLATED.event(b"1")
     here, there = socket.socketpair()
-    ways = [(here.fileno(), joint) for joint in wire.Joint]
+    ways = [(here.fileno(), joint) for joint in Joint]
     _fanout.send_plain(ways, [[piece] for _ in ways])
-    expected = [piece, wire.JSON.frames([piece]), wire.JSON.frames([b"1"])]
+    expected = [piece, JSON.frames([piece]), JSON.frames([b"1"])]
     assert there.recv(1000) == b"".join(expected)
     here.close()
     there.close()
@@ -368,32 +369,30 @@ def test_a_way_to_join_that_there_is_not_is_refused(joint):
 
 @pytest.mark.parametrize("size", [0, 1, 123, 124, 125, 65_531, 65_532, 65_533, 65_534, 200_000])
 def test_the_extension_uses_the_shortest_length_at_every_edge(size):
-    [data] = sent_by_extension([[b"x" * size]], wire.Joint.ARRAY)
-    assert data == wire.JSON.frames([b"x" * size])
+    [data] = sent_by_extension([[b"x" * size]], Joint.ARRAY)
+    assert data == JSON.frames([b"x" * size])
     assert [payload for _, payload in unframe(data)] == [b"[" + b"x" * size + b"]"]
 
 
 def test_the_same_pieces_in_another_order_are_another_frame():
     first, second = b"1", b"22"
     turns = [[first, second], [second, first], [first, second], [first]]
-    expected = [wire.JSON.frames(turn) for turn in turns]
-    assert sent_by_extension(turns, wire.Joint.ARRAY) == expected
+    expected = [JSON.frames(turn) for turn in turns]
+    assert sent_by_extension(turns, Joint.ARRAY) == expected
 
 
 def test_what_the_kernel_does_not_take_is_given_back():
     here, there = socket.socketpair()
     here.setblocking(False)
-    data = wire.JSON.frames([b"x" * 4_000_000])
-    _, _, size, unsent = _fanout.send_plain(
-        [(here.fileno(), wire.Joint.ARRAY)], [[b"x" * 4_000_000]]
-    )
+    data = JSON.frames([b"x" * 4_000_000])
+    _, _, size, unsent = _fanout.send_plain([(here.fileno(), Joint.ARRAY)], [[b"x" * 4_000_000]])
     assert size == len(data)
     [(index, rest)] = unsent
     assert index == 0
     taken = there.recv(len(data), socket.MSG_WAITALL | socket.MSG_DONTWAIT)
     assert taken + rest == data
     there.close()
-    _, _, _, unsent = _fanout.send_plain([(here.fileno(), wire.Joint.ARRAY)], [[b"x"]])
+    _, _, _, unsent = _fanout.send_plain([(here.fileno(), Joint.ARRAY)], [[b"x"]])
     assert unsent == [(0, None)], "a broken connection is told apart"
     here.close()
 

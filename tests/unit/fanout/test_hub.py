@@ -13,7 +13,7 @@ from pushservice.fanout.outbox import Outbox
 from pushservice.fanout.topic import Topic
 from pushservice.limits import Limits
 from pushservice.metrics import Counters, Measures
-from pushservice.protocol import codecs as wire
+from pushservice.protocol.codecs import JSON, RAW
 
 
 def quotes_of(client: Client) -> list[tuple[str, int, object]]:
@@ -74,7 +74,7 @@ def test_the_receive_time_is_in_milliseconds_and_one_for_a_turn():
 def test_payloads_that_are_no_json_become_strings_and_are_counted_once():
     counters = Counters()
     hub = make_hub(counters=counters)
-    client, raw = watching(hub, "A"), watching(hub, "A", codec=wire.RAW)
+    client, raw = watching(hub, "A"), watching(hub, "A", codec=RAW)
     publish(hub, ("A", b"\xff"), ("A", b"10.50"))
     assert [data for _, _, data in quotes_of(client)] == ["\ufffd", 10.5]
     assert raw.texts() == ["\ufffd".encode(), b"10.50"]
@@ -83,7 +83,7 @@ def test_payloads_that_are_no_json_become_strings_and_are_counted_once():
 
 def test_clients_of_both_subprotocols_are_served_from_one_publish():
     hub = make_hub()
-    client, raw = watching(hub, "A"), watching(hub, "A", codec=wire.RAW)
+    client, raw = watching(hub, "A"), watching(hub, "A", codec=RAW)
     publish(hub, ("A", b'{"p": 10.50}'), ("A", b"x"))
     assert client.texts() == [
         (
@@ -212,13 +212,13 @@ def test_a_piece_is_encoded_once_per_codec(monkeypatch: pytest.MonkeyPatch):
     hub = make_hub()
     clients = [watching(hub, "A") for _ in range(4)]
     calls: list[bytes] = []
-    encode = wire.JSON.quote
+    encode = JSON.quote
 
     def counting(symbol: bytes, n: int, t: int, body: bytes) -> bytes:
         calls.append(body)
         return encode(symbol, n, t, body)
 
-    monkeypatch.setattr(wire.JSON, "quote", counting)
+    monkeypatch.setattr(JSON, "quote", counting)
     publish(hub, ("A", b"1"))
     assert calls == [b"1"]
     assert all(json.loads(client.texts()[0])[0]["n"] == 1 for client in clients)
@@ -226,7 +226,7 @@ def test_a_piece_is_encoded_once_per_codec(monkeypatch: pytest.MonkeyPatch):
 
 def test_an_outlet_that_is_never_written_to_is_not_needed_by_entering():
     hub = make_hub()
-    outbox = Outbox(wire.JSON, RecordingOutlet(), hub.common, "t-1")
+    outbox = Outbox(JSON, RecordingOutlet(), hub.common, "t-1")
     hub.enter(outbox)
     hub.leave(outbox)
     assert hub.count_outboxes() == 0
@@ -311,11 +311,11 @@ def test_a_paced_symbol_is_watched():
 def test_a_piece_of_a_codec_that_nobody_wants_any_more_is_not_kept():
     hub = make_hub()
     watching(hub, "A")
-    client = watching(hub, "A", codec=wire.RAW)
+    client = watching(hub, "A", codec=RAW)
     publish(hub, ("A", b"1"))
     client.session.close()
     publish(hub, ("A", b"2"))
-    again = watching(hub, "A", codec=wire.RAW)
+    again = watching(hub, "A", codec=RAW)
     again.outbox.blocked()
     publish(hub, ("A", b"3"))
     again.outbox.drained()
@@ -329,13 +329,13 @@ def test_updates_that_only_clients_behind_would_get_are_made_into_bytes_once_a_t
     hub = make_hub()
     clients = [watching(hub, "A") for _ in range(2)]
     made: list[int] = []
-    encode = wire.JSON.quote
+    encode = JSON.quote
 
     def counting(symbol: bytes, n: int, t: int, body: bytes) -> bytes:
         made.append(n)
         return encode(symbol, n, t, body)
 
-    monkeypatch.setattr(wire.JSON, "quote", counting)
+    monkeypatch.setattr(JSON, "quote", counting)
     for client in clients:
         client.outbox.blocked()
     publish(hub, *[("A", b"%d" % n) for n in range(1, 101)])
@@ -435,7 +435,7 @@ def learning_hub() -> Hub:
 
 def test_a_first_value_that_is_learnt_goes_to_those_who_wait_for_a_snapshot():
     hub = learning_hub()
-    waiting, other, raw = watching(hub, "A"), watching(hub), watching(hub, "A", codec=wire.RAW)
+    waiting, other, raw = watching(hub, "A"), watching(hub), watching(hub, "A", codec=RAW)
     other.say({"op": "subscribe", "symbols": ["A"], "snapshot": False})
     other.frames()
     hub.learn("A", b"10.50", 0, False)

@@ -11,13 +11,15 @@ from pushservice.fanout.announcements import Announcements
 from pushservice.fanout.hub import Hub
 from pushservice.fanout.interfaces import Progress
 from pushservice.fanout.outbox import ANSWERS_BUDGET
+from pushservice.fanout.shared_frames import SharedFrames
 from pushservice.limits import Limits
 from pushservice.metrics import Counters
-from pushservice.protocol import codecs as wire
 from pushservice.protocol.close_codes import CloseCode
+from pushservice.protocol.codecs import JSON, RAW, Codec
+from pushservice.protocol.frames import frame_head
 
 
-def watching(hub: Hub, *symbols: str, codec: wire.Codec = wire.JSON) -> Client:
+def watching(hub: Hub, *symbols: str, codec: Codec = JSON) -> Client:
     client = Client(hub, codec=codec)
     client.say({"op": "subscribe", "symbols": symbols})
     client.frames()
@@ -88,7 +90,7 @@ def test_a_client_behind_does_not_hold_back_the_others():
 
 def test_the_raw_codec_merges_too():
     hub = make_hub()
-    client = watching(hub, "A", codec=wire.RAW)
+    client = watching(hub, "A", codec=RAW)
     client.outbox.blocked()
     publish(hub, ("A", b"1"))
     publish(hub, ("A", b"2"))
@@ -268,7 +270,7 @@ def test_a_closed_outbox_takes_nothing(behind):
         client.session.ping(b"1")
     client.session.close()
     client.outbox.offer(b"late")
-    client.outbox.flush({}, [], wire.Share())
+    client.outbox.flush({}, [], SharedFrames())
     client.outbox.send(b"late")
     client.outbox.send_pong(b"late")
     client.outbox.send_snapshots([])
@@ -283,7 +285,7 @@ def test_a_closed_outbox_takes_nothing(behind):
 # -- raw: every update ------------------------------------------------------------------------
 
 
-def raw_watching(hub: Hub, *symbols: str, codec: wire.Codec = wire.JSON, **more: object) -> Client:
+def raw_watching(hub: Hub, *symbols: str, codec: Codec = JSON, **more: object) -> Client:
     client = Client(hub, codec=codec)
     client.say({"op": "subscribe", "symbols": symbols, "mode": "raw"} | more)
     client.frames()
@@ -334,7 +336,7 @@ def test_modes_are_mixed_on_one_connection():
 
 def test_clients_of_both_codecs_keep_their_own_raw_updates():
     hub = make_hub()
-    clients = [raw_watching(hub, "A", codec=codec) for codec in (wire.JSON, wire.RAW)]
+    clients = [raw_watching(hub, "A", codec=codec) for codec in (JSON, RAW)]
     for client in clients:
         client.outbox.blocked()
     publish(hub, ("A", b"10.50"))
@@ -481,13 +483,13 @@ def test_of_what_leaves_after_a_drain_only_updates_are_counted():
     client.outbox.drained()
     _pong, (_, quotes) = client.frames()
     assert (counters.events_out, counters.frames_out) == (2, 1)
-    assert counters.bytes_out == len(wire.frame_head(len(quotes))) + len(quotes)
+    assert counters.bytes_out == len(frame_head(len(quotes))) + len(quotes)
 
 
 def test_bare_payloads_are_a_frame_each_in_a_turn_and_after_a_drain():
     counters = Counters()
     hub = make_hub(counters=counters)
-    client = Client(hub, codec=wire.RAW)
+    client = Client(hub, codec=RAW)
     client.say({"op": "subscribe", "symbols": ["A", "B"]})
     publish(hub, ("A", b"1"), ("B", b"1"), ("A", b"2"))
     assert (counters.events_out, counters.frames_out) == (3, 3)

@@ -10,7 +10,7 @@ from core_doubles import Client, FixedClock, make_hub, publish
 from pushservice.fanout.hub import Hub
 from pushservice.fanout.pacing import COARSE_INTERVALS, EXACT_INTERVALS, Pacing
 from pushservice.metrics import Counters
-from pushservice.protocol import codecs as wire
+from pushservice.protocol.codecs import JSON, RAW, Codec
 
 
 class Setting:
@@ -22,7 +22,7 @@ class Setting:
         self.hub: Hub = make_hub(self.clock, self.counters)
 
     def client(
-        self, *symbols: str, interval: int = 100, codec: wire.Codec = wire.JSON, **more: object
+        self, *symbols: str, interval: int = 100, codec: Codec = JSON, **more: object
     ) -> Client:
         client = Client(self.hub, codec=codec, counters=self.counters)
         self.subscribe(client, *symbols, interval=interval, **more)
@@ -126,7 +126,7 @@ def test_two_intervals_go_side_by_side_on_one_connection(setting):
 
 
 def test_a_paced_client_of_the_raw_subprotocol_gets_payloads(setting):
-    client = setting.client("A", codec=wire.RAW)
+    client = setting.client("A", codec=RAW)
     publish(setting.hub, ("A", b"1"), ("A", b"2"))
     setting.clock.pass_time(0.1)
     assert client.texts() == [b"2"]

@@ -6,7 +6,7 @@ import pytest
 
 from pushservice.market.instruments import MOST_LISTINGS, SYMBOLS, listings_of
 from pushservice.market.simulator import Market
-from pushservice.protocol.codecs import symbol_fault
+from pushservice.protocol.symbols import symbol_fault
 
 
 def test_a_number_gives_the_busiest_first():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pushservice.protocol import codecs as wire
-from pushservice.protocol import commands
+from pushservice.protocol import commands, events
 from pushservice.protocol.close_codes import ErrorCode
+from pushservice.protocol.codecs import RAW
 from pushservice.protocol.commands import (
     Authenticate,
     BadCommand,
@@ -67,7 +67,7 @@ def test_unsubscribe_without_symbols_means_all_and_with_an_empty_list_none():
 def test_an_id_goes_back_byte_for_byte(id):
     command = parse_command(b'{"op":"ping","id":%b}' % id.encode())
     assert command == Ping(id.encode())
-    assert wire.pong(command.id) == b'{"ev":"pong","id":%b}' % id.encode()
+    assert events.pong(command.id) == b'{"ev":"pong","id":%b}' % id.encode()
 
 
 @pytest.mark.parametrize(
@@ -172,13 +172,13 @@ def test_the_other_commands_are_read():
 )
 def test_bare_symbols_are_separated_by_commas(text, symbols):
     assert parse_bare_symbols(text) == Subscribe(None, symbols)
-    assert wire.RAW.parse(text) == Subscribe(None, symbols)
+    assert RAW.parse(text) == Subscribe(None, symbols)
 
 
 def test_the_raw_codec_reads_commands_too_and_refuses_what_is_not_utf8():
-    assert wire.RAW.parse(b' {"op":"ping"}') == Ping(None)
+    assert RAW.parse(b' {"op":"ping"}') == Ping(None)
     with pytest.raises(BadCommand, match="not UTF-8"):
-        wire.RAW.parse(b"\xff")
+        RAW.parse(b"\xff")
 
 
 def test_a_value_is_shortened_for_quoting():

@@ -14,21 +14,22 @@ from pushservice.auth.identity import Identity, Rights
 from pushservice.fanout.announcements import Announcements
 from pushservice.fanout.delayed import move
 from pushservice.metrics import Counters
-from pushservice.protocol import codecs as wire
 from pushservice.protocol import deflate
 from pushservice.protocol.close_codes import CloseCode, ErrorCode
+from pushservice.protocol.codecs import CODECS, JSON, JSON_SUBPROTOCOL, RAW, RAW_SUBPROTOCOL, Codec
 from pushservice.protocol.deflate import Corrupt, Inflation, TooLong, agree, stored
+from pushservice.protocol.events import error
 
 EVENT = b'{"ev":"quote","s":"A","n":1,"t":1000,"d":{"last":1.50,"bid":1.50,"ask":1.50}}'
 BOTH_FREE = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
 
 
-def deflated(name: str = wire.JSON_SUBPROTOCOL, counters: Counters | None = None) -> wire.Codec:
+def deflated(name: str = JSON_SUBPROTOCOL, counters: Counters | None = None) -> Codec:
     """A codec that compresses whatever it may."""
     return deflate.codecs(counters or Counters(), 1)[name]
 
 
-def usual(name: str) -> wire.Codec:
+def usual(name: str) -> Codec:
     """A codec that compresses what is worth it."""
     return deflate.codecs(Counters())[name]
 
@@ -194,14 +195,14 @@ def test_pieces_in_any_order_make_the_message_that_the_plain_codec_makes():
     codec = deflated()
     quotes = [(b'"A"', n, 1000, b'{"last":1.5,"bid":1.5,"ask":1.5,"n":%d}' % n) for n in range(3)]
     shared = [codec.quoting(1)(*quote) for quote in quotes]
-    alone = [codec.event(wire.JSON.quote(*quote)) for quote in quotes]
-    plain = [wire.JSON.quote(*quote) for quote in quotes]
+    alone = [codec.event(JSON.quote(*quote)) for quote in quotes]
+    plain = [JSON.quote(*quote) for quote in quotes]
     for order in ([0], [0, 1, 2], [2, 0, 1, 1]):
         for other in (shared, alone):
             pieces = [shared[at] for at in order] + [other[at] for at in order]
             [(first, payload)] = unframe(codec.frames(pieces))
             assert first == 0xC1
-            text = wire.JSON.frames([plain[at] for at in order] * 2)
+            text = JSON.frames([plain[at] for at in order] * 2)
             assert [(0x81, inflated(payload))] == unframe(text)
 
 
@@ -220,8 +221,8 @@ def test_what_is_not_compressed_shares_a_block_with_what_stands_around_it():
 
 def test_a_turn_of_which_nothing_is_compressed_is_the_plain_codec_s_frame():
     codec = deflated()
-    for events in ([], [b"1"], [EVENT, b'{"ev":"gap","s":"A"}']):
-        assert codec.frames(map(codec.event, events)) == wire.JSON.frames(events)
+    for turn in ([], [b"1"], [EVENT, b'{"ev":"gap","s":"A"}']):
+        assert codec.frames(map(codec.event, turn)) == JSON.frames(turn)
 
 
 def test_an_event_that_is_too_large_for_one_stored_block_is_sent_all_the_same():
@@ -235,21 +236,21 @@ def test_what_does_not_get_smaller_is_stored():
     noise = Random(1).randbytes(2_000)
     codec, counters = deflated(), Counters()
     piece = codec.quoting(1)(b'"A"', 1, 1, noise)
-    assert piece == stored(wire.JSON.quote(b'"A"', 1, 1, noise))
-    raw = deflated(wire.RAW_SUBPROTOCOL, counters)
-    assert raw.quoting(1)(b"", 1, 1, noise) == wire.RAW.quote(b"", 1, 1, noise)
+    assert piece == stored(JSON.quote(b'"A"', 1, 1, noise))
+    raw = deflated(RAW_SUBPROTOCOL, counters)
+    assert raw.quoting(1)(b"", 1, 1, noise) == RAW.quote(b"", 1, 1, noise)
     assert counters.deflated_bytes_in == counters.deflated_bytes_out == len(noise) + 4
 
 
 def test_few_clients_share_nothing_that_is_compressed():
-    for codec in map(usual, wire.CODECS):
+    for codec in map(usual, CODECS):
         few = codec.quoting(7)(b'"A"', 1, 1, EVENT)
         assert few == codec.quote(b'"A"', 1, 1, EVENT)
         assert len(codec.quoting(8)(b'"A"', 1, 1, EVENT)) < len(few)
 
 
 def test_of_a_long_turn_the_more_is_compressed_the_more_clients_share_it():
-    for codec in map(usual, wire.CODECS):
+    for codec in map(usual, CODECS):
         plain = codec.quote(b'"A"', 1, 1, EVENT)
 
         def compressed(clients: int, t: int, codec=codec, plain=plain) -> int:
@@ -269,15 +270,15 @@ def test_of_a_long_turn_the_more_is_compressed_the_more_clients_share_it():
 
 
 def test_a_turn_of_a_delay_or_of_a_clock_that_was_set_back_is_a_turn_of_its_own():
-    quote = usual(wire.JSON_SUBPROTOCOL).quoting(8)
-    plain = len(wire.JSON.quote(b'"A"', 1, 1, EVENT))
+    quote = usual(JSON_SUBPROTOCOL).quoting(8)
+    plain = len(JSON.quote(b'"A"', 1, 1, EVENT))
     times = [900_000, 900_000, 840_000, 839_999, 839_999, 840_000]
     shorter = [len(quote(b'"A"', 1, t, EVENT)) < plain for t in times]
     assert shorter == [True, False, False, True, False, True]
 
 
 def test_a_raw_payload_is_one_message_that_is_compressed_or_is_not():
-    codec = deflated(wire.RAW_SUBPROTOCOL)
+    codec = deflated(RAW_SUBPROTOCOL)
     pieces = [codec.quoting(1)(b"", 1, 1, body) for body in (EVENT, b"1", EVENT)]
     (one, first), (two, second), (three, third) = unframe(codec.frames(pieces))
     assert (one, two, three) == (0xC1, 0x81, 0xC1)
@@ -288,7 +289,7 @@ def test_an_event_is_compressed_once_for_all_and_counted_once():
     counters = Counters()
     hub = make_hub(counters=counters)
     codecs = deflate.codecs(counters, 2)
-    clients = [Client(hub, f"t-{n}", codecs[wire.JSON_SUBPROTOCOL]) for n in range(3)]
+    clients = [Client(hub, f"t-{n}", codecs[JSON_SUBPROTOCOL]) for n in range(3)]
     plain = Client(hub, "t-plain")
     for client in (*clients, plain):
         client.say({"op": "subscribe", "symbols": ["A"]})
@@ -306,7 +307,7 @@ def test_an_event_is_compressed_once_for_all_and_counted_once():
 def test_paced_clients_share_what_was_compressed():
     counters, clock = Counters(), FixedClock()
     hub = make_hub(clock, counters)
-    codec = deflate.codecs(counters, 2)[wire.JSON_SUBPROTOCOL]
+    codec = deflate.codecs(counters, 2)[JSON_SUBPROTOCOL]
     clients = [Client(hub, f"t-{n}", codec) for n in range(3)]
     for client in clients:
         client.say({"op": "subscribe", "symbols": ["A"], "interval": 20})
@@ -337,7 +338,7 @@ def test_what_is_compressed_can_be_read_with_the_window_that_was_agreed_on():
     text = reader.decompress(piece, 100)
     while reader.unconsumed_tail:
         text += reader.decompress(reader.unconsumed_tail, 100)
-    assert text + reader.flush() == wire.JSON.quote(b'"A"', 1, 1, body)
+    assert text + reader.flush() == JSON.quote(b'"A"', 1, 1, body)
     assert len(piece) < len(body)
 
 
@@ -362,7 +363,7 @@ class AllowEverybody:
         done(Identity(user=token, rights=Rights(("*",)), expires_at=2e9))
 
 
-def all_that_is_said(codec: wire.Codec) -> tuple[list[bytes], set[int]]:
+def all_that_is_said(codec: Codec) -> tuple[list[bytes], set[int]]:
     """What a client gets of every kind of event, as texts, and the first bytes of its frames."""
     clock = FixedClock(1_000.0)
     hub = make_hub(clock)
@@ -414,7 +415,7 @@ def all_that_is_said(codec: wire.Codec) -> tuple[list[bytes], set[int]]:
 
 def test_every_kind_of_event_says_the_same_compressed_as_plain():
     said, first_bytes = all_that_is_said(deflated())
-    plain, plain_bytes = all_that_is_said(wire.JSON)
+    plain, plain_bytes = all_that_is_said(JSON)
     assert said == plain
     assert (first_bytes, plain_bytes) == ({0x81, 0xC1}, {0x81})
     kinds = {event["ev"] for text in said for event in json.loads(text)}
@@ -425,15 +426,15 @@ def test_every_kind_of_event_says_the_same_compressed_as_plain():
 
 
 def test_every_raw_message_is_the_same_compressed_as_plain():
-    said, first_bytes = all_that_is_said(deflated(wire.RAW_SUBPROTOCOL))
-    plain, _ = all_that_is_said(wire.RAW)
+    said, first_bytes = all_that_is_said(deflated(RAW_SUBPROTOCOL))
+    plain, _ = all_that_is_said(RAW)
     assert said == plain
     assert first_bytes == {0x81, 0xC1}
 
 
 def test_a_client_that_moves_to_a_delay_is_told_the_same_compressed_as_plain():
     told = []
-    for codec in (deflated(), wire.JSON):
+    for codec in (deflated(), JSON):
         hub = make_hub()
         late = hub.tier(None)
         client = Client(hub, codec=codec)
@@ -448,8 +449,8 @@ def test_a_client_that_moves_to_a_delay_is_told_the_same_compressed_as_plain():
 
 
 def test_an_error_is_a_message_that_is_not_compressed():
-    event = wire.error(b"7", ErrorCode.BAD_SYMBOL, "why")
-    for name, codec in wire.CODECS.items():
+    event = error(b"7", ErrorCode.BAD_SYMBOL, "why")
+    for name, codec in CODECS.items():
         compressing = deflated(name)
         assert compressing.frames([compressing.failure(event)]) == codec.frames(
             [codec.failure(event)]

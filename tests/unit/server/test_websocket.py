@@ -46,9 +46,9 @@ from waiting import until
 
 from pushservice.auth.identity import Identity, Refused
 from pushservice.auth.revocations import Revocations
-from pushservice.protocol import codecs as wire
 from pushservice.protocol import deflate
 from pushservice.protocol.close_codes import CloseCode
+from pushservice.protocol.codecs import CODECS
 from pushservice.server.client_log import ClientLog
 from pushservice.server.connection_limits import PENDING_BURST
 from pushservice.server.connections import Connections, Services
@@ -927,7 +927,7 @@ def test_nothing_is_agreed_on_where_compression_is_off():
     assert b"deflate" not in connection.transport.value()
 
 
-@pytest.mark.parametrize("name", list(wire.CODECS))
+@pytest.mark.parametrize("name", list(CODECS))
 def test_a_client_with_compression_gets_its_subprotocol_compressed(name):
     edge = compressing()
     plain = edge.open(b"Sec-WebSocket-Protocol: %b\r\n" % name.encode())

@@ -11,8 +11,8 @@ from door_doubles import DELAY, LEEWAY, TIMEOUT, Guest, House
 from pushservice.auth.identity import Identity, Refused
 from pushservice.limits import Limits
 from pushservice.metrics import Counters
-from pushservice.protocol import codecs as wire
 from pushservice.protocol.close_codes import CloseCode
+from pushservice.protocol.codecs import JSON, RAW, Codec
 
 
 def greeted(*args: object, **values: object) -> Client:
@@ -36,7 +36,7 @@ def test_a_client_is_welcomed_with_its_id_the_epoch_and_the_limits():
 
 
 def test_a_raw_client_is_not_welcomed():
-    assert Client(make_hub(), codec=wire.RAW).frames() == []
+    assert Client(make_hub(), codec=RAW).frames() == []
 
 
 def test_a_subscription_is_acknowledged_then_brings_the_snapshot_then_updates():
@@ -181,7 +181,7 @@ def test_messages_after_the_close_are_not_looked_at():
 def test_a_raw_client_subscribes_by_bare_symbols_and_gets_payloads_alone():
     hub = make_hub()
     publish(hub, ("A", b"10.50"))
-    client = greeted(hub, codec=wire.RAW)
+    client = greeted(hub, codec=RAW)
     client.say(b"A, B")
     publish(hub, ("B", b"text"))
     assert client.texts() == [b"10.50", b"text"]
@@ -189,7 +189,7 @@ def test_a_raw_client_subscribes_by_bare_symbols_and_gets_payloads_alone():
 
 def test_a_raw_client_may_use_json_commands_and_is_not_answered():
     hub = make_hub()
-    client = greeted(hub, codec=wire.RAW)
+    client = greeted(hub, codec=RAW)
     client.say({"op": "subscribe", "symbols": ["A", "B"]})
     client.say({"op": "unsubscribe", "symbols": ["B"]})
     publish(hub, ("A", b"1"), ("B", b"2"))
@@ -198,7 +198,7 @@ def test_a_raw_client_may_use_json_commands_and_is_not_answered():
 
 @pytest.mark.parametrize("op", ["list", "ping"])
 def test_a_raw_client_that_asks_for_an_answer_is_told_that_there_is_none(op):
-    client = greeted(make_hub(), codec=wire.RAW)
+    client = greeted(make_hub(), codec=RAW)
     client.say({"op": op, "id": 1})
     [text] = client.texts()
     error = json.loads(text)["error"]
@@ -207,7 +207,7 @@ def test_a_raw_client_that_asks_for_an_answer_is_told_that_there_is_none(op):
 
 def test_a_raw_clients_errors_are_json_objects_one_a_symbol():
     hub = make_hub()
-    client = greeted(hub, codec=wire.RAW)
+    client = greeted(hub, codec=RAW)
     client.say(b"A,b*,c d")
     client.say(b"{")
     errors = [json.loads(text)["error"] for text in client.texts()]
@@ -362,7 +362,7 @@ class Talker(Client):
 SLOWLY = Limits(message_rate=2, byte_rate=0)
 
 
-def talker(counters: Counters | None = None, codec: wire.Codec = wire.JSON) -> Talker:
+def talker(counters: Counters | None = None, codec: Codec = JSON) -> Talker:
     """A client that has just used up its twenty messages."""
     clock = FixedClock()
     hub = make_hub(clock)
@@ -397,7 +397,7 @@ def test_a_message_over_the_rate_that_has_no_id_is_refused_without_one():
 
 
 def test_a_raw_client_over_its_rate_is_told_so_too():
-    client = talker(codec=wire.RAW)
+    client = talker(codec=RAW)
     client.say(b"A,B")
     [text] = client.texts()
     assert json.loads(text)["error"]["code"] == 429
@@ -786,7 +786,7 @@ def test_a_stranger_that_is_behind_may_be_given_a_delay(house):
 
 def test_a_raw_client_authenticates_with_the_json_command_and_hears_of_errors_alone(house):
     publish(house.hub, ("A", b"1"))
-    client = house.client(codec=wire.RAW)
+    client = house.client(codec=RAW)
     client.say(b"A")
     client.show("bad")
     client.show("ann")

@@ -9,8 +9,10 @@ from core_doubles import FixedClock, RecordingOutlet, make_hub, publish
 
 from pushservice.auth.identity import Rights
 from pushservice.fanout.outbox import RAW, Outbox, how_watched
-from pushservice.protocol import codecs as wire
+from pushservice.fanout.shared_frames import SharedFrames
+from pushservice.protocol import events
 from pushservice.protocol.close_codes import ErrorCode
+from pushservice.protocol.codecs import JSON
 from pushservice.protocol.commands import Subscribe
 from pushservice.session.subscriptions import review, subscribe, unsubscribe
 
@@ -22,7 +24,7 @@ class Place:
         self.clock = FixedClock()
         self.hub = make_hub(self.clock)
         self.outlet = RecordingOutlet()
-        self.outbox = Outbox(wire.JSON, self.outlet, self.hub.common, "t-1")
+        self.outbox = Outbox(JSON, self.outlet, self.hub.common, "t-1")
         self.hub.enter(self.outbox)
 
     def subscribe(self, *symbols: object, rights: Rights | None = None, most: int = 9, **how: Any):
@@ -119,7 +121,9 @@ def test_nothing_that_waits_for_a_client_that_is_behind_outlives_its_right(place
     publish(place.hub, ("A", b"1"), ("B", b"1"))
     place.clock.pass_time(1)
     place.outbox.send_snapshots([(topic, False) for topic in place.outbox.topics])
-    place.outbox.tell_gaps({t: wire.gap(t.symbol_text) for t in place.outbox.topics}, wire.Share())
+    place.outbox.tell_gaps(
+        {t: events.gap(t.symbol_text) for t in place.outbox.topics}, SharedFrames()
+    )
     place.outbox.tell_quiet(list(place.outbox.topics), stale=True)
     assert place.review(Rights(("B",))) == {"A": ErrorCode.NOT_ENTITLED}
     place.outbox.drained()

@@ -22,8 +22,8 @@ from zope.interface.verify import verifyObject
 
 from pushservice.fanout.interfaces import Progress
 from pushservice.fanout.outbox import Outbox
-from pushservice.protocol import codecs as wire
 from pushservice.protocol.close_codes import CloseCode
+from pushservice.protocol.codecs import JSON
 from pushservice.server.outlets.batched import BatchedOutlet, BatchedTLSOutlet
 from pushservice.server.outlets.choice import choose
 from pushservice.server.outlets.direct import DirectOutlet, DirectTLSOutlet
@@ -46,7 +46,7 @@ class Connection(protocol.Protocol):
         self.lost = None
         self.closed_with: list[CloseCode] = []
         self.outlet = self.factory.make(self.transport, self.closed_with.append)
-        self.outbox = Outbox(wire.JSON, self.outlet, make_hub().common, "t-1")
+        self.outbox = Outbox(JSON, self.outlet, make_hub().common, "t-1")
         self.factory.made.append(self)
 
     def dataReceived(self, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The words of the wire against random bytes and random JSON."""
+"""Commands, codecs and symbols against random bytes and random JSON."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from core_doubles import Client, make_hub, publish, unframe
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushservice.protocol import codecs as wire
 from pushservice.protocol import commands
+from pushservice.protocol.codecs import JSON, RAW
+from pushservice.protocol.payload import is_json
+from pushservice.protocol.symbols import symbol_fault, symbol_text
 
 NEAR_COMMANDS = st.builds(
     lambda fields: json.dumps(fields).encode(),
@@ -40,13 +42,13 @@ JSON_VALUES = st.recursive(
 @given(st.one_of(st.binary(max_size=200), NEAR_COMMANDS))
 def test_any_message_is_answered_with_whole_events_and_breaks_nothing(text):
     hub = make_hub()
-    for codec in (wire.JSON, wire.RAW):
+    for codec in (JSON, RAW):
         client = Client(hub, codec=codec)
         client.frames()
         client.say(text)
         for answer in client.texts():
             parsed = json.loads(answer)
-            if codec is wire.JSON:
+            if codec is JSON:
                 assert all(event["ev"] for event in parsed)
         client.say(b'{"op":"subscribe","symbols":["A"],"snapshot":false}')
         client.frames()
@@ -58,40 +60,40 @@ def test_any_message_is_answered_with_whole_events_and_breaks_nothing(text):
 
 @given(st.one_of(st.binary(max_size=300), st.text(max_size=100).map(str.encode)))
 def test_any_payload_gives_a_frame_that_parses_and_keeps_its_text(payload):
-    piece = wire.JSON.quote(b'"A"', 1, 1, wire.JSON.body(payload))
-    [(_, text)] = unframe(wire.JSON.frames([piece]))
+    piece = JSON.quote(b'"A"', 1, 1, JSON.body(payload))
+    [(_, text)] = unframe(JSON.frames([piece]))
     [event] = json.loads(text)
-    if wire.is_json(payload):
+    if is_json(payload):
         assert payload in text
     else:
         assert event["d"] == payload.decode("utf-8", "replace")
-    [(_, raw)] = unframe(wire.RAW.frames([wire.RAW.quote(b'"A"', 1, 1, wire.RAW.body(payload))]))
+    [(_, raw)] = unframe(RAW.frames([RAW.quote(b'"A"', 1, 1, RAW.body(payload))]))
     assert raw.decode() == payload.decode("utf-8", "replace")
 
 
 @given(JSON_VALUES)
 def test_every_json_value_goes_out_byte_for_byte(value):
     payload = json.dumps(value).encode()
-    assert wire.JSON.body(payload) is payload
+    assert JSON.body(payload) is payload
 
 
 @given(st.text())
 def test_a_symbol_without_fault_comes_back_from_its_json_text(symbol):
-    if wire.symbol_fault(symbol) is None:
-        assert json.loads(wire.symbol_text(symbol)) == symbol
+    if symbol_fault(symbol) is None:
+        assert json.loads(symbol_text(symbol)) == symbol
         assert 1 <= len(symbol.encode()) <= 64
         assert symbol.split() == [symbol]
 
 
 @given(st.lists(st.binary(max_size=70_000), max_size=3))
 def test_frames_carry_any_length(payloads):
-    pieces = [wire.RAW.quote(b"", 1, 1, payload) for payload in payloads]
-    assert [payload for _, payload in unframe(wire.RAW.frames(pieces))] == payloads
+    pieces = [RAW.quote(b"", 1, 1, payload) for payload in payloads]
+    assert [payload for _, payload in unframe(RAW.frames(pieces))] == payloads
 
 
 @given(st.lists(st.text(max_size=12), max_size=6))
 def test_bare_symbols_come_back_from_their_list(symbols):
     command = commands.parse_bare_symbols(",".join(symbols).encode("utf-8", "replace"))
     for symbol in symbols:
-        if wire.symbol_fault(symbol) is None and "," not in symbol:
+        if symbol_fault(symbol) is None and "," not in symbol:
             assert symbol in command.symbols
