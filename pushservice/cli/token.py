@@ -170,7 +170,7 @@ def _redis(command: Command) -> Command:
 
 def _ask(given: dict[str, Any], *commands: list[str | bytes | int]) -> None:
     """Have Redis do `commands`; a failure is told in one line."""
-    from pushservice.redis.one_shot import RequestFailed, ask
+    from pushservice.redis.one_shot import RequestFailed, execute
     from pushservice.redis.url import RedisTLS, redis_address
 
     try:
@@ -178,7 +178,7 @@ def _ask(given: dict[str, Any], *commands: list[str | bytes | int]) -> None:
         if address is None:
             raise ValueError("embedded is the daemon's own Redis; give the URL of one for tickets")
         tls = RedisTLS(given["redis_ca"], given["redis_cert"], given["redis_key"])
-        ask(address, commands, tls)
+        execute(address, commands, tls)
     except (ValueError, RequestFailed) as error:
         raise click.ClickException(str(error)) from None
 

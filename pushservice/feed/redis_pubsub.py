@@ -124,7 +124,7 @@ class RedisFeed:
             self._prepare,
             self._changed,
             tls=tls,
-            refused=lambda: changed(self, False),
+            failed=lambda: changed(self, False),
         )
 
     def start(self) -> None:

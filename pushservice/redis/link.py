@@ -1,7 +1,10 @@
-"""A connection to Redis that is kept up for ever: endpoint, login, retry, and who is told.
+"""A connection to Redis that is kept up: it connects, logs in, and reconnects for ever.
 
-Must not know: what the connection is for. The feed, the simulated market and whatever else needs
-Redis each have a link of their own.
+Must not know: what the connection is for. The feed, the simulated market and every other user of
+Redis have a link each.
+
+Own code: txredisapi reconnects too, but gives up for good when a login fails and does not say why a
+connection was lost. Twisted's ClientService does not limit how long preparing a connection takes.
 """
 
 from __future__ import annotations
@@ -33,9 +36,10 @@ from pushservice.redis.tls import check_files, failure_text
 from pushservice.redis.url import RedisAddress, RedisTLS, host_port
 
 _CONNECT_TIMEOUT: Final = 5.0
-#: Seconds in which a connection that was made has to be usable.
+#: Seconds from connecting until the connection has to be prepared.
 PREPARE_TIMEOUT: Final = 2.0
-#: Seconds until the first retry, its growth, and the most; the first two are varied by half.
+#: Seconds until the first retry, the factor by which the delay grows, and the longest delay.
+#: Delays vary by up to half.
 FIRST_RETRY: Final = 0.2
 _GROWTH: Final = 1.7
 LAST_RETRY: Final = 3.0
@@ -64,35 +68,32 @@ def endpoint_of(
 
 
 class NotMaster(Exception):
-    """The sentinels named a Redis that is no master, or no longer."""
+    """The sentinels named a Redis that is not, or no longer, a master."""
 
 
 class NotReady(Exception):
-    """Redis took the connection and then did not answer in time."""
+    """Redis accepted the connection and then did not answer in time."""
 
 
-class _Lost:
-    """Put between LossRecorder and a protocol of txredisapi's: tells the link of the loss."""
+class _LossReporter:
+    """Mixed in between LossRecorder and a protocol of txredisapi: tells the link of the loss."""
 
     factory: _Factory
 
     def connectionLost(self, reason: Failure) -> None:
-        # Before the commands under way fail, so that who sent them finds the link down.
+        # Before the commands in flight fail, so that their senders find the link down.
         self.factory.link.lost(self, reason)
         super().connectionLost(reason)  # type: ignore[misc]  # the protocol's
 
 
 class _Factory(Factory):
-    """Builds a link's connections, which leave bytes alone.
-
-    Nothing of txredisapi's own connecting: that gives up for good where a login fails.
-    """
+    """Builds a link's connections, which do not convert replies."""
 
     noisy = False
 
     def __init__(self, link: RedisLink, protocol: type[Any]) -> None:
         self.link = link
-        self._make: Any = type(protocol.__name__, (LossRecorder, _Lost, protocol), {})
+        self._make: Any = type(protocol.__name__, (LossRecorder, _LossReporter, protocol), {})
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         connection = self._make(charset=None, convertNumbers=False)
@@ -101,12 +102,12 @@ class _Factory(Factory):
 
 
 class RedisLink:
-    """Connects, logs in, prepares, and says so; when the connection is lost, does it all again.
+    """Connects, logs in, prepares the connection and reports it up; reconnects when it is lost.
 
-    `purpose` is a word for the log. `up` holds the connection while it is usable. `prepare` is
+    `purpose` stands in log lines. `up` holds the connection while it is usable. `prepare` is
     awaited on each new connection before it counts as usable; `changed` is called with True and
-    False as the link comes and goes. `refused` is called whenever an attempt came to nothing: no
-    connection, or one that was lost, refused or silent before it was usable. Raises ValueError
+    False as the link comes and goes. `failed` is called whenever an attempt fails: there was no
+    connection, or it was lost, refused or silent before it was usable. Raises ValueError
     when the address wants TLS and a file of `tls` can't be used.
     """
 
@@ -122,17 +123,17 @@ class RedisLink:
         changed: Callable[[bool], None],
         *,
         tls: RedisTLS | None = None,
-        refused: Callable[[], None] | None = None,
+        failed: Callable[[], None] | None = None,
     ) -> None:
         self.purpose = purpose
         self.address = address
         self.up: Any | None = None
-        #: attempts that came to nothing since it was up
+        #: failed attempts since it was last up
         self.failures = 0
         self._clock: IReactorTime = reactor
         self._prepare = prepare
         self._changed = changed
-        self._refused = refused
+        self._on_failure = failed
         self._factory = _Factory(self, protocol)
         self._endpoint = endpoint_of(reactor, address, tls)
         self._sentinels: MasterEndpoint | None = None
@@ -141,12 +142,12 @@ class RedisLink:
             self._sentinels = self._endpoint
             self._watch = MasterWatch(reactor, address, self._endpoint, self._master_moved)
         self._started = False
-        # At most one of these: a wait for the next attempt, the attempt, a connection, which is
-        # being made ready for as long as there is a Deferred for it.
+        # At most one of these three: the wait for the next attempt, the attempt, the connection.
+        # `_preparing` is set while the connection is being prepared.
         self._retry: IDelayedCall | None = None
         self._attempt: defer.Deferred[Any] | None = None
         self._connection: Any | None = None
-        self._readying: defer.Deferred[Any] | None = None
+        self._preparing: defer.Deferred[Any] | None = None
         self._cause: Failure | None = None
         self._logged_at: float | None = None
 
@@ -170,9 +171,9 @@ class RedisLink:
             await gone
 
     def abort(self) -> None:
-        """Drop the connection, if there is one, and connect anew.
+        """Drop the connection, if there is one, and reconnect.
 
-        At once: an orderly end would wait until a Redis that hangs has read all.
+        An orderly close would wait until a Redis that hangs has read everything.
         """
         if self._connection is not None:
             self._connection.transport.abortConnection()
@@ -197,11 +198,13 @@ class RedisLink:
         if not self._started:
             self.abort()
             return
-        readying = self._readying = defer.Deferred.fromCoroutine(self._make_ready(connection))
-        readying.addTimeout(PREPARE_TIMEOUT, self._clock, _too_late)
-        readying.addCallbacks(self._ready, self._not_ready, callbackArgs=(connection,))
+        preparing = self._preparing = defer.Deferred.fromCoroutine(
+            self._prepare_connection(connection)
+        )
+        preparing.addTimeout(PREPARE_TIMEOUT, self._clock, _too_late)
+        preparing.addCallbacks(self._prepared, self._not_prepared, callbackArgs=(connection,))
 
-    async def _make_ready(self, connection: Any) -> None:
+    async def _prepare_connection(self, connection: Any) -> None:
         if self.address.path is None:
             connection.transport.setTcpKeepAlive(1)
         if self.address.password is not None:
@@ -212,8 +215,8 @@ class RedisLink:
                 raise NotMaster("the Redis that the sentinels name is no master")
         await self._prepare(connection)
 
-    def _ready(self, _result: object, connection: Any) -> None:
-        self._readying = None
+    def _prepared(self, _result: object, connection: Any) -> None:
+        self._preparing = None
         self.up = connection
         self.failures = 0
         self._logged_at = None
@@ -221,37 +224,37 @@ class RedisLink:
             "Redis {address}: connected for the {purpose}{where}",
             address=str(self.address),
             purpose=self.purpose,
-            where=self._where(),
+            where=self._master_text(),
         )
         if self._watch is not None:
             self._watch.start()
-        self._tell(self._changed, True)
+        self._notify(self._changed, True)
 
-    def _not_ready(self, failure: Failure) -> None:
-        self._readying = None
+    def _not_prepared(self, failure: Failure) -> None:
+        self._preparing = None
         if self._connection is not None:
             self._cause = failure
             self.abort()
 
     def _failed(self, failure: Failure) -> None:
-        """An attempt came to nothing."""
+        """An attempt failed."""
         if not self._started:
             return
         self.failures += 1
         if self._sentinels is not None:
-            self._sentinels.doubt()
-        self._note(failure)
-        self._try_again_later()
-        if self._refused is not None:
-            self._tell(self._refused)
+            self._sentinels.try_another_sentinel()
+        self._log_failure(failure)
+        self._retry_later()
+        if self._on_failure is not None:
+            self._notify(self._on_failure)
 
-    def _try_again_later(self) -> None:
-        # Varied by half, so that many who lost the same Redis don't come back at once.
+    def _retry_later(self) -> None:
+        # With jitter, so that the many that lost the same Redis don't reconnect at once.
         delay = min(FIRST_RETRY * _GROWTH ** min(self.failures, 50), LAST_RETRY / 1.5)
         delay *= random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, guards nothing
         self._retry = self._clock.callLater(delay, self._connect)
 
-    def _where(self) -> str:
+    def _master_text(self) -> str:
         if self._sentinels is None or self._sentinels.master is None:
             return ""
         return f"; the master is {host_port(*self._sentinels.master)}"
@@ -270,15 +273,15 @@ class RedisLink:
     def lost(self, connection: Any, why: Failure) -> None:
         """A connection is gone."""
         if connection is not self._connection:
-            # It was never handed over; whoever waits for it is told by the endpoint.
+            # It was lost before the endpoint handed it over, and the endpoint reports that.
             return
         self._connection = None
         was_up = self.up is connection
         self.up = None
         why, self._cause = self._cause or why, None
-        readying, self._readying = self._readying, None
-        if readying is not None:
-            readying.cancel()
+        preparing, self._preparing = self._preparing, None
+        if preparing is not None:
+            preparing.cancel()
         if self._watch is not None:
             self._watch.stop()
         if not was_up:
@@ -290,18 +293,18 @@ class RedisLink:
                 address=str(self.address),
                 purpose=self.purpose,
             )
-            self._try_again_later()
-        self._tell(self._changed, False)
+            self._retry_later()
+        self._notify(self._changed, False)
 
-    # -- who is told -----------------------------------------------------------------------------
+    # -- callbacks -----------------------------------------------------------------------------
 
-    def _tell(self, callback: Callable[..., None], *news: bool) -> None:
+    def _notify(self, callback: Callable[..., None], *arguments: bool) -> None:
         try:
-            callback(*news)
-        except Exception:  # noqa: BLE001 - the link must live on, whatever its user does
+            callback(*arguments)
+        except Exception:  # noqa: BLE001 - the link must go on, whatever its user does
             self.log.failure("the {purpose} failed to take note", purpose=self.purpose)
 
-    def _note(self, failure: Failure) -> None:
+    def _log_failure(self, failure: Failure) -> None:
         now = self._clock.seconds()
         if self._logged_at is None or now - self._logged_at >= _LOG_EVERY:
             self._logged_at = now
@@ -315,4 +318,4 @@ class RedisLink:
 
 
 def _too_late(_result: object, timeout: float) -> object:
-    raise NotReady(f"it took the connection and was not ready in {timeout:g} seconds")
+    raise NotReady(f"it accepted the connection and was not ready in {timeout:g} seconds")

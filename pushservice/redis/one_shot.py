@@ -1,6 +1,6 @@
-"""One errand at Redis for a command line: connect, ask, leave; it blocks until that is done.
+"""Commands to Redis from a command line: connects, sends them, disconnects; blocks until done.
 
-Must not know: what is asked, or the daemon, whose connections stay.
+Must not know: what is sent, or the daemon, whose connections are kept up.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from pushservice.redis.sentinel import LossRecorder
 from pushservice.redis.tls import failure_text
 from pushservice.redis.url import RedisAddress, RedisTLS
 
-#: seconds for all of it
-PATIENCE: Final = 10.0
+#: seconds for everything together
+TIMEOUT: Final = 10.0
 
 Command = Sequence[str | bytes | int]
 
 
 class RequestFailed(Exception):
-    """Nothing was done, or nobody knows what; the text names the Redis and says why."""
+    """Nothing was done, or it is unknown what; the text names the Redis and says why."""
 
 
 class _Connection(LossRecorder, txredisapi.RedisProtocol):
-    """A connection for one errand."""
+    """A connection for one batch of commands."""
 
 
 class _Connections(Factory):
@@ -43,21 +43,21 @@ class _Connections(Factory):
         return _Connection(charset=None, convertNumbers=False)
 
 
-def ask(address: RedisAddress, commands: Sequence[Command], tls: RedisTLS | None = None) -> Any:
+def execute(address: RedisAddress, commands: Sequence[Command], tls: RedisTLS | None = None) -> Any:
     """The answers to `commands`, which are sent in one go, in a list. Raises RequestFailed.
 
     Raises ValueError when the address wants TLS and a file of `tls` can't be used.
     """
-    # A reactor of its own, so that it can be asked wherever another one runs already.
+    # A reactor of its own, because the caller may run in another one.
     reactor: Any = SelectReactor()
     endpoint = endpoint_of(reactor, address, tls)
     outcome: list[Any] = []
 
     def begin() -> None:
-        going = defer.Deferred.fromCoroutine(_go(endpoint, address, commands))
-        going.addTimeout(PATIENCE, reactor, _too_late)
-        going.addBoth(outcome.append)
-        going.addCallback(lambda _: reactor.stop() if reactor.running else None)
+        running = defer.Deferred.fromCoroutine(_execute(endpoint, address, commands))
+        running.addTimeout(TIMEOUT, reactor, _too_late)
+        running.addBoth(outcome.append)
+        running.addCallback(lambda _: reactor.stop() if reactor.running else None)
 
     reactor.callWhenRunning(begin)
     if _run(reactor):
@@ -67,18 +67,18 @@ def ask(address: RedisAddress, commands: Sequence[Command], tls: RedisTLS | None
     return outcome[0]
 
 
-async def _go(
+async def _execute(
     endpoint: IStreamClientEndpoint, address: RedisAddress, commands: Sequence[Command]
 ) -> list[Any]:
     connection: Any = await endpoint.connect(_Connections())
     try:
         if address.password is not None:
             await connection.auth(address.password, address.user)
-        asked = [connection.execute_command(*command) for command in commands]
-        answers = await defer.DeferredList(asked, consumeErrors=True)
+        sent = [connection.execute_command(*command) for command in commands]
+        answers = await defer.DeferredList(sent, consumeErrors=True)
     finally:
         lost = connection.loss
-        # What TLS was around and is lost already can't be aborted.
+        # A lost connection over TLS can't be aborted.
         if lost is None:
             gone = connection.whenDisconnected()
             connection.transport.abortConnection()
@@ -88,7 +88,7 @@ async def _go(
     for succeeded, answer in answers:
         if not succeeded:
             answer.raiseException()
-        # What failed in a transaction stands among the answers to its end.
+        # Errors within a transaction are among the answers of its EXEC.
         for part in answer if isinstance(answer, list) else ():
             if isinstance(part, Exception):
                 raise part
@@ -96,7 +96,7 @@ async def _go(
 
 
 def _run(reactor: Any) -> bool:
-    """Run until it stops, and tell whether the terminal's Ctrl-C stopped it."""
+    """Run the reactor until it stops; returns whether Ctrl-C stopped it."""
     if threading.current_thread() is not threading.main_thread():
         reactor.run(installSignalHandlers=False)
         return False

@@ -1,6 +1,9 @@
-"""Sentinels: asks them who the master is, connects there, and notices when it is another.
+"""Sentinels: asks them for the master, connects to it, and notices when the master changes.
 
-Must not know: what a connection is for, logins at the master, or when to try again.
+Must not know: what a connection is for, logins at the master, or when to retry.
+
+Own code: txredisapi's Sentinel has no TLS to the master and no reasons in its errors, and notices a
+new master only when the old one closes the connection.
 """
 
 from __future__ import annotations
@@ -26,28 +29,28 @@ from zope.interface import implementer
 from pushservice.redis.tls import TLSEndpoint, failure_text
 from pushservice.redis.url import RedisAddress, RedisTLS, host_port
 
-#: Seconds for a sentinel to take a connection, and in all until it has answered.
+#: Seconds for a sentinel to accept a connection, and in all until it has answered.
 _SENTINEL_TIMEOUT: Final = 1.0
 ASK_TIMEOUT: Final = 2.0
-#: Seconds until the next address of one host is tried too: the least of RFC 8305, section 5,
-#: because a refusal counts only when all had their turn.
+#: Seconds until the next address of one host is tried too: the minimum of RFC 8305, section 5,
+#: because an attempt fails only once all addresses have failed.
 _ATTEMPT_DELAY: Final = 0.1
-#: Seconds between two questions whether the master is still the same.
+#: Seconds between two checks whether the master is still the same.
 CHECK_EVERY: Final = 5.0
-#: What an attempt ends with that was cancelled.
+#: The errors of a cancelled attempt.
 CANCELLED: Final = (defer.CancelledError, ConnectingCancelledError)
 
 HostPort = tuple[str, int]
 
 
 class NoMaster(Exception):
-    """No sentinel names a master; the text says of each one why not."""
+    """No sentinel names a master; the text gives the reason for each sentinel."""
 
 
 def tcp_endpoint(
     reactor: Any, where: HostPort, tls: RedisTLS | None, timeout: float
 ) -> IStreamClientEndpoint:
-    """Leads to a host and a port, with TLS where `tls` is not None."""
+    """An endpoint that leads to a host and a port, with TLS unless `tls` is None."""
     endpoint = HostnameEndpoint(reactor, *where, timeout=timeout, attemptDelay=_ATTEMPT_DELAY)
     return endpoint if tls is None else TLSEndpoint(reactor, where[0], tls, endpoint)
 
@@ -57,7 +60,7 @@ class MasterEndpoint:
     """Connects to the master that the sentinels of `address` name, asked in turn at each attempt.
 
     The sentinel that answered last is asked first. Sentinels are asked without a login; one that
-    demands it gets the one for Redis.
+    demands one gets the login for Redis.
     """
 
     def __init__(
@@ -68,19 +71,19 @@ class MasterEndpoint:
         self._tls = tls
         self._timeout = timeout
         self._order = list(address.sentinels)
-        #: where the latest connection leads to
+        #: the master that the latest connection leads to
         self.master: HostPort | None = None
 
     def connect(self, protocolFactory: IProtocolFactory) -> defer.Deferred[Any]:
-        """A connection to the master. Fails in words that name the service and each sentinel."""
+        """A connection to the master. The text of a failure names the service and each sentinel."""
         return defer.Deferred.fromCoroutine(self._connect(protocolFactory))
 
-    def find(self) -> defer.Deferred[HostPort]:
+    def find_master(self) -> defer.Deferred[HostPort]:
         """Where the master is. Fails with NoMaster; may be cancelled."""
         return defer.Deferred.fromCoroutine(self._find())
 
-    def doubt(self) -> None:
-        """What the latest answer led to was of no use: another sentinel is asked first."""
+    def try_another_sentinel(self) -> None:
+        """The latest answer led to no usable master: ask another sentinel first next time."""
         self._order.append(self._order.pop(0))
 
     async def _connect(self, factory: IProtocolFactory) -> Any:
@@ -90,7 +93,7 @@ class MasterEndpoint:
             connection = await endpoint.connect(factory)
         except CANCELLED:
             raise
-        except Exception:  # noqa: BLE001 - said with the place, which the sentinels chose
+        except Exception:  # noqa: BLE001 - raised again with the address, which came from the sentinels
             reason = failure_text(Failure())
             raise ConnectError(
                 string=f"the master {self._address.service!r} at {host_port(*where)}: {reason}"
@@ -101,9 +104,9 @@ class MasterEndpoint:
     async def _find(self) -> HostPort:
         reasons = []
         for sentinel in list(self._order):
-            asking = defer.Deferred.fromCoroutine(self._ask(sentinel))
+            request = defer.Deferred.fromCoroutine(self._ask(sentinel))
             try:
-                found = await asking.addTimeout(ASK_TIMEOUT, self._reactor, _no_answer)
+                found = await request.addTimeout(ASK_TIMEOUT, self._reactor, _no_answer)
             except CANCELLED:
                 raise
             except Exception:  # noqa: BLE001 - whatever it is, the next one is asked
@@ -118,23 +121,23 @@ class MasterEndpoint:
 
     async def _ask(self, sentinel: HostPort) -> HostPort:
         endpoint = tcp_endpoint(self._reactor, sentinel, self._tls, _SENTINEL_TIMEOUT)
-        connection: Any = await endpoint.connect(_Questions())
-        question = ("SENTINEL", "get-master-addr-by-name", self._address.service)
+        connection: Any = await endpoint.connect(_SentinelFactory())
+        command = ("SENTINEL", "get-master-addr-by-name", self._address.service)
         try:
             try:
-                answer = await connection.execute_command(*question)
+                answer = await connection.execute_command(*command)
             except txredisapi.ResponseError as error:
                 password = self._address.password
                 if password is None or not str(error).startswith("NOAUTH"):
                     raise
                 await connection.auth(password, self._address.user)
-                answer = await connection.execute_command(*question)
+                answer = await connection.execute_command(*command)
         except txredisapi.ConnectionError:
             if connection.loss is not None:
                 connection.loss.raiseException()
             raise
         finally:
-            # What TLS was around and is lost already can't be aborted.
+            # A lost connection over TLS can't be aborted.
             if connection.loss is None:
                 connection.transport.abortConnection()
         if answer is None:
@@ -146,9 +149,9 @@ class MasterEndpoint:
 
 
 class LossRecorder:
-    """Put before a protocol of txredisapi's: says why its connection was lost.
+    """Mixed in before a protocol of txredisapi: records why the connection was lost.
 
-    txredisapi's own errors don't say, and what is not Redis at all would end in a traceback.
+    txredisapi's own errors don't say, and a server that is not Redis would end in a traceback.
     """
 
     transport: Any
@@ -168,17 +171,17 @@ class LossRecorder:
         super().connectionLost(self.loss)  # type: ignore[misc]  # the protocol's
 
 
-class _Question(LossRecorder, txredisapi.RedisProtocol):
-    """A connection for one question."""
+class _SentinelConnection(LossRecorder, txredisapi.RedisProtocol):
+    """A connection for one request to a sentinel."""
 
 
-class _Questions(Factory):
-    """Makes connections for one question each."""
+class _SentinelFactory(Factory):
+    """Makes connections for one request each."""
 
     noisy = False
 
-    def buildProtocol(self, addr: object) -> _Question:
-        return _Question(charset=None, convertNumbers=False)
+    def buildProtocol(self, addr: object) -> _SentinelConnection:
+        return _SentinelConnection(charset=None, convertNumbers=False)
 
 
 def _no_answer(_result: object, timeout: float) -> HostPort:
@@ -186,10 +189,10 @@ def _no_answer(_result: object, timeout: float) -> HostPort:
 
 
 class MasterWatch:
-    """Asks every few seconds whether the master is still the one that was connected to.
+    """Asks every few seconds whether the connected Redis is still the master.
 
-    A master that became a replica may go on serving those who are connected. Sentinels that don't
-    answer change nothing: the connection may be good.
+    A master that became a replica may keep its connections. If no sentinel answers, the connection
+    is kept.
     """
 
     log = Logger()
@@ -206,30 +209,30 @@ class MasterWatch:
         self._endpoint = endpoint
         self._moved = moved
         self._next: IDelayedCall | None = None
-        self._asking: defer.Deferred[Any] | None = None
-        self._said = False
+        self._request: defer.Deferred[Any] | None = None
+        self._logged = False
 
     def start(self) -> None:
-        """Begin to watch over a connection that was just made."""
+        """Begin to check, for a connection that was just made."""
         self._next = self._clock.callLater(CHECK_EVERY, self._check)
 
     def stop(self) -> None:
-        """Watch no more; may be called at any time."""
+        """Stop checking; may be called at any time."""
         if self._next is not None:
             self._next.cancel()
             self._next = None
-        if self._asking is not None:
-            asking, self._asking = self._asking, None
-            asking.cancel()
+        if self._request is not None:
+            request, self._request = self._request, None
+            request.cancel()
 
     def _check(self) -> None:
         self._next = None
-        asking = self._asking = self._endpoint.find()
-        asking.addCallbacks(self._answered, self._unanswered)
+        request = self._request = self._endpoint.find_master()
+        request.addCallbacks(self._answered, self._unanswered)
 
     def _answered(self, where: HostPort) -> None:
-        self._asking = None
-        self._said = False
+        self._request = None
+        self._logged = False
         if where == self._endpoint.master:
             self.start()
         else:
@@ -238,10 +241,10 @@ class MasterWatch:
     def _unanswered(self, failure: Failure) -> None:
         if failure.check(*CANCELLED):
             return
-        self._asking = None
+        self._request = None
         self.start()
-        if not self._said:
-            self._said = True
+        if not self._logged:
+            self._logged = True
             self.log.warn(
                 "Redis {address}: a change of the master would go unnoticed: {reason}",
                 address=str(self._address),

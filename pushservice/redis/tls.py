@@ -1,4 +1,4 @@
-"""TLS to Redis: whom it trusts, what it shows, and what went wrong in words.
+"""TLS to Redis: which servers are trusted, the client certificate, and errors as text.
 
 Must not know: what is said over a connection, or the options by which files were named.
 """
@@ -39,7 +39,7 @@ from zope.interface import implementer
 from pushservice.redis.url import RedisTLS
 from pushservice.tls.factory import read_certificates, read_key
 
-#: OpenSSL's reasons against a chain that operators meet (X509_verify_cert_error_string(3)).
+#: Codes with which OpenSSL rejects a chain (X509_verify_cert_error_string(3)).
 _UNKNOWN_AUTHORITY: Final = (18, 19, 20, 21)
 _REASONS: Final = {
     9: "is not valid yet",
@@ -49,20 +49,20 @@ _REASONS: Final = {
 
 
 class NotTrusted(Exception):
-    """The server's certificate is refused; the text says why."""
+    """The server's certificate is rejected; the text says why."""
 
 
 def check_files(tls: RedisTLS) -> None:
-    """Raises ValueError, naming the file and what is wrong with it, when TLS can't be begun."""
+    """Raise ValueError, which names the file and the fault, if TLS can't be used with `tls`."""
     _options(tls)
 
 
 @implementer(IOpenSSLClientConnectionCreator)
 class ClientTLS:
-    """One side of TLS for connections to `host`, of which the server's certificate must speak.
+    """The client side of TLS for connections to `host`, which the server's certificate must name.
 
-    That is checked here, because Twisted's own check accepts a certificate that names nobody at
-    all, and because it does not say what OpenSSL has against a chain. Raises ValueError as
+    That is checked here, because Twisted's own check accepts a certificate without any name, and
+    does not report why OpenSSL rejects a chain. Raises ValueError as
     `check_files` does.
     """
 
@@ -77,7 +77,7 @@ class ClientTLS:
             self._is_name = False
 
     def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        """A connection that refuses, in words, all but the server it is meant for."""
+        """A connection that rejects all servers but the intended one, with the reason."""
         connection = SSL.Connection(self._context, None)
         if self._is_name:
             connection.set_tlsext_host_name(_ascii(self._host))
@@ -87,10 +87,10 @@ class ClientTLS:
             return False
 
         def verify(_: SSL.Connection, cert: crypto.X509, error: int, depth: int, ok: int) -> bool:
-            # An exception would get lost in OpenSSL, and the certificate with it.
+            # OpenSSL would swallow an exception.
             try:
                 return self._verify(cert.to_cryptography(), error, depth, ok, refuse)
-            except Exception as unforeseen:  # noqa: BLE001 - whatever it is, it is no reason to trust
+            except Exception as unforeseen:  # noqa: BLE001 - whatever it is, the certificate is not trusted
                 return refuse(f"the certificate can't be checked: {unforeseen}")
 
         connection.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, verify)
@@ -125,9 +125,9 @@ class ClientTLS:
 
 @implementer(IStreamClientEndpoint)
 class TLSEndpoint:
-    """Puts TLS for `host` around the connections of another endpoint.
+    """Wraps the connections of another endpoint in TLS for `host`.
 
-    The files are read for each connection, so that renewed ones count from then on.
+    The files are read for each connection, so that renewed files are used from then on.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class TLSEndpoint:
 
 
 def failure_text(failure: Failure) -> str:
-    """Why a connection failed; OpenSSL's own errors are tuples, of which the last part tells."""
+    """Why a connection failed; of OpenSSL's error tuples, the last item is the reason."""
     error = failure.value
     if isinstance(error, SSL.Error) and error.args and isinstance(error.args[0], list):
         return "TLS: " + ", ".join(str(entry[-1]) for entry in error.args[0])
@@ -187,7 +187,7 @@ def _ascii(host: str) -> bytes:
 
 
 def _names(certificate: x509.Certificate) -> str:
-    """Whom a certificate speaks of."""
+    """The hosts that a certificate names, as text."""
     try:
         found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:

@@ -1,7 +1,10 @@
-"""Where a Redis is, and how that is written: the URLs of --redis.
+"""Addresses of Redis, and the URLs of --redis that name them.
 
-Must not know: how connections are made. Every refusal is a ValueError whose text names what was
-wrong and what would be right, and never a password.
+Must not know: how connections are made. Every error is a ValueError whose text says what is wrong
+and what would be right, and never shows a password.
+
+Own code: urllib splits URLs with one host; sentinels need several. redis-py's URLs
+have none either.
 """
 
 from __future__ import annotations
@@ -18,12 +21,12 @@ SENTINEL_PORT: Final = 26379
 
 @dataclass(frozen=True, slots=True)
 class RedisAddress:
-    """Where a Redis listens, one of three: TCP, a Unix socket, or wherever sentinels say.
+    """Where a Redis listens: a TCP address, a Unix socket, or the master that sentinels name.
 
     TCP has `host` and `port`, a Unix socket has `path`, and with `sentinels`, pairs of a host and a
     port, it is the master that they know by the name `service`. `user` and `password` are the login
-    at Redis; a sentinel gets it too, but only one that answers nobody without. `tls` holds for
-    Redis and the sentinels alike.
+    at Redis; a sentinel gets it too, but only if it demands a login. `tls` applies to Redis and the
+    sentinels alike.
     """
 
     host: str | None = None
@@ -49,11 +52,11 @@ class RedisAddress:
 
 @dataclass(frozen=True, slots=True)
 class RedisTLS:
-    """Files for TLS to Redis: whom to trust, and who we are.
+    """Files for TLS to Redis.
 
     `ca` holds the certificates of the authorities to trust, None stands for those of the system;
-    `cert` and `key` are shown to a Redis that demands a certificate. The files are not looked at
-    here. Raises ValueError when only one of `cert` and `key` is given.
+    `cert` and `key` are the client certificate, for a Redis that demands one. The files are not
+    read here. Raises ValueError when only one of `cert` and `key` is given.
     """
 
     ca: Path | None = None
@@ -67,7 +70,7 @@ class RedisTLS:
 
 
 def host_port(host: str, port: int) -> str:
-    """A host and a port as they stand in a URL."""
+    """A host and a port as they are written in a URL."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -137,12 +140,12 @@ def redis_address(text: str) -> RedisAddress | None:
 
 
 def _host(text: str, one: str, default: int) -> tuple[str, int]:
-    """The host and the port of one place."""
+    """The host and the port of one server."""
     try:
         url = urlsplit(f"//{one}")
         host, port = url.hostname, url.port
     except ValueError:
-        # The library's own words may repeat the password.
+        # urllib's message may contain the password.
         raise ValueError(
             f"{_masked(text)!r} has a host or a port that can't be one; use {_REDIS_FORMS}"
         ) from None
@@ -187,10 +190,10 @@ def _refuse_extras(text: str, extras: str) -> None:
 
 
 def _masked(text: str) -> str:
-    """`text` without what may be a login, however broken.
+    """`text` without what may be a login, however malformed.
 
-    That is all before its last `@`. Without one it is what follows a colon that no port follows, or
-    a question mark, or a #.
+    A login is all before the last `@`. Without one it is what follows a `?`, a `#`, or a colon that
+    is not before a port.
     """
     scheme, slashes, rest = text.partition("://")
     known = slashes and scheme.replace("+", "").isalpha()
@@ -199,11 +202,11 @@ def _masked(text: str) -> str:
     if at:
         return f"{begin}***@{place}"
     rest = text.removeprefix(begin)
-    doubtful = _DOUBTFUL.search(rest)
-    return text if doubtful is None else f"{begin}{rest[: doubtful.end()]}***"
+    found = _MAYBE_LOGIN.search(rest)
+    return text if found is None else f"{begin}{rest[: found.end()]}***"
 
 
 #: a colon that stands neither within an IPv6 address, nor before a port, nor after `unix`; ? and #
-_DOUBTFUL: Final = re.compile(
+_MAYBE_LOGIN: Final = re.compile(
     r"(?<!^unix):(?![0-9]{1,5}(?:[,/?#]|$))(?![0-9a-fA-F:.]*\])|[?#]", re.ASCII
 )

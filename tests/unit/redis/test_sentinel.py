@@ -1,4 +1,4 @@
-"""Sentinels: asked in turn, the one that answers first; and a master that moves is noticed."""
+"""Sentinels: asked in turn, the last that answered first; a master that moves is noticed."""
 
 from __future__ import annotations
 
@@ -28,57 +28,57 @@ from pushservice.tls.factory import server_options
 Answer = Callable[..., bytes | None]
 
 
-class Speaker(protocol.Protocol):
-    """One connection of a fake: hands each command to its fake."""
+class FakeConnection(protocol.Protocol):
+    """One connection of a fake server, which answers its commands."""
 
-    factory: Fake
+    factory: FakeServer
 
     def connectionMade(self) -> None:
         self._reader = hiredis.Reader()
-        self.factory.present.add(self)
+        self.factory.connections.add(self)
 
     def dataReceived(self, data: bytes) -> None:
         self._reader.feed(data)
         while (words := self._reader.gets()) is not False:
-            self.factory.asked.append(words)
+            self.factory.commands.append(words)
             answer = self.factory.answer(*words)
             if answer is not None:
                 self.transport.write(answer)
 
     def connectionLost(self, reason: object = None) -> None:
-        self.factory.present.discard(self)
+        self.factory.connections.discard(self)
 
 
-class Fake(protocol.Factory):
-    """Answers commands as a test wants, on a loopback port; None is silence."""
+class FakeServer(protocol.Factory):
+    """A server on a loopback port that answers as the test says; None is no answer."""
 
-    protocol = Speaker
+    protocol = FakeConnection
     noisy = False
 
     def __init__(self, answer: Answer, options: CertificateOptions | None = None) -> None:
         self.answer = answer
-        self.asked: list[list[bytes]] = []
-        self.present: set[Speaker] = set()
+        self.commands: list[list[bytes]] = []
+        self.connections: set[FakeConnection] = set()
         if options is None:
             self.listening = reactor.listenTCP(0, self, interface="127.0.0.1")
         else:
             self.listening = reactor.listenSSL(0, self, options, interface="127.0.0.1")
-        self.place = ("127.0.0.1", self.listening.getHost().port)
+        self.address = ("127.0.0.1", self.listening.getHost().port)
 
     async def stop(self) -> None:
         await self.listening.stopListening()
-        for speaker in list(self.present):
-            speaker.transport.abortConnection()
-        await until(lambda: not self.present, "the end of the connections")
+        for connection in list(self.connections):
+            connection.transport.abortConnection()
+        await until(lambda: not self.connections, "the end of the connections")
 
 
 @pytest.fixture
 def fake():
     """fake(answer): a server whose replies `answer(*words)` makes."""
-    fakes: list[Fake] = []
+    fakes: list[FakeServer] = []
 
-    def make(answer: Answer, options: CertificateOptions | None = None) -> Fake:
-        fakes.append(Fake(answer, options))
+    def make(answer: Answer, options: CertificateOptions | None = None) -> FakeServer:
+        fakes.append(FakeServer(answer, options))
         return fakes[-1]
 
     async def stop() -> None:
@@ -89,14 +89,14 @@ def fake():
     pytest_twisted.blockon(defer.ensureDeferred(stop()))
 
 
-def names(place: tuple[str, int]) -> bytes:
+def master_reply(address: tuple[str, int]) -> bytes:
     """A sentinel's answer that names a master."""
-    host, port = place[0].encode(), str(place[1]).encode()
+    host, port = address[0].encode(), str(address[1]).encode()
     return b"*2\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(host), host, len(port), port)
 
 
-def sentinel_of(place: tuple[str, int]) -> Answer:
-    return lambda *words: names(place)
+def sentinel_of(address: tuple[str, int]) -> Answer:
+    return lambda *words: master_reply(address)
 
 
 def redis(role: bytes = b"master") -> Answer:
@@ -110,22 +110,22 @@ def redis(role: bytes = b"master") -> Answer:
     return answer
 
 
-def nowhere() -> tuple[str, int]:
+def closed_port() -> tuple[str, int]:
     return ("127.0.0.1", free_port())
 
 
-def address_of(*sentinels: Fake | tuple[str, int], **login: str) -> RedisAddress:
-    places = tuple(each.place if isinstance(each, Fake) else each for each in sentinels)
-    return RedisAddress(sentinels=places, service="rates", **login)
+def address_of(*sentinels: FakeServer | tuple[str, int], **login: str) -> RedisAddress:
+    addresses = tuple(each.address if isinstance(each, FakeServer) else each for each in sentinels)
+    return RedisAddress(sentinels=addresses, service="rates", **login)
 
 
-def endpoint_of(*sentinels: Fake | tuple[str, int], time: Any = reactor, **login: str) -> Any:
+def endpoint_of(*sentinels: FakeServer | tuple[str, int], time: Any = reactor, **login: str) -> Any:
     return MasterEndpoint(time, address_of(*sentinels, **login), None, 5.0)
 
 
 @implementer(IReactorPluggableNameResolver)
-class HandTime:
-    """The reactor with a time of its own, which moves by `advance`."""
+class ManualReactor:
+    """The reactor with a clock of its own, which `advance` moves."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -136,11 +136,11 @@ class HandTime:
         self.connectTCP = reactor.connectTCP
 
 
-class Watched:
-    """A link through sentinels, and what it told."""
+class LinkTest:
+    """A link through sentinels, with its changes and failures."""
 
-    def __init__(self, time: Any, *sentinels: Fake | tuple[str, int]) -> None:
-        self.refusals = 0
+    def __init__(self, time: Any, *sentinels: FakeServer | tuple[str, int]) -> None:
+        self.failures = 0
         self.changes: list[bool] = []
         self.link = RedisLink(
             "test",
@@ -149,40 +149,40 @@ class Watched:
             txredisapi.RedisProtocol,
             lambda connection: connection.ping(),
             self.changes.append,
-            refused=self._count,
+            failed=self._count,
         )
 
     def _count(self) -> None:
-        self.refusals += 1
+        self.failures += 1
 
 
 @pytest.fixture
 def connect():
     """connect(time, *sentinels): a started link that is stopped at the end."""
-    started: list[Watched] = []
+    started: list[LinkTest] = []
 
-    def start(*arguments: Any) -> Watched:
-        started.append(Watched(*arguments))
+    def start(*arguments: Any) -> LinkTest:
+        started.append(LinkTest(*arguments))
         started[-1].link.start()
         return started[-1]
 
     async def stop() -> None:
-        for watched in started:
-            await watched.link.stop()
+        for test in started:
+            await test.link.stop()
 
     yield start
     pytest_twisted.blockon(defer.ensureDeferred(stop()))
 
 
-# -- asking ----------------------------------------------------------------------------------------
+# -- requests --------------------------------------------------------------------------------------
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_sentinel_is_asked_by_the_service_and_without_a_login(fake):
+async def test_a_sentinel_is_asked_for_the_service_without_a_login(fake):
     one = fake(sentinel_of(("10.0.0.1", 7)))
-    assert await endpoint_of(one, user="bot", password="secret").find() == ("10.0.0.1", 7)
-    assert one.asked == [[b"SENTINEL", b"get-master-addr-by-name", b"rates"]]
-    await until(lambda: not one.present, "the end of the connection")
+    assert await endpoint_of(one, user="bot", password="secret").find_master() == ("10.0.0.1", 7)
+    assert one.commands == [[b"SENTINEL", b"get-master-addr-by-name", b"rates"]]
+    await until(lambda: not one.connections, "the end of the connection")
 
 
 @pytest_twisted.ensureDeferred
@@ -193,55 +193,55 @@ async def test_a_sentinel_is_asked_by_the_service_and_without_a_login(fake):
         ({"user": "bot", "password": "secret"}, [b"AUTH", b"bot", b"secret"]),
     ],
 )
-async def test_a_sentinel_that_demands_a_login_gets_the_one_for_redis(fake, login, words):
+async def test_a_sentinel_that_demands_a_login_gets_that_for_redis(fake, login, words):
     def answer(*words: bytes) -> bytes:
         if words[0] == b"AUTH":
             return b"+OK\r\n"
-        known = any(asked[0] == b"AUTH" for asked in one.asked)
-        return names(("10.0.0.1", 7)) if known else b"-NOAUTH Authentication required.\r\n"
+        known = any(asked[0] == b"AUTH" for asked in one.commands)
+        return master_reply(("10.0.0.1", 7)) if known else b"-NOAUTH Authentication required.\r\n"
 
     one = fake(answer)
-    assert await endpoint_of(one, **login).find() == ("10.0.0.1", 7)
-    assert one.asked[1] == words
-    one.asked.clear()
+    assert await endpoint_of(one, **login).find_master() == ("10.0.0.1", 7)
+    assert one.commands[1] == words
+    one.commands.clear()
     with pytest.raises(NoMaster, match=r"127\.0\.0\.1:\d+: NOAUTH Authentication required"):
-        await endpoint_of(one).find()
+        await endpoint_of(one).find_master()
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_sentinel_that_answered_is_asked_first_from_then_on(fake):
+async def test_the_sentinel_that_answered_is_asked_first_next_time(fake):
     mute, knowing = fake(lambda *words: b"*-1\r\n"), fake(sentinel_of(("10.0.0.1", 7)))
-    endpoint = endpoint_of(nowhere(), mute, knowing)
+    endpoint = endpoint_of(closed_port(), mute, knowing)
     for count in (1, 2, 3):
-        assert await endpoint.find() == ("10.0.0.1", 7)
-        assert (len(mute.asked), len(knowing.asked)) == (1, count)
-    endpoint.doubt()
-    await endpoint.find()
-    assert (len(mute.asked), len(knowing.asked)) == (2, 4)
+        assert await endpoint.find_master() == ("10.0.0.1", 7)
+        assert (len(mute.commands), len(knowing.commands)) == (1, count)
+    endpoint.try_another_sentinel()
+    await endpoint.find_master()
+    assert (len(mute.commands), len(knowing.commands)) == (2, 4)
 
 
 @pytest_twisted.ensureDeferred
-async def test_when_none_answers_the_service_and_every_reason_are_named(fake):
-    gone = nowhere()
+async def test_without_an_answer_the_error_names_the_service_and_each_reason(fake):
+    gone = closed_port()
     ignorant = fake(lambda *words: b"*-1\r\n")
     lost = fake(lambda *words: b"-IDONTKNOW I am new here\r\n")
     hanging = fake(lambda *words: None)
-    time = HandTime()
-    finding = endpoint_of(gone, ignorant, lost, hanging, time=time).find()
+    time = ManualReactor()
+    finding = endpoint_of(gone, ignorant, lost, hanging, time=time).find_master()
     # A refusal takes a moment, because a host may have more addresses.
-    await until(lambda: time.advance(0.01) or hanging.asked, "the question to the last one")
+    await until(lambda: time.advance(0.01) or hanging.commands, "the question to the last one")
     time.advance(sentinel.ASK_TIMEOUT)
     with pytest.raises(NoMaster) as caught:
         await finding
     assert str(caught.value) == (
         "no sentinel names a master 'rates':"
         f" 127.0.0.1:{gone[1]}: Connection was refused by other side: 111: Connection refused.;"
-        f" 127.0.0.1:{ignorant.place[1]}: it knows no master of that name;"
-        f" 127.0.0.1:{lost.place[1]}: IDONTKNOW I am new here;"
-        f" 127.0.0.1:{hanging.place[1]}: no answer in 2 seconds"
+        f" 127.0.0.1:{ignorant.address[1]}: it knows no master of that name;"
+        f" 127.0.0.1:{lost.address[1]}: IDONTKNOW I am new here;"
+        f" 127.0.0.1:{hanging.address[1]}: no answer in 2 seconds"
     )
     assert not time.clock.getDelayedCalls()
-    await until(lambda: not hanging.present, "the end of the connection")
+    await until(lambda: not hanging.connections, "the end of the connection")
 
 
 @pytest_twisted.ensureDeferred
@@ -255,16 +255,16 @@ async def test_when_none_answers_the_service_and_every_reason_are_named(fake):
         (b"HTTP/1.1 400\r\n", "Protocol error"),
     ],
 )
-async def test_what_is_no_sentinel_is_said_and_passed_over(fake, answer, words):
+async def test_a_server_that_is_no_sentinel_is_reported_and_skipped(fake, answer, words):
     other, knowing = fake(lambda *words: answer), fake(sentinel_of(("10.0.0.1", 7)))
-    assert await endpoint_of(other, knowing).find() == ("10.0.0.1", 7)
-    assert other.asked
-    with pytest.raises(NoMaster, match=f"127.0.0.1:{other.place[1]}: {words}"):
-        await endpoint_of(other).find()
+    assert await endpoint_of(other, knowing).find_master() == ("10.0.0.1", 7)
+    assert other.commands
+    with pytest.raises(NoMaster, match=f"127.0.0.1:{other.address[1]}: {words}"):
+        await endpoint_of(other).find_master()
 
 
 @pytest_twisted.ensureDeferred
-async def test_tls_holds_for_sentinels_too_and_says_what_it_refuses(fake, tmp_path):
+async def test_tls_applies_to_sentinels_too_and_its_errors_are_reported(fake, tmp_path):
     good, bad = Authority(tmp_path, "good"), Authority(tmp_path, "bad")
     servers = [
         fake(sentinel_of((host, 7)), server_options(files.cert, files.key))
@@ -275,25 +275,25 @@ async def test_tls_holds_for_sentinels_too_and_says_what_it_refuses(fake, tmp_pa
     ]
     tls = RedisTLS(ca=good.ca)
     both = MasterEndpoint(reactor, address_of(*servers), tls, 5.0)
-    assert await both.find() == ("10.0.0.2", 7)
-    assert not servers[0].asked
+    assert await both.find_master() == ("10.0.0.2", 7)
+    assert not servers[0].commands
     with pytest.raises(
         NoMaster, match=r"TLS: .* signed by an authority that is not trusted: CN=bad"
     ):
-        await MasterEndpoint(reactor, address_of(servers[0]), tls, 5.0).find()
+        await MasterEndpoint(reactor, address_of(servers[0]), tls, 5.0).find_master()
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_question_that_is_cancelled_asks_nobody_else_and_leaves_nothing(fake):
+async def test_a_cancelled_request_asks_no_other_sentinel_and_leaves_nothing(fake):
     hanging, other = fake(lambda *words: None), fake(sentinel_of(("10.0.0.1", 7)))
-    time = HandTime()
-    finding = endpoint_of(hanging, other, time=time).find()
-    await until(lambda: hanging.asked, "the question")
+    time = ManualReactor()
+    finding = endpoint_of(hanging, other, time=time).find_master()
+    await until(lambda: hanging.commands, "the question")
     finding.cancel()
     with pytest.raises(defer.CancelledError):
         await finding
-    await until(lambda: not hanging.present, "the end of the connection")
-    assert not other.asked
+    await until(lambda: not hanging.connections, "the end of the connection")
+    assert not other.commands
     assert not time.clock.getDelayedCalls()
 
 
@@ -301,101 +301,103 @@ async def test_a_question_that_is_cancelled_asks_nobody_else_and_leaves_nothing(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_link_goes_to_the_master_and_says_where_that_is(fake, connect):
+async def test_a_link_connects_to_the_master_and_logs_its_address(fake, connect):
     master = fake(redis())
-    one = fake(sentinel_of(master.place))
+    one = fake(sentinel_of(master.address))
     with capturedLogs() as events:
-        watched = connect(reactor, one)
-        await until(lambda: watched.link.up, "the link")
-    assert master.asked == [[b"ROLE"], [b"PING"]]
+        test = connect(reactor, one)
+        await until(lambda: test.link.up, "the link")
+    assert master.commands == [[b"ROLE"], [b"PING"]]
     said = [formatEvent(event) for event in events]
-    assert f"connected for the test; the master is 127.0.0.1:{master.place[1]}" in said[-1]
+    assert f"connected for the test; the master is 127.0.0.1:{master.address[1]}" in said[-1]
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_replica_is_no_master_and_another_sentinel_is_asked(fake, connect):
+async def test_a_replica_is_rejected_and_another_sentinel_asked(fake, connect):
     replica, master = fake(redis(b"slave")), fake(redis())
-    stale, fresh = fake(sentinel_of(replica.place)), fake(sentinel_of(master.place))
+    stale, fresh = fake(sentinel_of(replica.address)), fake(sentinel_of(master.address))
     with capturedLogs() as events:
-        watched = connect(reactor, stale, fresh)
-        await until(lambda: watched.link.up, "the link")
-    assert (watched.refusals, watched.changes) == (1, [True])
-    assert replica.asked == [[b"ROLE"]]
+        test = connect(reactor, stale, fresh)
+        await until(lambda: test.link.up, "the link")
+    assert (test.failures, test.changes) == (1, [True])
+    assert replica.commands == [[b"ROLE"]]
     assert "the Redis that the sentinels name is no master" in formatEvent(events[0])
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_master_that_is_not_there_is_said_with_its_place(fake, connect):
-    gone, master = nowhere(), fake(redis())
-    stale, fresh = fake(sentinel_of(gone)), fake(sentinel_of(master.place))
+async def test_a_master_that_refuses_connections_is_logged_with_its_address(fake, connect):
+    gone, master = closed_port(), fake(redis())
+    stale, fresh = fake(sentinel_of(gone)), fake(sentinel_of(master.address))
     with capturedLogs() as events:
-        watched = connect(reactor, stale, fresh)
-        await until(lambda: watched.link.up, "the link")
+        test = connect(reactor, stale, fresh)
+        await until(lambda: test.link.up, "the link")
     said = formatEvent(events[0])
     assert f"the master 'rates' at 127.0.0.1:{gone[1]}: Connection was refused" in said
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_master_that_moves_is_followed_though_the_old_one_lives(fake, connect):
+async def test_a_link_follows_the_master_though_the_old_one_is_alive(fake, connect):
     old, new = fake(redis()), fake(redis())
-    told = [old.place]
-    watcher = fake(lambda *words: names(told[0]))
-    time = HandTime()
-    watched = connect(time, watcher)
-    await until(lambda: watched.link.up, "the link")
+    told = [old.address]
+    watcher = fake(lambda *words: master_reply(told[0]))
+    time = ManualReactor()
+    test = connect(time, watcher)
+    await until(lambda: test.link.up, "the link")
     for count in (2, 3):
         time.advance(sentinel.CHECK_EVERY)
-        await until(lambda count=count: len(watcher.asked) == count, "the question")
-        await until(lambda: not watcher.present, "the answer")
-    assert watched.changes == [True], "nothing moved"
-    told[0] = new.place
+        await until(lambda count=count: len(watcher.commands) == count, "the question")
+        await until(lambda: not watcher.connections, "the answer")
+    assert test.changes == [True], "nothing moved"
+    told[0] = new.address
     time.advance(sentinel.CHECK_EVERY)
-    await until(lambda: watched.changes == [True, False], "the loss")
+    await until(lambda: test.changes == [True, False], "the loss")
     time.advance(LAST_RETRY)
-    await until(lambda: watched.link.up, "the link to the new one")
-    assert new.asked == [[b"ROLE"], [b"PING"]]
-    assert watched.refusals == 0
+    await until(lambda: test.link.up, "the link to the new one")
+    assert new.commands == [[b"ROLE"], [b"PING"]]
+    assert test.failures == 0
 
 
 @pytest_twisted.ensureDeferred
-async def test_sentinels_that_are_away_change_nothing_and_are_told_once(fake, connect):
+async def test_the_connection_is_kept_while_no_sentinel_answers_and_that_is_logged_once(
+    fake, connect
+):
     master = fake(redis())
     known = [True]
-    watcher = fake(lambda *words: names(master.place) if known[0] else b"*-1\r\n")
-    time = HandTime()
-    watched = connect(time, watcher)
-    await until(lambda: watched.link.up, "the link")
+    watcher = fake(lambda *words: master_reply(master.address) if known[0] else b"*-1\r\n")
+    time = ManualReactor()
+    test = connect(time, watcher)
+    await until(lambda: test.link.up, "the link")
     with capturedLogs() as events:
         for count, knows in enumerate([False, False, True, False], start=2):
             known[0] = knows
             time.advance(sentinel.CHECK_EVERY)
-            await until(lambda count=count: len(watcher.asked) == count, "the question")
+            await until(lambda count=count: len(watcher.commands) == count, "the question")
             await until(lambda: len(time.clock.getDelayedCalls()) == 1, "the next one planned")
-            await until(lambda: not watcher.present, "the answer")
+            await until(lambda: not watcher.connections, "the answer")
     said = [formatEvent(event) for event in events]
     assert len(said) == 2
     for line in said:
         assert "a change of the master would go unnoticed: no sentinel names a master" in line
-        assert f"127.0.0.1:{watcher.place[1]}: it knows no master of that name" in line
-    assert watched.changes == [True]
+        assert f"127.0.0.1:{watcher.address[1]}: it knows no master of that name" in line
+    assert test.changes == [True]
 
 
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("moment", ["asking", "connected", "checking"])
 async def test_a_link_that_stops_leaves_nothing_behind(fake, connect, moment):
     master = fake(redis())
-    answers = [None] if moment == "asking" else [names(master.place), None]
+    answers = [None] if moment == "asking" else [master_reply(master.address), None]
     watcher = fake(lambda *words: answers.pop(0))
-    time = HandTime()
-    watched = connect(time, watcher)
-    await until(lambda: watcher.asked, "the question")
+    time = ManualReactor()
+    test = connect(time, watcher)
+    await until(lambda: watcher.commands, "the question")
     if moment != "asking":
-        await until(lambda: watched.link.up, "the link")
+        await until(lambda: test.link.up, "the link")
     if moment == "checking":
         time.advance(sentinel.CHECK_EVERY)
-        await until(lambda: len(watcher.asked) == 2, "the check")
+        await until(lambda: len(watcher.commands) == 2, "the check")
     with capturedLogs() as events:
-        await watched.link.stop()
+        await test.link.stop()
     assert not events
     assert not time.clock.getDelayedCalls()
-    await until(lambda: not watcher.present and not master.present, "the end of all")
+    await until(lambda: not watcher.connections and not master.connections, "the end of all")

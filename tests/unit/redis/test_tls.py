@@ -1,4 +1,4 @@
-"""TLS to Redis: which files are refused and how, and whom it trusts, on real sockets."""
+"""TLS to Redis: which files are refused and how, and which servers are trusted; real sockets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def authority(tmp_path):
 # -- files -----------------------------------------------------------------------------------------
 
 
-def test_files_that_fit_and_no_files_at_all_are_fine(authority):
+def test_matching_files_and_no_files_are_accepted(authority):
     own = authority.issue("own")
     check_files(RedisTLS())
     check_files(RedisTLS(ca=authority.ca))
@@ -39,7 +39,7 @@ def refusal(tls: RedisTLS) -> str:
     return str(caught.value)
 
 
-def test_files_that_are_not_there_are_named(authority, tmp_path):
+def test_missing_files_are_named(authority, tmp_path):
     own, gone = authority.issue("own"), tmp_path / "gone"
     end = f"{gone}: No such file or directory"
     assert refusal(RedisTLS(ca=gone)) == f"can't read the certificate {end}"
@@ -47,7 +47,7 @@ def test_files_that_are_not_there_are_named(authority, tmp_path):
     assert refusal(RedisTLS(cert=own.cert, key=gone)) == f"can't read the key {end}"
 
 
-def test_files_that_hold_something_else_are_named(authority, tmp_path):
+def test_files_with_other_contents_are_named(authority, tmp_path):
     own = authority.issue("own")
     empty, junk = tmp_path / "empty", tmp_path / "junk"
     empty.write_bytes(b"")
@@ -64,7 +64,7 @@ def test_files_that_hold_something_else_are_named(authority, tmp_path):
         assert refusal(RedisTLS(cert=own.cert, key=wrong)).startswith(words)
 
 
-def test_a_key_under_a_password_is_refused(authority):
+def test_an_encrypted_key_is_refused(authority):
     own = authority.issue("own")
     key = serialization.load_pem_private_key(own.key.read_bytes(), None)
     locked = serialization.BestAvailableEncryption(b"x")
@@ -83,14 +83,14 @@ def test_a_key_of_another_certificate_is_refused(authority):
 
 
 class Greeter(protocol.Protocol):
-    """Says something at once."""
+    """Sends a greeting at once."""
 
     def connectionMade(self) -> None:
         self.transport.write(b"hello")
 
 
 class Reader(protocol.Protocol):
-    """Says hello too, and keeps what came, and how it ended."""
+    """Sends a greeting too, and keeps what it received and how the connection ended."""
 
     def __init__(self) -> None:
         self.data = b""
@@ -107,7 +107,7 @@ class Reader(protocol.Protocol):
 
 
 async def reach(files, tls: RedisTLS, host: str = "localhost", demanded=None) -> str:
-    """What comes of a connection to a server with that certificate: its greeting, or words."""
+    """The greeting of a server with that certificate, or why connecting failed."""
     options = server_options(files.cert, files.key)
     if demanded is not None:
         root = trustRootFromCertificates([Certificate.loadPEM(demanded.read_bytes())])
@@ -169,9 +169,7 @@ async def test_a_certificate_for_another_host_or_for_none_is_refused(authority, 
 
 
 @pytest_twisted.ensureDeferred
-async def test_another_authority_is_not_trusted_and_neither_is_it_by_the_system(
-    authority, tmp_path
-):
+async def test_an_unknown_authority_is_not_trusted_by_file_or_system(authority, tmp_path):
     files = authority.issue("server", "localhost")
     for tls in (RedisTLS(ca=Authority(tmp_path, "stranger").ca), RedisTLS()):
         assert await reach(files, tls) == (
@@ -191,7 +189,7 @@ async def test_a_file_may_hold_several_authorities(authority, tmp_path):
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_certificate_that_is_over_is_refused(authority):
+async def test_an_expired_certificate_is_refused(authority):
     files = authority.issue("server", "localhost", days=-1)
     assert await reach(files, RedisTLS(ca=authority.ca)) == (
         "TLS: the certificate of localhost has expired: CN=server"
@@ -199,7 +197,7 @@ async def test_a_certificate_that_is_over_is_refused(authority):
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_certificate_of_ones_own_is_shown_and_said_to_be_missing(authority):
+async def test_a_client_certificate_is_sent_and_reported_missing(authority):
     files, own = authority.issue("server", "localhost"), authority.issue("own")
     shown = RedisTLS(authority.ca, own.cert, own.key)
     assert await reach(files, shown, demanded=authority.ca) == "hello"
@@ -218,6 +216,6 @@ async def test_files_are_read_for_each_connection(authority, tmp_path):
     assert await reach(files, tls) == "hello"
 
 
-def test_failures_are_told_in_words():
+def test_failures_have_a_text():
     assert failure_text(Failure(NotTrusted("no"))) == "TLS: no"
     assert failure_text(Failure(ValueError("as it is"))) == "as it is"

@@ -1,4 +1,4 @@
-"""Redis addresses: what is understood, how each refusal reads, and that passwords stay secret."""
+"""Redis URLs: which are accepted, how errors read, and that errors show no password."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TWO = (("a", 26379), ("b", 7))
 
 
 def refusal(text: str) -> str:
-    """The words in which an address must be refused."""
+    """The error for an address that must be refused."""
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - each caller checks the text
         redis_address(text)
     return str(caught.value)
@@ -65,7 +65,7 @@ def refusal(text: str) -> str:
         ),
     ],
 )
-def test_an_address_is_understood(text, address):
+def test_a_url_is_parsed(text, address):
     assert redis_address(text) == address
 
 
@@ -109,7 +109,7 @@ def test_an_address_is_understood(text, address):
         ("unix:///a#b", "has a ? or # part, which means nothing here"),
     ],
 )
-def test_an_address_that_makes_no_sense_is_refused_in_words(text, words):
+def test_a_wrong_url_is_refused_with_the_reason(text, words):
     assert words in refusal(text)
 
 
@@ -175,7 +175,7 @@ def test_an_address_is_shown_as_a_url_without_its_password(address, text):
         "redis+tls://bot:secret@host",
     ],
 )
-def test_no_refusal_shows_a_password(text):
+def test_no_error_shows_a_password(text):
     assert "secret" not in refusal(text)
 
 
@@ -191,7 +191,7 @@ def test_an_address_is_frozen():
         ({"key": Path("k")}, "a key for Redis needs its certificate too"),
     ],
 )
-def test_a_certificate_and_its_key_come_together(files, words):
+def test_a_certificate_needs_its_key_and_a_key_its_certificate(files, words):
     with pytest.raises(ValueError, match=words):
         RedisTLS(**files)
     assert RedisTLS(Path("ca"), Path("c"), Path("k")).key == Path("k")
