@@ -7,6 +7,7 @@ edges that need it are imported by makeService alone.
 from __future__ import annotations
 
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -96,6 +97,10 @@ for _option in (CONFIG_FILE, *OPTIONS):
 
 def makeService(options: Options) -> IService:
     """The daemon that `options` describe; called by twistd before it daemonizes."""
+    # Until signals are caught, Ctrl-C ends the process by default action, as SIGTERM does: a
+    # library with a bare `except:` swallows a KeyboardInterrupt while it is imported.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     from twisted.internet import reactor
 
     from pushservice.redis.embedded import NoRedisServer, find_redis_server

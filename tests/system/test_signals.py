@@ -262,6 +262,34 @@ def test_no_signal_ends_it_as_long_as_there_is_a_pidfile(
     served.check_left_nothing()
 
 
+#: presses Ctrl-C in the midst of an import that lets no exception out
+SWALLOWED = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "pushservice.workers.process":
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except BaseException:
+                pass
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@WITH_AND_WITHOUT
+def test_an_import_that_swallows_exceptions_swallows_no_stop(
+    crew: StartCrew, short_directory: Path, workers: int
+) -> None:
+    modules = short_directory / "modules"
+    modules.mkdir()
+    (modules / "sitecustomize.py").write_text(SWALLOWED)
+    served = crew(workers=workers, env={"PYTHONPATH": str(modules)}, wait=False)
+    assert served.wait(60) == -signal.SIGINT
+    served.check_left_nothing()
+
+
 @WITH_AND_WITHOUT
 def test_a_log_that_was_moved_away_is_begun_anew_at_its_place(
     crew: StartCrew, workers: int, short_directory: Path
