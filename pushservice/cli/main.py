@@ -153,7 +153,8 @@ def _faults(settings: Settings) -> Iterator[str]:
 
     from pushservice.redis.tls import check_files
     from pushservice.service.daemon import outlets_here
-    from pushservice.tls.factory import read_certificates, server_options
+    from pushservice.tls.factory import server_options
+    from pushservice.tls.material import read_certificates
 
     def refusals(
         options: Sequence[str], call: Callable[..., object], *arguments: object

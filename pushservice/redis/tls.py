@@ -37,7 +37,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pushservice.redis.url import RedisTLS
-from pushservice.tls.factory import read_certificates, read_key
+from pushservice.tls.material import read_certificates, read_key
 
 #: Codes with which OpenSSL rejects a chain (X509_verify_cert_error_string(3)).
 _UNKNOWN_AUTHORITY: Final = (18, 19, 20, 21)

@@ -53,8 +53,9 @@ from pushservice.server.socket_info import bound_send_buffer
 from pushservice.service.access import Access, token_authenticator
 from pushservice.service.development import Development
 from pushservice.service.sources import Interests, Sources
-from pushservice.tls.certificates import Certificates, Material, read_material
+from pushservice.tls.certificates import Certificates
 from pushservice.tls.factory import NeverNone, TLSFactory, development_pair
+from pushservice.tls.material import Material, read_material
 from pushservice.web import build_site
 
 #: File descriptors kept for all that is no connection, such as ports, Redis and the log; and for

@@ -27,17 +27,8 @@ from twisted.internet.ssl import CertificateOptions
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from zope.interface import implementer
 
-from pushservice.tls.certificates import options_for, read_certificates, read_key, read_material
-
-__all__ = [
-    "NeverNone",
-    "Pair",
-    "TLSFactory",
-    "development_pair",
-    "read_certificates",
-    "read_key",
-    "server_options",
-]
+from pushservice.tls.certificates import options_for
+from pushservice.tls.material import read_certificates, read_material
 
 CERTIFICATE_NAME: Final = "dev.crt"
 KEY_NAME: Final = "dev.key"

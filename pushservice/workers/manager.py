@@ -33,7 +33,9 @@ from pushservice.server.ports import CannotListen
 from pushservice.server.socket_info import bound_send_buffer
 from pushservice.service.daemon import CannotStart, check, materials, outlets_here, say_served
 from pushservice.service.development import Development
-from pushservice.tls.certificates import Certificates, ExpiryWatch, FilesWatch, Material
+from pushservice.tls.certificates import Certificates
+from pushservice.tls.material import Material
+from pushservice.tls.watches import ExpiryWatch, FilesWatch
 from pushservice.workers import worker_link
 from pushservice.workers.overview import Overview
 from pushservice.workers.slots import Post, Posts
@@ -534,7 +536,7 @@ class Manager(Service):
             for worker in self._posts.processes():
                 worker.tell("certificates", materials=texts)
             assert self._expiry is not None, "it began with the certificates"
-            self._expiry.look()
+            self._expiry.check()
 
     # -- while they run --------------------------------------------------------------------------
 

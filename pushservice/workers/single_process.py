@@ -16,7 +16,7 @@ from pushservice import __version__
 from pushservice.config.config import Config
 from pushservice.server.client_reports import Report
 from pushservice.service.daemon import Daemon, materials
-from pushservice.tls.certificates import ExpiryWatch, FilesWatch
+from pushservice.tls.watches import ExpiryWatch, FilesWatch
 from pushservice.workers.manager import Plan
 from pushservice.workers.totals import figures, of_post, together
 

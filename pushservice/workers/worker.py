@@ -26,7 +26,7 @@ from pushservice.server.client_counts import Tally
 from pushservice.server.client_reports import Report
 from pushservice.server.ports import Listening
 from pushservice.service.daemon import Berth, CannotStart, Daemon, prepare_memory
-from pushservice.tls.certificates import Material
+from pushservice.tls.material import Material
 from pushservice.workers import worker_link
 from pushservice.workers.handover import bequeath, inherit
 from pushservice.workers.signals import Signals

@@ -89,7 +89,7 @@ ONLY_IN: dict[str, set[str]] = {
         *("cli/daemon_options", "cli/client_options"),
     },
     "cryptography": {
-        *("tls/certificates", "tls/factory", "redis/tls", "auth/token_keys"),
+        *("tls/certificates", "tls/factory", "tls/material", "redis/tls", "auth/token_keys"),
         *("server/outlets/private_names", "client/twisted_tls"),
     },
     "hiredis": {"feed/redis_pubsub"},
