@@ -1,6 +1,6 @@
 """Every limit on what clients may use, in one place.
 
-Must not know: who enforces which limit, or where the numbers come from.
+Must not know: what enforces a limit, or where the numbers come from.
 """
 
 from __future__ import annotations
@@ -8,15 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-#: Seconds over which rates are averaged: so many seconds' worth may come at once.
+#: Seconds over which rates are averaged: the messages of so many seconds may come at once.
 BURST_SECONDS: Final = 10
-#: Symbols of a command that count as one message more.
+#: Symbols of a command that count as one further message.
 SYMBOLS_A_MESSAGE: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What clients may use, each and together. Rates of 0 are not limited.
+    """What clients may use, each and together. A rate of 0 is unlimited.
 
     For one client: `symbols`, subscriptions at a time; `message`, bytes of one message;
     `message_rate` and `byte_rate`, frames and bytes a second from it, averaged over BURST_SECONDS;
@@ -24,14 +24,14 @@ class Limits:
     kernel keeps for it, 0 for as many as the kernel likes; `heartbeat_ms`, milliseconds between
     heartbeats.
 
-    When a client is given up, in seconds: `stall_timeout`, since it last took anything while
+    When a client is disconnected, in seconds: `stall_timeout`, after it last read anything while
     behind; `ping_interval`, 0 for no pings, and `ping_timeout`, for the pong.
 
     For one address: `per_address`, connections at a time, 0 for any number; `connect_rate`,
     connections a second, averaged.
 
     For all together: `connections`, clients at a time; `handshakes`, connections that are not
-    clients yet or any more; `total_symbols`, symbols known at a time.
+    clients yet or no longer; `total_symbols`, symbols known at a time.
 
     For one step, in seconds: `tls_timeout`, from the accept to the end of the TLS handshake;
     `upgrade_timeout`, from there to the whole request; `close_timeout`, for the answer to a close.

@@ -1,7 +1,10 @@
-"""Plain counters of what a process has done, and histograms of how long it took; null sinks.
+"""Counters of what a process has done, and histograms of how long it took; null sinks.
 
 Must not know: how they are shown, or who reads them. Both only grow, are plain numbers, and are
 added to once a turn or once an event, never once per quote and client.
+
+Own code: prometheus_client's counters take a lock for each addition, and can't be summed over
+workers that start and end without files; it writes the text in monitoring/exposition.py.
 """
 
 from __future__ import annotations
@@ -60,13 +63,13 @@ class Counters:
 
 
 class NullCounters(Counters):
-    """Takes every addition and keeps none: for embedders and benchmarks that count themselves."""
+    """Ignores every addition: for embedders and benchmarks that count by themselves."""
 
     __slots__ = ()
 
     def __setattr__(self, name: str, value: int) -> None:
         if not hasattr(self, name):
-            # The first write comes from the dataclass's own __init__ and must land.
+            # The first write comes from the dataclass's own __init__ and must set the attribute.
             object.__setattr__(self, name, 0)
 
 
@@ -74,13 +77,13 @@ class NullCounters(Counters):
 
 
 def steps(first: float, last: float) -> tuple[float, ...]:
-    """Bounds of 1, 2 and 5 times powers of ten, from billionths to billions, within these two."""
+    """All bounds of 1, 2 and 5 times a power of ten between `first` and `last`."""
     all_steps = (float(f"{digit}e{power}") for power in range(-9, 10) for digit in (1, 2, 5))
     return tuple(bound for bound in all_steps if first <= bound <= last)
 
 
 class Histogram:
-    """How often a value was in which range: counts between fixed bounds, and the sum of all.
+    """How often values were in which range: counts between fixed bounds, and the sum of all.
 
     Bucket `i` counts what is at most `bounds[i]` and more than the bound before; the last counts
     what is more than all bounds.
@@ -95,7 +98,7 @@ class Histogram:
         self.sum = 0.0
 
     def observe(self, value: float, times: int = 1) -> None:
-        """`value`, which is no less than 0, was seen so many times."""
+        """Count `value`, which is at least 0, `times` times."""
         self.counts[bisect_left(self.bounds, value)] += times
         self.sum += value * times
 
@@ -104,19 +107,19 @@ class Histogram:
         return {"bounds": list(self.bounds), "counts": list(self.counts), "sum": self.sum}
 
 
-#: Seconds of what is done within a turn, and of what is on its way between machines.
+#: Bounds in seconds for what is done within a turn, and for what travels between machines.
 SHORT_TIMES: Final = steps(0.00002, 2)
 LONG_TIMES: Final = steps(0.0005, 50)
-#: Quotes of a read, and events of a turn, which go to many clients.
+#: Bounds for the quotes of a read, and for the events of a turn, which go to many clients.
 FEW: Final = steps(1, 5000)
 MANY: Final = steps(1, 500_000)
 
 
 class Measures:
-    """How long things took in a process, and how much came at once, since it started.
+    """Histograms of times and amounts in a process since it started.
 
-    `stopwatch` gives seconds since some moment, precisely, and never less than before. Those who
-    measure a time take it from there; without one all of these take no time.
+    `stopwatch` is a precise monotonic clock in seconds, with which all times are measured. Without
+    one every time is 0.
     """
 
     __slots__ = (
@@ -132,21 +135,21 @@ class Measures:
 
     def __init__(self, stopwatch: Callable[[], float] = lambda: 0.0) -> None:
         self.stopwatch = stopwatch
-        #: from the beginning of a read of the feed until all that it brought was written to all who
-        #: are not behind; once for each event that was written
+        #: from the begin of a read of the feed until its quotes were written to all clients that
+        #: are not behind; counted once for each event that was written
         self.receive_to_write_seconds = Histogram(SHORT_TIMES)
-        #: from when a quote was published, as it says itself, until it was written; and until it
-        #: was received. Of one quote a read.
+        #: from when a quote says it was published until it was written, and until it was received;
+        #: of one quote of each read
         self.publish_to_write_seconds = Histogram(LONG_TIMES)
         self.feed_lag_seconds = Histogram(LONG_TIMES)
-        #: by how much calls of the reactor come too late
+        #: by how much the reactor's timed calls are late
         self.reactor_delay_seconds = Histogram(SHORT_TIMES)
         #: quotes that one read of the feed brought
         self.turn_quotes = Histogram(FEW)
-        #: events that one turn sent, of whatever kind the turn was
+        #: events that one turn sent, whatever began the turn
         self.turn_events = Histogram(MANY)
-        #: for how long a turn kept the reactor from all else: a read of the feed, the turn of a
-        #: group of paced clients, that of a delay
+        #: for how long a turn occupied the reactor: a read of the feed, or the timer of a group of
+        #: paced clients or of a delay
         self.turn_seconds = Histogram(SHORT_TIMES)
 
     def snapshot(self) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,9 @@
 """Tells systemd how the service is, as sd_notify(3) has it, and asks how often it wants to hear.
 
 Must not know: what the service does, when it is ready, or what calls this; it keeps no timer.
+
+Own code: sdnotify may block and does not read the watchdog's settings; systemd-python needs
+libsystemd to build.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Must not know: connections, who is subscribed, or Autobahn. Nothing here is kept for a client.
 
+Own code: zlib compresses, but Autobahn and wsproto would do it once for each connection.
+
 A piece is DEFLATE blocks (RFC 1951) that refer to nothing before them, begin at a byte and end with
 the header of an empty stored block, of which the four bytes of LEN and NLEN are left out. So pieces
 in any order make one message, with stored blocks of `[`, `,` and `]` that begin with those bytes:

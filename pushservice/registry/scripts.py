@@ -1,7 +1,7 @@
-"""What is done in Redis for the registry, each step at once for all nodes: Lua, and key names.
+"""The registry's Lua scripts, which Redis runs one at a time, and the names of its keys.
 
-Must not know: connections, or when a script runs. A script that is run again, or was refused half
-way, does no harm: whatever is written can be found from `nodes`, by way of its clients.
+Must not know: connections, or when a script runs. A script may run twice or be refused half way:
+whatever it wrote can be found from `nodes`, by way of the nodes' clients.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ end
 """
 
 #: ARGV: prefix, node, number of its connection, seconds until it counts as dead, then fields and
-#: values of its hash. Returns 1 if the node was alive until now and this connection its latest, and
-#: so nobody can have swept it; else 0; -1 where a later connection of it has spoken.
+#: values of its hash. Returns 1 if the node was alive until now and this is its latest connection,
+#: so that no other node can have swept it; -1 if a later connection of it has sent a heartbeat;
+#: else 0.
 BEAT: Final = """
 local prefix, node, session = ARGV[1], ARGV[2], ARGV[3]
 local key = prefix .. 'node:' .. node
@@ -33,7 +34,7 @@ local before = redis.call('HGET', key, 'session')
 if before and tonumber(before) > tonumber(session) then
     return -1
 end
--- A Redis that is full allows this, and then what follows: the node lives on.
+-- A full Redis allows EXPIRE, so the node stays alive even if what follows is refused.
 redis.call('EXPIRE', key, ARGV[4])
 redis.call('SADD', prefix .. 'nodes', node)
 redis.call('HSET', key, 'session', session, unpack(ARGV, 5))
@@ -41,10 +42,10 @@ redis.call('EXPIRE', key, ARGV[4])
 return before == session and 1 or 0
 """
 
-#: ARGV: prefix, node, number of its connection; then for each of some clients: its id, 1 if all
-#: that it watches is said, else 0, how many symbols it watches more, how many less, and those.
-#: Returns 0, and does nothing, unless the node lives and this is its latest connection: so nothing
-#: is written that would not be swept, and nothing by a connection that was given up.
+#: ARGV: prefix, node, number of its connection; then for each client: its id, 1 if the added
+#: symbols replace all it had, else 0, the numbers of added and of removed symbols, and those.
+#: Returns 0, and does nothing, unless the node lives and this is its latest connection: so all that
+#: is written will be swept, and an aborted connection writes nothing.
 CHANGE: Final = (
     """
 local prefix, node, session = ARGV[1], ARGV[2], ARGV[3]
@@ -100,8 +101,8 @@ return 1
 )
 
 #: ARGV: prefix, node, number of its connection, how many payloads are new; then symbols and their
-#: latest payloads in turn, the new ones first. Keeps those of symbols that are watched; one that is
-#: not new only where there is none. Returns 0, and does nothing, in the same cases as CHANGE.
+#: latest payloads in turn, the new ones first. Stores those of symbols that are watched; one that
+#: is not new, only if there is none yet. Returns 0, and does nothing, in the same cases as CHANGE.
 LAST: Final = """
 local prefix, new = ARGV[1], tonumber(ARGV[4])
 if redis.call('HGET', prefix .. 'node:' .. ARGV[2], 'session') ~= ARGV[3] then
@@ -128,8 +129,8 @@ return dead
 """
 
 #: ARGV: prefix, node, how many symbols and clients at most, 1 to sweep a node that has a heartbeat,
-#: else 0. Removes what the node left: returns 1 where there may be more, 0 where that was the last,
-#: -1 where the node lives or nothing is left of it.
+#: else 0. Removes what the node left. Returns 1 if there may be more, 0 if that was all, -1 if the
+#: node lives or nothing was left of it.
 SWEEP: Final = (
     """
 local prefix, node, budget = ARGV[1], ARGV[2], tonumber(ARGV[3])

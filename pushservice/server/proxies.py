@@ -2,6 +2,9 @@
 
 Must not know: sockets, requests, or how many connections anybody may have. Addresses are text here;
 what is none is no fault, only nobody.
+
+Own code: ipaddress parses; which address of a header to believe depends on the trusted proxies, and
+twisted.web believes none.
 """
 
 from __future__ import annotations

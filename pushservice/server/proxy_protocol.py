@@ -2,6 +2,9 @@
 
 Must not know: TLS, WebSockets, or how many connections anybody may have. Versions 1 and 2 are read
 as HAProxy specifies it: https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt
+
+Own code: Twisted's haproxy wrapper believes every peer, sets no deadline, closes a connection whose
+header comes in pieces, and stays between the transport and the protocol.
 """
 
 from __future__ import annotations
