@@ -17,7 +17,7 @@ from twisted.python import usage
 from pushservice import __version__
 from pushservice.config.config import Config
 from pushservice.config.files import Sources
-from pushservice.config.layers import BY_NAME, meant_option
+from pushservice.config.layers import BY_NAME, suggest_option
 from pushservice.config.option import Option
 from pushservice.config.options import CONFIG_FILE, OPTIONS
 from pushservice.config.settings import Settings
@@ -33,7 +33,7 @@ def _collector(option: Option) -> Callable[[Any, str], None]:
     def collect(self: Any, text: str) -> None:
         self.opts.setdefault(option.name, []).append(text)
 
-    collect.__doc__ = option.described
+    collect.__doc__ = option.description
     return collect
 
 
@@ -47,7 +47,7 @@ class Options(usage.Options):
     synopsis = "[options]"
     longdesc = "Push live market quotes from Redis pub/sub to TLS WebSocket clients."
 
-    optFlags = [[option.name, None, option.described] for option in OPTIONS if option.flag]  # noqa: RUF012 - Twisted's way
+    optFlags = [[option.name, None, option.description] for option in OPTIONS if option.flag]  # noqa: RUF012 - Twisted's way
 
     sources: Sources
     settings: Settings
@@ -66,7 +66,7 @@ class Options(usage.Options):
             unknown = re.fullmatch(r"option --(\S+) not recognized", str(error))
             if unknown is None:
                 raise
-            raise usage.UsageError(f"{error}{meant_option(unknown[1])}") from None
+            raise usage.UsageError(f"{error}{suggest_option(unknown[1])}") from None
 
     def postOptions(self) -> None:
         """Read the environment and the files, and check the whole."""

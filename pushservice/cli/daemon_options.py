@@ -28,11 +28,11 @@ def declared(option: Option) -> Callable[[Command], Command]:
     """Gives a command an option of the daemon; what was typed comes as a keyword."""
     names = (f"--{option.name}", option.name.replace("-", "_"))
     if option.flag:
-        return click.option(*names, is_flag=True, help=option.described)
+        return click.option(*names, is_flag=True, help=option.description)
     kind = click.Path() if option.path else None
     # All of them may be typed again, as on twistd's command line; the last one counts.
     return click.option(
-        *names, multiple=True, type=kind, metavar=option.placeholder, help=option.described
+        *names, multiple=True, type=kind, metavar=option.placeholder, help=option.description
     )
 
 

@@ -171,7 +171,7 @@ def _faults(settings: Settings) -> Iterator[str]:
     authority = settings["client-ca"].value
     if authority is not None:
         yield from refusals(("client-ca",), read_certificates, Path(authority))
-    config = settings.in_part
+    config = settings.partial_config
     if config is not None:
         if config.redis_over_tls:
             of_redis = ("redis-ca", "redis-cert", "redis-key")

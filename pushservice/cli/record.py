@@ -159,7 +159,7 @@ async def _record(
 
     counters = Counters()
     feeds = CombinedFeed(recorder.feed_changed)
-    channels = ChannelNames(config.channels, config.no_quotes_on)
+    channels = ChannelNames(config.channels, config.ignored_channels)
     for address in config.redis:
         feeds.add(
             RedisFeed(

@@ -1,7 +1,8 @@
-"""What reads the words of options: each coercer takes a text and returns a value, or refuses.
+"""Coercers: each takes the text of an option's value and returns the value, or raises ValueError.
 
-Must not know: which option has which, or where the words came from. Every refusal is a ValueError
-whose text names what was wrong and what would be right.
+The text of each ValueError names what is wrong and what would be right. Must not know: which option
+has which coercer, or where texts come from. Own code: a parsing library would replace ten lines
+each, and bring its own words for errors, which name the option's bounds and units here.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ MAX_DIGITS: Final = 15
 
 @dataclass(frozen=True, slots=True)
 class Numeric:
-    """A coercer of texts that a typed language writes as numbers, of the types in `written`."""
+    """A coercer whose values are numbers in TOML, of the types in `toml_types`."""
 
     read: Coercer
-    written: tuple[type, ...]
+    toml_types: tuple[type, ...]
 
     def __call__(self, text: str) -> Any:
         return self.read(text)
 
 
-def written_as(coerce: Coercer) -> tuple[type, ...]:
-    """The types of which a value is in a language that has types: str, int or float."""
-    return coerce.written if isinstance(coerce, Numeric) else (str,)
+def toml_types_of(coerce: Coercer) -> tuple[type, ...]:
+    """The TOML types that a value may have in the configuration file: str, int or float."""
+    return coerce.toml_types if isinstance(coerce, Numeric) else (str,)
 
 
 def whole_number(low: int, high: int) -> Numeric:
@@ -40,13 +41,13 @@ def whole_number(low: int, high: int) -> Numeric:
         plain = text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
         number = int(text) if plain else low - 1
         if not low <= number <= high:
-            raise ValueError(f"{text!r} is no whole number from {low} to {high}")
+            raise ValueError(f"{text!r} is not a whole number from {low} to {high}")
         return number
 
     return Numeric(coerce, (int,))
 
 
-def some_text(text: str) -> str:
+def nonempty_text(text: str) -> str:
     """A coercer for text that may not be empty."""
     if not text:
         raise ValueError("the value is empty")
@@ -54,12 +55,12 @@ def some_text(text: str) -> str:
 
 
 def seconds(low: float, high: float) -> Numeric:
-    """A coercer for lengths of time from `low` to `high`, with up to three decimals."""
+    """A coercer for durations from `low` to `high`, with up to three decimals."""
 
     def coerce(text: str) -> float:
         number = float(text) if _SECONDS.fullmatch(text) else low - 1
         if not low <= number <= high:
-            raise ValueError(f"{text!r} is no number of seconds from {low:.9g} to {high:.9g}")
+            raise ValueError(f"{text!r} is not a number of seconds from {low:.9g} to {high:.9g}")
         return number
 
     return Numeric(coerce, (int, float))
@@ -77,10 +78,10 @@ def one_of(*words: str) -> Coercer:
 
 
 def node_name(text: str) -> str:
-    """A coercer for a name that stands in the registry's keys."""
+    """A coercer for a name that is part of the registry's keys."""
     if not _NAME.fullmatch(text):
         raise ValueError(
-            f"{text!r} is no name: it has letters, digits, - and _, and dots within, 64 in all"
+            f"{text!r} is not a name: use up to 64 letters, digits, - and _, and dots inside"
         )
     return text
 
@@ -91,7 +92,7 @@ def _workers(text: str) -> int | str:
     try:
         number: int = _count(text)
     except ValueError as error:
-        raise ValueError(f"{error}, and not {AUTO}") from None
+        raise ValueError(f"{error}, or {AUTO}") from None
     return number
 
 
@@ -103,12 +104,12 @@ def network(text: str) -> Network | str:
         return ip_network(text)
     except ValueError as error:
         raise ValueError(
-            f"{text!r} is no address, no network such as 10.0.0.0/8, and not {UNIX}: {error}"
+            f"{text!r} is not an address, a network such as 10.0.0.0/8, or {UNIX} ({error})"
         ) from None
 
 
 def admin(text: str) -> Admin | None:
-    """A coercer for where operators look: HOST:PORT, unix:/path, or `off`, which is None."""
+    """A coercer for the admin port's address: HOST:PORT, unix:/path, or `off`, which is None."""
     if text == "off":
         return None
     if text.startswith("unix:/"):

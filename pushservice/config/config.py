@@ -1,8 +1,8 @@
-"""The frozen, validated Config: everything the daemon was told.
+"""The frozen, validated Config: everything the daemon is configured with.
 
-Must not know: where the words came from (command line, environment, file) beyond naming options in
-messages, or what any room does with its settings. Every refusal is a ValueError whose text names
-what was wrong and what would be right, with a line for each contradiction.
+Fields that contradict each other are refused by a ValueError with a line for each contradiction,
+which names the options. Must not know: where values come from (command line, environment, file), or
+what any folder does with them. Own code: a frozen dataclass is all that validated values need.
 """
 
 from __future__ import annotations
@@ -19,29 +19,27 @@ from pushservice.limits import Limits
 from pushservice.redis.url import RedisAddress, RedisTLS
 
 
-class Contradiction(NamedTuple):
-    """What does not go together: the names of the options that are involved, and why in words."""
+class Conflict(NamedTuple):
+    """A contradiction between options: their names, and why in words."""
 
     options: tuple[str, ...]
     text: str
 
 
-class Contradictory(ValueError):
-    """Options that contradict each other: `found` has every contradiction, the text a line each."""
+class ConflictingOptions(ValueError):
+    """Options contradict each other: `found` has every conflict, the text a line for each."""
 
-    def __init__(self, found: Sequence[Contradiction]) -> None:
+    def __init__(self, found: Sequence[Conflict]) -> None:
         super().__init__("\n".join(each.text for each in found))
         self.found = tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything the daemon was told, checked; see OPTIONS for what each field means.
+    """Everything the daemon is configured with; see OPTIONS for what each field means.
 
-    No address in `redis` stands for an embedded one; a `registry_prefix` of None for no registry,
-    an `admin` of None for no place where operators ask.
-
-    Raises Contradictory when fields contradict each other.
+    No address in `redis` means an embedded one, a `registry_prefix` of None no registry, and an
+    `admin` of None no admin port. Raises ConflictingOptions when fields contradict each other.
     """
 
     port: int = 8008
@@ -98,11 +96,11 @@ class Config:
     client_ca: Path | None = None
 
     def __post_init__(self) -> None:
-        found = list(self._contradictions())
+        found = list(self._conflicts())
         if found:
-            raise Contradictory(found)
+            raise ConflictingOptions(found)
 
-    def _contradictions(self) -> Iterator[Contradiction]:
+    def _conflicts(self) -> Iterator[Conflict]:
         if len(self.cert) != len(self.key):
             given, other = (
                 ("--cert", "--key") if len(self.cert) > len(self.key) else ("--key", "--cert")
@@ -111,28 +109,28 @@ class Config:
                 f", one for each: of --cert there are {len(self.cert)}, of --key {len(self.key)}"
             )
             each = counts if self.cert and self.key else ""
-            yield Contradiction(("cert", "key"), f"{given} needs {other} too{each}")
+            yield Conflict(("cert", "key"), f"{given} needs {other} too{each}")
         if self.plain and self.cert:
-            yield Contradiction(
+            yield Conflict(
                 ("plain", "cert", "key"),
-                "--plain serves without TLS, so --cert and --key make no sense",
+                "--plain serves without TLS, so --cert and --key can't be used with it",
             )
-        refusals = list(self._against_reading())
+        refusals = list(self._symbol_conflicts())
         yield from refusals
         if self.redis_tls != RedisTLS() and not self.redis_over_tls:
-            yield Contradiction(
+            yield Conflict(
                 ("redis", "registry", "redis-ca", "redis-cert", "redis-key"),
                 "--redis-ca, --redis-cert and --redis-key are for Redis over TLS: use rediss://",
             )
         if self.subscribe == "demand":
-            yield from self._against_demand()
+            yield from self._demand_conflicts()
         if self.demo:
-            yield from self._against_demo(None if refusals else self.symbol_reader())
-        yield from self._against_auth()
+            yield from self._demo_conflicts(None if refusals else self.symbol_reader())
+        yield from self._auth_conflicts()
 
-    def _against_auth(self) -> Iterator[Contradiction]:
+    def _auth_conflicts(self) -> Iterator[Conflict]:
         if self.auth == "token" and self.token_key is None and self.token_jwks is None:
-            yield Contradiction(
+            yield Conflict(
                 ("auth", "token-key", "token-jwks"),
                 "--auth token needs --token-key or --token-jwks",
             )
@@ -145,63 +143,61 @@ class Config:
         }
         given = [name for name, value in for_tokens.items() if value]
         if given and self.auth != "token":
-            yield Contradiction(
-                ("auth", *given), f"--{given[0]} is for tokens: say --auth token too"
-            )
+            yield Conflict(("auth", *given), f"--{given[0]} needs --auth token")
         if self.delays and self.auth not in ("token", "redis"):
-            yield Contradiction(
+            yield Conflict(
                 ("auth", "delays"),
-                "--delays are for who has a token that asks for one: say --auth token or redis too",
+                "--delays needs --auth token or --auth redis, by which clients ask for a delay",
             )
         if self.client_ca is not None and self.plain:
-            yield Contradiction(
+            yield Conflict(
                 ("client-ca", "plain"),
-                "--client-ca asks for certificates, which --plain has none of",
+                "--client-ca needs TLS, which --plain turns off",
             )
         if self.client_ca is not None and any(text.startswith("ssl:") for text in self.listen):
-            yield Contradiction(
+            yield Conflict(
                 ("client-ca", "listen"),
-                "--client-ca asks for certificates, which an ssl: endpoint of --listen does not:"
-                " listen on tcp: instead, with --cert and --key",
+                "--client-ca does not apply to an ssl: endpoint of --listen: listen on tcp: instead"
+                ", with --cert and --key",
             )
 
-    def _against_reading(self) -> Iterator[Contradiction]:
+    def _symbol_conflicts(self) -> Iterator[Conflict]:
         ways = ("symbol-regex", "symbol-field")
         try:
             SymbolReader(("*",), self.symbol_regex, self.symbol_field, ())
         except ValueError as error:
             text = str(error)
-            yield Contradiction(ways, text if text.startswith("--") else f"--symbol-regex: {text}")
-        # One by one, so that each pattern that can't be read is named. Where the symbol comes from
-        # elsewhere, a field stands for it.
+            yield Conflict(ways, text if text.startswith("--") else f"--symbol-regex: {text}")
+        # One by one, so that each bad pattern is named. Where the symbol does not come from the
+        # channel, any field will do.
         elsewhere = self.symbol_regex is not None or self.symbol_field is not None
         apart: list[tuple[str, ...]] = [(pattern,) for pattern in self.channels]
         for patterns in apart or [()]:
             try:
                 SymbolReader(patterns, None, "symbol" if elsewhere else None, ())
             except ValueError as error:
-                yield Contradiction(("channels", *ways), f"--channels: {error}")
+                yield Conflict(("channels", *ways), f"--channels: {error}")
 
-    def _against_demand(self) -> Iterator[Contradiction]:
+    def _demand_conflicts(self) -> Iterator[Conflict]:
         if self.symbol_regex is not None or self.symbol_field is not None:
-            yield Contradiction(
+            yield Conflict(
                 ("subscribe", "symbol-regex", "symbol-field"),
-                "--subscribe demand makes channels of symbols, which --symbol-regex and"
-                " --symbol-field do not allow",
+                "--subscribe demand derives channels from symbols, which --symbol-regex and"
+                " --symbol-field make impossible",
             )
         for pattern in self.channels:
             if single_star(pattern) is None:
-                yield Contradiction(
+                yield Conflict(
                     ("subscribe", "channels"),
                     "--subscribe demand needs patterns with one * and no other wildcard, which"
                     f" {pattern!r} is not",
                 )
 
-    def _against_demo(self, reader: SymbolReader | None) -> Iterator[Contradiction]:
-        """`reader` is None where there can't be one."""
+    def _demo_conflicts(self, reader: SymbolReader | None) -> Iterator[Conflict]:
+        """`reader` is None where the options for it are in conflict."""
         channel = self.demo_channel("AAPL")
         if channel is None and self.channels:
-            yield Contradiction(
+            yield Conflict(
                 ("demo", "channels"),
                 "--demo publishes to the first pattern of --channels with its only * replaced by"
                 f" the symbol, and {self.channels[0]!r} has not exactly one wildcard *",
@@ -212,19 +208,19 @@ class Config:
             and self.symbol_regex is not None
             and reader.read(self.channels[0].encode(), channel.encode(), b"") != "AAPL"
         ):
-            yield Contradiction(
+            yield Conflict(
                 ("demo", "channels", "symbol-regex"),
                 f"--symbol-regex finds no AAPL in {channel!r}, where --demo publishes",
             )
         if self.symbol_field not in (None, "symbol"):
-            yield Contradiction(
+            yield Conflict(
                 ("demo", "symbol-field"),
-                "the payloads of --demo have their symbol in the field symbol",
+                "--demo publishes the symbol in the field symbol: --symbol-field must be symbol",
             )
 
     @property
     def redis_over_tls(self) -> bool:
-        """Whether any Redis that is named is spoken to over TLS."""
+        """Whether any configured Redis is reached over TLS."""
         named = self.redis if self.registry is None else (*self.redis, self.registry)
         return any(address.tls for address in named)
 
@@ -235,12 +231,14 @@ class Config:
         return (*self.cert, *self.key, *authority)
 
     def symbol_reader(self) -> SymbolReader:
-        """A reader for the channels and the way of finding the symbol."""
-        return SymbolReader(self.channels, self.symbol_regex, self.symbol_field, self.no_quotes_on)
+        """A reader that finds the symbol of a message as configured."""
+        return SymbolReader(
+            self.channels, self.symbol_regex, self.symbol_field, self.ignored_channels
+        )
 
     @property
-    def no_quotes_on(self) -> tuple[str, ...]:
-        """Channels of the daemon's own, whose messages are no quotes, whatever pattern matches."""
+    def ignored_channels(self) -> tuple[str, ...]:
+        """Channels of the daemon's own: their messages are not quotes, whatever pattern matches."""
         if self.registry_prefix is None:
             return (REVOKE_CHANNEL,)
         return (REVOKE_CHANNEL, f"{self.registry_prefix}demand")
@@ -251,7 +249,7 @@ class Config:
         return None if parts is None else parts[0] + symbol + parts[1]
 
     def endpoints(self) -> tuple[str, ...]:
-        """What to listen on, as Twisted endpoint strings with a backlog of 1024 or as given."""
+        """What to listen on: Twisted endpoint strings, the backlog 1024 unless they set another."""
         given = self.listen or (f"tcp:{self.port}:interface={_quoted(self.interface)}",)
         return tuple(
             f"{text}:backlog=1024"

@@ -1,7 +1,7 @@
-"""The configuration as it is read, and read again: TOML, files of secrets, the environment.
+"""Reads the configuration, as often as it is asked to: TOML, files of secrets, the environment.
 
-Must not know: which options there are, or who wants to know. Every refusal is a ValueError whose
-text names the file and says what is wrong with it.
+Every error is a ValueError whose text names the file and says what is wrong with it. Must not know:
+which options there are, or who reads the configuration.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from pushservice.config.layers import Typed
 from pushservice.config.options import CONFIG_FILE
-from pushservice.config.settings import Settings, settle
+from pushservice.config.settings import Settings, resolve
 
 
 def read_text(path: Path) -> str:
@@ -22,7 +22,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not in UTF-8: byte {error.start + 1} can't be") from None
+        raise ValueError(f"{path} is not UTF-8: byte {error.start + 1} is invalid") from None
     except OSError as error:
         raise ValueError(f"can't read {path}: {error.strerror}") from None
 
@@ -33,11 +33,11 @@ def read_table(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is not in TOML: {error}") from None
+        raise ValueError(f"{path} is not valid TOML: {error}") from None
 
 
 class Sources:
-    """Where options come from, and what was typed, remembered so that all can be read again.
+    """Where options come from: remembers what was typed, so that all can be read again.
 
     `typed` is the command line by option name, `config` what was typed for --config, if it was; the
     environment names a file where that is None. `environment` is that of the process, and relative
@@ -62,19 +62,19 @@ class Sources:
         self._where = where
         #: the configuration file, if there is one; absolute
         self.file = self._directory / config if config else None
-        self._unnamed = config == ""
+        self._name_is_empty = config == ""
 
     def load(self) -> Settings:
-        """Read everything as it is now. All that is wrong is in the errors of the Settings."""
+        """Read everything as it is now. The Settings have all errors."""
         table, errors = None, []
-        if self._unnamed:
+        if self._name_is_empty:
             errors.append(f"{self._where}: the value is empty")
         elif self.file is not None:
             try:
                 table = read_table(self.file)
             except ValueError as error:
                 errors.append(f"{self._where}: {error}")
-        return settle(
+        return resolve(
             self._typed,
             self._environment,
             table,

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from pushservice.config.config import Config, Contradiction, Contradictory
+from pushservice.config.config import Config, Conflict, ConflictingOptions
 from pushservice.limits import Limits
 from pushservice.redis.url import RedisAddress, RedisTLS
 
@@ -36,11 +36,11 @@ _LIMIT_OPTIONS: Final = {
 
 
 def config_from_options(options: Mapping[str, Any]) -> Config:
-    """A Config of coerced option values by option name, absent or None meaning not given.
+    """A Config of coerced option values by option name; absent or None means not given.
 
-    But an `admin` of None was given, as `off`. Raises Contradictory.
+    Only an `admin` of None was given, as `off`. Raises ConflictingOptions.
     """
-    found: list[Contradiction] = []
+    found: list[Conflict] = []
 
     def path(name: str) -> Path | None:
         return None if options.get(name) is None else Path(options[name])
@@ -106,40 +106,42 @@ def config_from_options(options: Mapping[str, Any]) -> Config:
     if options.get("no-registry"):
         if options.get("registry") is not None:
             exclude = "--registry and --no-registry exclude each other"
-            found.append(Contradiction(("registry", "no-registry"), exclude))
+            found.append(Conflict(("registry", "no-registry"), exclude))
         given["registry_prefix"] = None
     elif options.get("registry-prefix") is not None:
         given["registry_prefix"] = options["registry-prefix"]
     try:
         config = Config(**given)
-    except Contradictory as more:
+    except ConflictingOptions as more:
         found += more.found
     if found:
-        raise Contradictory(found)
+        raise ConflictingOptions(found)
     return config
 
 
 def _addresses(
-    given: Sequence[RedisAddress | None], found: list[Contradiction]
+    given: Sequence[RedisAddress | None], found: list[Conflict]
 ) -> tuple[RedisAddress, ...]:
-    """The addresses of --redis; none for the embedded one, which is None among those given."""
+    """The addresses of --redis; the embedded one, which is None in `given`, makes none."""
     addresses = tuple(dict.fromkeys(address for address in given if address is not None))
     if addresses and None in given:
-        found.append(Contradiction(("redis",), "--redis embedded goes with no other --redis"))
+        found.append(
+            Conflict(("redis",), "--redis embedded can't be combined with another --redis")
+        )
     return addresses
 
 
 def _redis_tls(
-    ca: Path | None, cert: Path | None, key: Path | None, found: list[Contradiction]
+    ca: Path | None, cert: Path | None, key: Path | None, found: list[Conflict]
 ) -> RedisTLS:
     try:
         return RedisTLS(ca, cert, key)
     except ValueError as error:
-        found.append(Contradiction(("redis-cert", "redis-key"), str(error)))
+        found.append(Conflict(("redis-cert", "redis-key"), str(error)))
         return RedisTLS(ca)
 
 
-def _limits(options: Mapping[str, Any], found: list[Contradiction]) -> Limits:
+def _limits(options: Mapping[str, Any], found: list[Conflict]) -> Limits:
     given = {
         field: options[name]
         for field, name in _LIMIT_OPTIONS.items()
@@ -148,5 +150,5 @@ def _limits(options: Mapping[str, Any], found: list[Contradiction]) -> Limits:
     try:
         return Limits(**given)
     except ValueError as error:
-        found.append(Contradiction(("ping-timeout", "ping-interval"), str(error)))
+        found.append(Conflict(("ping-timeout", "ping-interval"), str(error)))
         return Limits()

@@ -1,7 +1,8 @@
-"""What each layer says of the options: the command line, the environment, the configuration file.
+"""Reads the layers of the configuration: the command line, the environment, the configuration file.
 
-Must not know: which layer goes before which, or how a file is read. What is wrong with a layer is
-collected, all of it, in words that name the place, what is wrong, and what would be right.
+All errors of a layer are collected; each names the place, what is wrong, and what would be right.
+Must not know: which layer overrides which, or how a file is read. Own code: pydantic-settings stops
+at one value per field, and could not name the variable or the key that set it, nor hide secrets.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from pushservice.config.coercers import written_as
+from pushservice.config.coercers import toml_types_of
 from pushservice.config.option import VARIABLES, Option
 from pushservice.config.options import CONFIG_FILE, OPTIONS
 from pushservice.redis.url import EMBEDDED
@@ -28,7 +29,7 @@ COMMAND_LINE: Final = "command line"
 YES: Final = ("1", "true", "yes", "on")
 NO: Final = ("0", "false", "no", "off")
 
-#: variables that begin as those of options do and are read by somebody else
+#: variables with the prefix of options that other code reads
 _OTHER_VARIABLES: Final = {
     CONFIG_FILE.variable,
     "QUOTEPUSH_OUTLET",
@@ -42,7 +43,7 @@ _OTHER_VARIABLES: Final = {
 class Given:
     """What one layer says of one option.
 
-    `where` begins what is said against it, `origin` says who set it. `texts` are its values as they
+    `where` begins the errors about it, `origin` says who set it. `texts` are its values as they
     would be typed, with paths made absolute; of a flag there are none, and `on` is its value.
     """
 
@@ -57,11 +58,11 @@ Layer: TypeAlias = dict[str, Given]
 
 
 class Layers:
-    """Reads layers, and collects what is wrong with them.
+    """Reads layers, and collects their errors.
 
-    `errors` and `warnings` are lines for people. `wrong` has the names of options of which
-    something is wrong, and of those that may be meant by names that are. A relative path is made
-    absolute with `directory`, that of a file with the file's directory.
+    `errors` and `warnings` are lines for people. `wrong` has the names of options with an error,
+    and of those that an unknown name may have meant. A relative path is made absolute with
+    `directory`, that of a file with the file's directory.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -73,13 +74,13 @@ class Layers:
     # -- layers ----------------------------------------------------------------------------------
 
     def of_command_line(self, typed: Typed) -> Layer:
-        """What was typed; a name that is no option's is an error here too."""
+        """What was typed; a name that is not an option's is an error here too."""
         layer: Layer = {}
         for name, given in typed.items():
             where = f"--{name}"
             option = BY_NAME.get(name)
             if option is None:
-                self.errors.append(f"{where} is no option{meant_option(name)}")
+                self.errors.append(f"{where} is not an option{suggest_option(name)}")
             elif isinstance(given, bool) is not option.flag:
                 self.refuse(name, where, f"takes {'no value' if option.flag else 'a value'}")
             elif isinstance(given, bool):
@@ -87,7 +88,7 @@ class Layers:
                     layer[name] = Given(where, COMMAND_LINE)
             elif given:
                 texts = tuple(given) if option.repeatable else (given[-1],)
-                layer[name] = Given(where, COMMAND_LINE, self.placed(option, texts))
+                layer[name] = Given(where, COMMAND_LINE, self.absolute(option, texts))
         return self._checked(layer)
 
     def of_environment(self, environment: Mapping[str, str]) -> Layer:
@@ -111,16 +112,18 @@ class Layers:
                 self.refuse(
                     option.name,
                     where,
-                    f"of {len(words)} words not each is a URL; write a space within one as %20",
+                    f"not each of the {len(words)} words is a URL; write a space within one as %20",
                 )
             elif words:
-                layer[option.name] = Given(where, where, self.placed(option, words))
+                layer[option.name] = Given(where, where, self.absolute(option, words))
         variables = {option.variable: option for option in OPTIONS}
         for name in sorted(environment):
             if name.startswith(VARIABLES) and name not in {*variables, *_OTHER_VARIABLES}:
                 bare = {variable.removeprefix(VARIABLES) for variable in variables}
-                near = meant(name.removeprefix(VARIABLES), sorted(bare), VARIABLES)
-                self.warnings.append(f"{name} in the environment is no option's variable{near}")
+                near = suggest(name.removeprefix(VARIABLES), sorted(bare), VARIABLES)
+                self.warnings.append(
+                    f"{name} in the environment is not the variable of an option{near}"
+                )
         return self._checked(layer)
 
     def of_file(self, table: Mapping[str, Any], file: Path) -> Layer:
@@ -136,7 +139,7 @@ class Layers:
                 for key, within in value.items():
                     self._of_key(layer, file, name, key, within)
             elif isinstance(value, Mapping) and name not in BY_NAME:
-                near = meant(name, SECTIONS, "[", "]") or f"; there are {_sections()}"
+                near = suggest(name, SECTIONS, "[", "]") or f"; the sections are {_sections()}"
                 self.errors.append(f"{file}: unknown section [{name}]{near}")
             else:
                 self._of_key(layer, file, "", name, value)
@@ -146,28 +149,28 @@ class Layers:
         where = f"{file}: [{section}] {key}" if section else f"{file}: {key}"
         option = BY_NAME.get(key)
         if option is None:
-            self.errors.append(f"{where} is no option{self._near_key(key, section)}")
+            self.errors.append(f"{where} is not an option{self._near_key(key, section)}")
         elif option.section != section:
-            self.refuse(key, where, f"its place is {_place(option)}")
+            self.refuse(key, where, f"it belongs {_place(option)}")
         elif option.flag:
             if not isinstance(value, bool):
-                self.refuse(key, where, f"{_kind(value)}, but true or false is right")
+                self.refuse(key, where, f"{_kind(value)}, but true or false is expected")
             elif value:
                 layer[key] = Given(where, where)
         elif isinstance(value, list) and option.repeatable:
             wrong = [each for each in value if not _fits(option, each)]
             if wrong:
-                right = f"an array of {_right(option, many=True)} is right"
+                right = f"an array of {_expected(option, many=True)} is expected"
                 self.refuse(key, where, f"an array with {_kind(wrong[0])}, but {right}")
             elif value:
                 texts = tuple(map(_as_typed, value))
-                layer[key] = Given(where, where, self.placed(option, texts, file.parent))
+                layer[key] = Given(where, where, self.absolute(option, texts, file.parent))
         elif not _fits(option, value):
-            right = _right(option) + (", or an array of them," if option.repeatable else "")
-            self.refuse(key, where, f"{_kind(value)}, but {right} is right")
+            right = _expected(option) + (", or an array of them," if option.repeatable else "")
+            self.refuse(key, where, f"{_kind(value)}, but {right} is expected")
         else:
             texts = (_as_typed(value),)
-            layer[key] = Given(where, where, self.placed(option, texts, file.parent))
+            layer[key] = Given(where, where, self.absolute(option, texts, file.parent))
 
     def _near_key(self, key: str, section: str) -> str:
         (near,) = _nearest(key.replace("_", "-"), BY_NAME) or (None,)
@@ -175,16 +178,18 @@ class Layers:
             return ""
         self.wrong.add(near)
         option = BY_NAME[near]
-        return f"; is {near} meant" + (f", {_place(option)}?" if option.section != section else "?")
+        return f"; did you mean {near}" + (
+            f", {_place(option)}?" if option.section != section else "?"
+        )
 
     # -- checks ----------------------------------------------------------------------------------
 
     def _checked(self, layer: Layer) -> Layer:
-        """`layer`, of which each value is read, and each secret is given in one way."""
+        """`layer`, once its values are coerced and no secret is given in two ways."""
         for name, given in layer.items():
             option = BY_NAME[name]
             for text in given.texts:
-                # A secret that was typed is no secret, and is seen better than described.
+                # Others can see what is typed anyway, and an error that quotes it is clearer.
                 hidden = option.secret and given.origin != COMMAND_LINE and not is_address(text)
                 self.coerced(option, text, given.where, hidden=hidden)
             if option.content_of in layer:
@@ -194,9 +199,9 @@ class Layers:
         return layer
 
     def coerced(self, option: Option, text: str, where: str, *, hidden: bool) -> Any:
-        """What the option makes of `text`; None, and an error, where it refuses.
+        """The value of `text`; None, and an error, where the option's coercer refuses it.
 
-        A `hidden` text does not stand in the error, however it may be mistaken.
+        The error does not quote a `hidden` text.
         """
         try:
             return option.coerce(text)
@@ -206,14 +211,14 @@ class Layers:
             return None
 
     def refuse(self, name: str, where: str, why: str) -> None:
-        """Something is wrong with the option `name`."""
+        """Add an error about the option `name`."""
         self.errors.append(f"{where}: {why}")
         self.wrong.add(name)
 
-    def placed(
+    def absolute(
         self, option: Option, texts: tuple[str, ...], directory: Path | None = None
     ) -> tuple[str, ...]:
-        """`texts` with paths made absolute; an empty one stays and is refused as such."""
+        """`texts` with paths made absolute; an empty one stays, and the coercer refuses it."""
         if not option.path:
             return texts
         base = self._directory if directory is None else directory
@@ -225,16 +230,16 @@ def is_address(word: str) -> bool:
     return "://" in word or word == EMBEDDED
 
 
-# -- words of the file -----------------------------------------------------------------------------
+# -- types of the file -----------------------------------------------------------------------------
 
 
 def _fits(option: Option, value: Any) -> bool:
-    """Whether TOML's type of `value` is one in which the option is written; bool is no int here."""
-    return type(value) in written_as(option.coerce)
+    """Whether `value` has a TOML type that the option may have; a bool is not an int here."""
+    return type(value) in toml_types_of(option.coerce)
 
 
 def _as_typed(value: Any) -> str:
-    """The text that would be typed for a value of the file: that of 30.0 is 30."""
+    """The text that would be typed for a value of the file, such as 30 for 30.0."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
@@ -253,9 +258,9 @@ def _kind(value: Any) -> str:
     return _KINDS.get(type(value), ("a date or a time", ""))[0]
 
 
-def _right(option: Option, *, many: bool = False) -> str:
-    """What TOML's type for a value of the option is; a number that may have decimals is one."""
-    types = written_as(option.coerce)
+def _expected(option: Option, *, many: bool = False) -> str:
+    """TOML's types for a value of the option, in words; int or float is `a number`."""
+    types = toml_types_of(option.coerce)
     if float in types:
         return _KINDS[float][many]
     return " or ".join(_KINDS[each][many] for each in types)
@@ -273,12 +278,12 @@ def _nearest(name: str, known: Iterable[str]) -> list[str]:
     return difflib.get_close_matches(name, [each for each in known if each], 1)
 
 
-def meant(name: str, known: Iterable[str], before: str, after: str = "") -> str:
-    """The end of an error that names the nearest of `known`; empty where none is near."""
+def suggest(name: str, known: Iterable[str], before: str, after: str = "") -> str:
+    """The end of an error, which suggests the nearest of `known`; empty where none is near."""
     near = _nearest(name, known)
-    return f"; is {before}{near[0]}{after} meant?" if near else ""
+    return f"; did you mean {before}{near[0]}{after}?" if near else ""
 
 
-def meant_option(name: str) -> str:
+def suggest_option(name: str) -> str:
     """The end of an error about a typed option that is none; `name` is without dashes."""
-    return meant(name, [*BY_NAME, CONFIG_FILE.name], "--")
+    return suggest(name, [*BY_NAME, CONFIG_FILE.name], "--")

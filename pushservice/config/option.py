@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from pushservice.config.coercers import Coercer, some_text
+from pushservice.config.coercers import Coercer, nonempty_text
 
 #: the prefix of all environment variables of quotepush
 VARIABLES: Final = "QUOTEPUSH_"
@@ -28,7 +28,7 @@ class Option:
     name: str
     help: str
     default: str | None = None
-    coerce: Coercer = some_text
+    coerce: Coercer = nonempty_text
     unit: str | None = None
     placeholder: str = "VALUE"
     repeatable: bool = False
@@ -49,7 +49,7 @@ class Option:
         return f"[{self.section}] {self.name}" if self.section else self.name
 
     @property
-    def described(self) -> str:
+    def description(self) -> str:
         """The help with the unit, the variable, whether it may be repeated, and the default."""
         notes = [f"in {self.unit}"] if self.unit else []
         notes.append(f"environment: {self.variable}")

@@ -1,7 +1,8 @@
 """What every option is set to, and by whom: command line over environment over file over defaults.
 
-Must not know: how files are read, or what any option is good for. It is given all texts and a
-function that reads the files which hold secrets, and reports every error at once, without a secret.
+It is given all texts and a function that reads the files of secrets; it reports every error at once
+and no secret. Must not know: how files are read, or what any option is good for. Own code: the
+libraries that merge layers stop at the first error and do not tell who set an option.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from pushservice.config.config import Config, Contradiction, Contradictory
+from pushservice.config.config import Config, Conflict, ConflictingOptions
 from pushservice.config.from_options import config_from_options
 from pushservice.config.layers import COMMAND_LINE, Given, Layer, Layers, Typed, is_address
 from pushservice.config.option import Option
 from pushservice.config.options import OPTIONS
 from pushservice.redis.url import EMBEDDED, RedisAddress
 
-#: the origin of what nobody set
+#: the origin of an option that nobody set
 DEFAULT: Final = "default"
 
 #: Gives the text of a file; raises ValueError that names it and says why it can't.
@@ -52,7 +53,7 @@ class Setting:
 
 
 def _masked(value: Any) -> str:
-    """A coerced secret without what is secret in it: an address has a form without password."""
+    """A coerced secret for people: an address without its password, anything else as ***."""
     if value is None:
         return EMBEDDED
     return str(value) if isinstance(value, RedisAddress) else "***"
@@ -60,29 +61,30 @@ def _masked(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every option as it is set, in the order of OPTIONS, and all that is wrong.
+    """Every option as it is set, in the order of OPTIONS, and all errors.
 
-    `errors` and `warnings` are lines for people, each of which names where to look. `in_part` is
-    the Config of what is right, whatever else is wrong; None where options contradict each other.
+    `errors` and `warnings` are lines for people, each of which names where to look.
+    `partial_config` is the Config without the options that have errors; None where options
+    contradict each other.
     """
 
     settings: tuple[Setting, ...]
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
-    in_part: Config | None = field(repr=False)
+    partial_config: Config | None = field(repr=False)
 
     def __getitem__(self, name: str) -> Setting:
         return next(setting for setting in self.settings if setting.option.name == name)
 
     @property
     def config(self) -> Config:
-        """The Config they make; raises ValueError with a line for each error."""
-        if self.errors or self.in_part is None:
+        """The Config of all options; raises ValueError with a line for each error."""
+        if self.errors or self.partial_config is None:
             raise ValueError("\n".join(self.errors))
-        return self.in_part
+        return self.partial_config
 
     def with_origins(self, text: str, options: Sequence[str]) -> str:
-        """What is wrong with `options`, and where those of them were given that nobody typed."""
+        """`text`, an error about `options`, with where those of them were set that nobody typed."""
         elsewhere = [
             f"--{setting.option.name}: {setting.origin}"
             for setting in self.settings
@@ -91,10 +93,10 @@ class Settings:
         return f"{text} ({'; '.join(elsewhere)})" if elsewhere else text
 
     def texts(self) -> dict[str, str | list[str] | bool]:
-        """What `config_from_texts` makes the same Config of, wherever it is called.
+        """The texts, by option name, of which `config_from_texts` makes the same Config elsewhere.
 
-        By option name: what is not default, and paths, which are absolute. Secrets are in it, also
-        those that were read from files: it may be shown to nobody.
+        They are those of all options that are not default, and of paths, which are absolute.
+        Secrets are among them, also those that were read from files: show them to nobody.
         """
         texts: dict[str, str | list[str] | bool] = {}
         for setting in self.settings:
@@ -111,21 +113,21 @@ class Settings:
 
 
 def config_from_texts(texts: Mapping[str, str | list[str] | bool]) -> Config:
-    """The Config of what `Settings.texts` returned, as it was or from JSON.
+    """The Config of what `Settings.texts` returned, also after a round trip through JSON.
 
     Raises ValueError with a line for each error.
     """
     typed: dict[str, Sequence[str] | bool] = {
         name: [value] if isinstance(value, str) else value for name, value in texts.items()
     }
-    return settle(typed, {}, read=_read_nothing).config
+    return resolve(typed, {}, read=_read_nothing).config
 
 
 def _read_nothing(path: Path) -> str:
     raise ValueError(f"{path} is not read here")
 
 
-def settle(
+def resolve(
     typed: Typed,
     environment: Mapping[str, str],
     table: Mapping[str, Any] | None = None,
@@ -135,13 +137,13 @@ def settle(
     read: Read,
     errors: Iterable[str] = (),
 ) -> Settings:
-    """Settle every option: `typed` over `environment` over the parsed `table` of `file`.
+    """Resolve every option: `typed` over `environment` over the parsed `table` of `file`.
 
-    An option given on one layer replaces all that lower layers have of it. All layers are checked,
-    also what is replaced. Relative paths of the file are relative to its directory, others to
-    `directory`. `read` gets the files of secrets that count. `errors` are those already found: they
-    come first, and with any of them nothing is said of options that contradict each other, as it
-    may follow from them.
+    A layer replaces all values that lower layers have of an option. All layers are checked, also
+    the values that are replaced. Relative paths of the file are relative to its directory, others
+    to `directory`. `read` is called for the files of secrets that are used. `errors` are those
+    already found: they come first, and with any of them no contradictions are reported, because
+    they may follow from them.
     """
     reading = Layers(directory)
     layers = (
@@ -149,25 +151,25 @@ def settle(
         reading.of_environment(environment),
         {} if table is None else reading.of_file(table, file or Path("the file")),
     )
-    settling = _Settling(layers, reading, read)
-    settings = tuple(settling.setting(option) for option in OPTIONS)
-    config, contradictions = _config_of(settings)
+    resolver = _Resolver(layers, reading, read)
+    settings = tuple(resolver.setting(option) for option in OPTIONS)
+    config, conflicts = _config_of(settings)
     early = tuple(errors)
     found = Settings(settings, (*early, *reading.errors), tuple(reading.warnings), config)
-    contradicting = (
+    conflicting = (
         []
         if early
         else [
             found.with_origins(each.text, each.options)
-            for each in contradictions
+            for each in conflicts
             if reading.wrong.isdisjoint(each.options)
         ]
     )
-    return replace(found, errors=tuple(dict.fromkeys((*found.errors, *contradicting))))
+    return replace(found, errors=tuple(dict.fromkeys((*found.errors, *conflicting))))
 
 
-def _config_of(settings: Sequence[Setting]) -> tuple[Config | None, Sequence[Contradiction]]:
-    # A value that is none yet, as that of the wrong ones is, counts as not given.
+def _config_of(settings: Sequence[Setting]) -> tuple[Config | None, Sequence[Conflict]]:
+    # An option with an error has no value, and counts as not given.
     values = {
         setting.option.name: setting.value
         for setting in settings
@@ -175,12 +177,12 @@ def _config_of(settings: Sequence[Setting]) -> tuple[Config | None, Sequence[Con
     }
     try:
         return config_from_options(values), ()
-    except Contradictory as error:
+    except ConflictingOptions as error:
         return None, error.found
 
 
-class _Settling:
-    """Finds for each option the layer that counts, and reads the files of secrets."""
+class _Resolver:
+    """Finds for each option the highest layer that sets it, and reads the files of secrets."""
 
     def __init__(self, layers: Sequence[Layer], reading: Layers, read: Read) -> None:
         self._layers = layers
@@ -188,18 +190,18 @@ class _Settling:
         self._read = read
 
     def setting(self, option: Option) -> Setting:
-        """The setting of `option` by the first layer that has it or its file, or by default."""
+        """The setting of `option` by the first layer that has it or its file, else by default."""
         by_file = f"{option.name}-file" if option.secret else None
         for layer in self._layers:
             if option.content_of in layer:
-                # The value itself is given, and its file of this or a lower layer does not count.
+                # This layer sets the value itself: the file of this or a lower layer is not used.
                 break
             if option.name in layer:
                 return self._given(option, layer[option.name])
             if by_file in layer:
                 return self._of_secret_file(option, layer[by_file])
         default = () if option.default is None else (option.default,)
-        texts = self._reading.placed(option, default)
+        texts = self._reading.absolute(option, default)
         return self._given(option, Given(f"--{option.name}", DEFAULT, texts, on=False))
 
     def _given(self, option: Option, given: Given) -> Setting:
@@ -208,7 +210,7 @@ class _Settling:
         try:
             values = [option.coerce(text) for text in given.texts]
         except ValueError:
-            # It was said when the layer was read.
+            # The error was added when the layer was read.
             return Setting(option, (), None, given.origin)
         return Setting(option, given.texts, _value(option, values), given.origin)
 
@@ -229,9 +231,9 @@ class _Settling:
             if line.strip() and not line.startswith("#")
         ]
         if not numbered or (len(numbered) > 1 and not option.repeatable):
-            wrong = f"has {len(numbered)} lines with values" if numbered else "has no value in it"
-            right = "one line or several are" if option.repeatable else "one line is"
-            self._reading.refuse(option.name, given.where, f"{path} {wrong}, but {right} right")
+            wrong = f"has {len(numbered)} lines with values" if numbered else "has no value"
+            right = "one or more lines are" if option.repeatable else "one line is"
+            self._reading.refuse(option.name, given.where, f"{path} {wrong}, but {right} expected")
             return nothing
         values = []
         for number, text in numbered:

@@ -157,7 +157,7 @@ class Sources:
                 config.channels,
                 self.feeds.connections,
                 self._forget_value,
-                config.no_quotes_on,
+                config.ignored_channels,
             )
             self._interests.listeners.append(self._demand)
             return self._demand

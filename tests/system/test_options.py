@@ -1,4 +1,4 @@
-"""Options that make no sense: one clear message, exit status 1, and no traceback."""
+"""Options that are wrong: one clear message, exit status 1, and no traceback."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BAD: Final[dict[str, tuple[list[str], list[str]]]] = {
     "a regex that is none": (["--symbol-regex", "("], ["no regular expression"]),
     "channels without a star": (["--channels", "quote"], ["'quote' has 0 *"]),
     "channels with two stars": (["--channels", "*.*"], ["'*.*' has 2 *"]),
-    "an option almost right": (["--prot", "9"], ["--prot not recognized", "is --port meant?"]),
+    "an option almost right": (["--prot", "9"], ["--prot not recognized", "did you mean --port?"]),
     "a file that is not there": (["--config", "q.toml"], ["--config: can't read", "q.toml"]),
     "a secret's file that is not there": (["--redis-file", "s"], ["--redis-file: can't read"]),
     "a heartbeat too fast": (["--heartbeat", "0"], ["--heartbeat", "100 to 600000"]),
@@ -96,10 +96,12 @@ def test_all_that_is_wrong_is_told_a_line_each(tmp_path: Path) -> None:
     assert status == 1
     assert "s3same" not in out + err
     port, redis, heartbeat, symbols = (err or out).rstrip().splitlines()[-4:]
-    assert "--port: '0' is no whole number" in port
+    assert "--port: '0' is not a whole number" in port
     assert redis == "--redis: 'redis://***@host:0' has port 0; use 1 to 65535"
-    assert heartbeat.startswith("QUOTEPUSH_HEARTBEAT in the environment: 'fast' is no whole number")
-    assert symbols == f"{file}: [limits] max-symbol is no option; is max-symbols meant?"
+    assert heartbeat.startswith(
+        "QUOTEPUSH_HEARTBEAT in the environment: 'fast' is not a whole number"
+    )
+    assert symbols == f"{file}: [limits] max-symbol is not an option; did you mean max-symbols?"
 
 
 def test_help_names_every_option_and_version_the_version(tmp_path: Path) -> None:

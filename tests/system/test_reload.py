@@ -265,7 +265,7 @@ def break_everything(served: Crew, file: File) -> None:
     """Reload with one fault after the other; the log names each."""
     good = file.path.read_text()
     file.path.write_text(good + "port = \n")
-    refused_reload(served, str(file.path), "not in TOML")
+    refused_reload(served, str(file.path), "not valid TOML")
     file.path.write_text(good.replace("max-symbols = 100", 'max-symbols = "many"'))
     refused_reload(served, str(file.path), "[limits] max-symbols", "a whole number")
     file.path.write_text(good.replace("max-symbols", "max-cymbals"))

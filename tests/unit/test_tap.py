@@ -175,7 +175,7 @@ def test_the_parsed_options_know_where_their_values_came_from_and_read_them_agai
     again = options.sources.load()
     assert again["port"].value == 10
     assert again.errors == (
-        f"{file}: max-messages is no option; is max-message meant, in [limits]?",
+        f"{file}: max-messages is not an option; did you mean max-message, in [limits]?",
     )
     assert options.config.port == 9
 
@@ -186,26 +186,29 @@ def test_the_parsed_options_know_where_their_values_came_from_and_read_them_agai
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--port", "0"], "--port: '0' is no whole number from 1 to 65535"),
+        (["--port", "0"], "--port: '0' is not a whole number from 1 to 65535"),
         (["--redis", "http://h"], "--redis: 'http://h' is not understood; use redis://"),
         (["--interface", ""], "--interface: the value is empty"),
         (["--channels", ""], "--channels: the value is empty"),
         (["--listen", ""], "--listen: the value is empty"),
         (["--cert", "a.crt"], "--cert needs --key too"),
-        (["--tls-timeout", "1e3"], "--tls-timeout: '1e3' is no number of seconds from 0.1 to 600"),
-        (["--max-handshakes", "15"], "--max-handshakes: '15' is no whole number from 16 to"),
+        (
+            ["--tls-timeout", "1e3"],
+            "--tls-timeout: '1e3' is not a number of seconds from 0.1 to 600",
+        ),
+        (["--max-handshakes", "15"], "--max-handshakes: '15' is not a whole number from 16 to"),
         (["--ping-timeout", "21"], "--ping-timeout 21 is longer than --ping-interval 20"),
         (["--subscribe", "some"], "--subscribe: 'some' is none of: all, demand"),
         (["--subscribe", "demand", "--channels", "q.?"], "'q.?'"),
-        (["--subscribe", "demand", "--symbol-field", "s"], "--symbol-field do not allow"),
-        (["--node", "a b"], "--node: 'a b' is no name"),
+        (["--subscribe", "demand", "--symbol-field", "s"], "--symbol-field make impossible"),
+        (["--node", "a b"], "--node: 'a b' is not a name"),
         (["--registry", "h"], "--registry: 'h' is not understood"),
         (["--registry", "redis://h", "--no-registry"], "--registry and --no-registry exclude"),
         (["--redis-cert", "c"], "a certificate for Redis needs its key too"),
-        (["--stale-after", "0"], "--stale-after: '0' is no number of seconds from 0.1 to 86400"),
+        (["--stale-after", "0"], "--stale-after: '0' is not a number of seconds from 0.1 to 86400"),
         (["--nonsense"], "option --nonsense not recognized"),
-        (["--prot", "9"], "option --prot not recognized; is --port meant?"),
-        (["--confg", "f"], "option --confg not recognized; is --config meant?"),
+        (["--prot", "9"], "option --prot not recognized; did you mean --port?"),
+        (["--confg", "f"], "option --confg not recognized; did you mean --config?"),
         (["--config", ""], "--config: the value is empty"),
         (["--config", "/none.toml"], "--config: can't read /none.toml: No such file or directory"),
         (["word"], "Wrong number of arguments."),
@@ -243,7 +246,7 @@ def test_the_command_line_may_name_several_and_each_counts_once():
 
 def test_the_embedded_one_goes_with_no_other():
     said = refusal_of("--redis", "embedded", "--redis", "redis://one")
-    assert said == "--redis embedded goes with no other --redis"
+    assert said == "--redis embedded can't be combined with another --redis"
 
 
 def test_a_bad_one_among_several_in_the_environment_is_refused(monkeypatch):
@@ -311,7 +314,7 @@ def test_the_help_tells_of_every_option_with_its_unit_its_default_and_its_variab
     help_lines, option
 ):
     line = help_lines[option.name]
-    assert line == option.described
+    assert line == option.description
     if option.default is not None:
         assert f"default: {option.default}" in line
     else:

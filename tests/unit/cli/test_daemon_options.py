@@ -59,7 +59,7 @@ def test_all_that_is_wrong_is_said_and_warnings_are_passed_on():
         "--redis", "x://", "--channels", "a", QUOTEPUSH_RDIS="1", QUOTEPUSH_TOKEN="geheim"
     )
     assert config is None
-    assert "QUOTEPUSH_RDIS in the environment is no option's variable" in said
+    assert "QUOTEPUSH_RDIS in the environment is not the variable of an option" in said
     assert "--redis: 'x://' is not understood" in said
     assert "--channels: 'a' has 0 *" in said
     assert "TOKEN" not in said

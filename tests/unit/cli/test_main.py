@@ -70,7 +70,10 @@ def test_a_bad_one_is_told_all_that_is_wrong_and_ends_with_1(run):
     assert done.returncode == 1
     assert "good" not in done.stdout
     assert [line.split("'")[0] for line in done.stderr.splitlines()] == [
-        "warning: QUOTEPUSH_PROT in the environment is no option",
+        (
+            "warning: QUOTEPUSH_PROT in the environment is not the variable of an option;"
+            " did you mean QUOTEPUSH_PORT?"
+        ),
         "error: --port: ",
         "error: --node: ",
         "error: QUOTEPUSH_ADMIN in the environment: ",
@@ -162,7 +165,7 @@ def test_files_are_looked_at_also_where_something_else_is_wrong_and_who_named_th
         return done.stderr.splitlines()
 
     unknown, contradiction, pair, authority = refusals()
-    assert "prot is no option" in unknown
+    assert "prot is not an option" in unknown
     assert "--cert needs --key too" in contradiction
     gone = "No such file or directory"
     assert pair == (
@@ -246,7 +249,7 @@ def test_the_help_tells_of_the_commands_and_of_every_option(run):
     text = "".join(said.stdout.split())
     for option in OPTIONS:
         placeholder = "" if option.flag else option.placeholder
-        assert f"--{option.name}{placeholder}{''.join(option.described.split())}" in text
+        assert f"--{option.name}{placeholder}{''.join(option.description.split())}" in text
     assert max(map(len, said.stdout.splitlines())) <= 100
 
 

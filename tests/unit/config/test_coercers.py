@@ -10,11 +10,11 @@ from pushservice.config.coercers import (
     admin,
     network,
     node_name,
+    nonempty_text,
     one_of,
-    some_text,
+    toml_types_of,
     whole_number,
     workers,
-    written_as,
 )
 from pushservice.config.coercers import seconds as seconds_between
 
@@ -38,14 +38,14 @@ def test_a_whole_number_within_its_bounds_is_taken(text):
     ["4", "8", "-5", "+5", "5.0", "five", "", " 5", "5\n", "5 000", "5_0", "1e9", "0x5", "٥", "５"],
 )
 def test_a_whole_number_outside_of_its_bounds_is_refused_with_the_bounds(text):
-    assert refusal(whole_number(5, 7), text) == f"{text!r} is no whole number from 5 to 7"
+    assert refusal(whole_number(5, 7), text) == f"{text!r} is not a whole number from 5 to 7"
 
 
 def test_endless_digits_are_refused_before_they_are_read():
     # Past 4300 digits Python's own refusal would be another one.
     digits = "6" * 5000
-    assert refusal(whole_number(5, 7), digits) == f"{digits!r} is no whole number from 5 to 7"
-    assert "is no number of seconds" in refusal(seconds_between(5, 7), digits)
+    assert refusal(whole_number(5, 7), digits) == f"{digits!r} is not a whole number from 5 to 7"
+    assert "is not a number of seconds" in refusal(seconds_between(5, 7), digits)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_length_of_time_within_its_bounds_is_taken(text, seconds):
     ],
 )
 def test_a_length_of_time_that_is_none_or_out_of_bounds_is_refused_with_the_bounds(text):
-    words = f"{text!r} is no number of seconds from 0.5 to 60"
+    words = f"{text!r} is not a number of seconds from 0.5 to 60"
     assert refusal(seconds_between(0.5, 60), text) == words
 
 
@@ -75,7 +75,7 @@ def test_a_length_of_time_that_is_none_or_out_of_bounds_is_refused_with_the_boun
 def test_where_no_time_at_all_is_allowed_less_than_that_is_not(text):
     coerce = seconds_between(0, 5)
     assert coerce("0") == coerce("0.000") == 0
-    assert refusal(coerce, text) == f"{text!r} is no number of seconds from 0 to 5"
+    assert refusal(coerce, text) == f"{text!r} is not a number of seconds from 0 to 5"
 
 
 @pytest.mark.parametrize("name", ["n", "push-1", "push_1.example", "0", "x" * 64])
@@ -85,12 +85,12 @@ def test_a_name_that_fits_into_a_key_is_taken_as_it_is(name):
 
 @pytest.mark.parametrize("name", ["", ".", ".n", "n.", "a b", "a:b", "ü", "x" * 65, "n\n", "a/b"])
 def test_a_name_that_does_not_is_refused_with_what_would(name):
-    assert refusal(node_name, name).startswith(f"{name!r} is no name: it has letters, digits, -")
+    assert refusal(node_name, name).startswith(f"{name!r} is not a name: use up to 64 letters, ")
 
 
 def test_a_text_is_taken_as_it_is_and_an_empty_one_refused():
-    assert some_text(" a=b ") == " a=b "
-    assert refusal(some_text, "") == "the value is empty"
+    assert nonempty_text(" a=b ") == " a=b "
+    assert refusal(nonempty_text, "") == "the value is empty"
 
 
 def test_one_of_a_few_words_is_taken_and_no_other():
@@ -103,7 +103,7 @@ def test_one_of_a_few_words_is_taken_and_no_other():
 def test_workers_are_a_number_or_auto():
     assert [workers(text) for text in ("0", "1", "256", "auto")] == [0, 1, 256, "auto"]
     for text in ("257", "-1", "Auto", "", "2.0"):
-        words = f"{text!r} is no whole number from 0 to 256, and not auto"
+        words = f"{text!r} is not a whole number from 0 to 256, or auto"
         assert refusal(workers, text) == words
 
 
@@ -118,7 +118,7 @@ def test_the_network_of_unix_sockets_has_a_name():
 
 @pytest.mark.parametrize("text", ["10.0.0.1/8", "host", "", "10.0.0", "Unix", "10.0.0.0/33"])
 def test_what_is_no_network_is_refused_with_an_example(text):
-    words = f"{text!r} is no address, no network such as 10.0.0.0/8, and not unix: "
+    words = f"{text!r} is not an address, a network such as 10.0.0.0/8, or unix ("
     assert refusal(network, text).startswith(words)
 
 
@@ -149,7 +149,9 @@ def test_where_nobody_can_ask_is_refused_with_all_forms(text):
 
 
 def test_numbers_are_written_as_numbers_and_all_else_as_strings():
-    assert written_as(whole_number(1, 2)) == (int,)
-    assert written_as(seconds_between(1, 2)) == (int, float)
-    assert written_as(workers) == (int, str)
-    assert [written_as(each) for each in (some_text, one_of("a"), admin, network)] == [(str,)] * 4
+    assert toml_types_of(whole_number(1, 2)) == (int,)
+    assert toml_types_of(seconds_between(1, 2)) == (int, float)
+    assert toml_types_of(workers) == (int, str)
+    assert [toml_types_of(each) for each in (nonempty_text, one_of("a"), admin, network)] == [
+        (str,)
+    ] * 4

@@ -34,7 +34,7 @@ def test_a_config_is_frozen(field):
     hash(config)
 
 
-# -- contradictions --------------------------------------------------------------------------------
+# -- conflicts --------------------------------------------------------------------------------
 
 CERT, KEY = (Path("a.crt"),), (Path("a.key"),)
 
@@ -63,7 +63,7 @@ CERT, KEY = (Path("a.crt"),), (Path("a.key"),)
             {"demo": True, "symbol_regex": r"(?P<symbol>\d+)"},
             "--symbol-regex finds no AAPL in 'quote.AAPL', where --demo publishes",
         ),
-        ({"demo": True, "symbol_field": "s"}, "--demo have their symbol in the field symbol"),
+        ({"demo": True, "symbol_field": "s"}, "--demo publishes the symbol in the field symbol"),
     ],
 )
 def test_fields_that_contradict_each_other_are_refused_in_words(fields, words):
@@ -100,11 +100,11 @@ def test_all_that_contradicts_is_told_at_once_with_a_line_each():
         "--cert needs --key too",
         "--plain serves without TLS",
         "--redis-ca",
-        "--subscribe demand makes channels of symbols",
+        "--subscribe demand derives channels from sym",
         "--subscribe demand needs patterns with one *",
         "--subscribe demand needs patterns with one *",
         "--demo publishes to the first pattern of --c",
-        "the payloads of --demo have their symbol in ",
+        "--demo publishes the symbol in the field sym",
     ]
 
 
@@ -176,15 +176,15 @@ def test_endpoints_are_what_was_asked_with_a_deep_backlog(fields, endpoints):
     ("options", "text"),
     [
         ({"auth": "token"}, "--auth token needs --token-key or --token-jwks"),
-        ({"token-key": "k"}, "--token-key is for tokens: say --auth token too"),
-        ({"auth": "none", "token-jwks": "k"}, "--token-jwks is for tokens: say --auth token too"),
-        ({"auth": "redis", "token-issuer": "i"}, "--token-issuer is for tokens"),
-        ({"delays": [60.0]}, "--delays are for who has a token that asks for one"),
-        ({"auth": "none", "delays": [60.0]}, "say --auth token or redis too"),
-        ({"client-ca": "ca", "plain": 1}, "--client-ca asks for certificates, which --plain has"),
+        ({"token-key": "k"}, "--token-key needs --auth token"),
+        ({"auth": "none", "token-jwks": "k"}, "--token-jwks needs --auth token"),
+        ({"auth": "redis", "token-issuer": "i"}, "--token-issuer needs --auth token"),
+        ({"delays": [60.0]}, "--delays needs --auth token or --auth redis"),
+        ({"auth": "none", "delays": [60.0]}, "--delays needs --auth token or --auth redis"),
+        ({"client-ca": "ca", "plain": 1}, "--client-ca needs TLS, which --plain turns off"),
         (
             {"client-ca": "ca", "listen": ["tcp:1", "ssl:2:privateKey=k:certKey=c"]},
-            "--client-ca asks for certificates, which an ssl: endpoint of --listen does not",
+            "--client-ca does not apply to an ssl: endpoint of --listen",
         ),
     ],
 )

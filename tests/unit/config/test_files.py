@@ -48,7 +48,7 @@ def test_a_file_that_can_not_be_read_is_named_with_the_reason(read, file, tmp_pa
 @pytest.mark.parametrize("read", [read_table, read_text])
 def test_a_file_in_another_encoding_is_refused_with_the_place(read, file):
     file.write_bytes("port = 'ü'".encode("latin-1"))
-    assert refusal(read, file) == f"{file} is not in UTF-8: byte 9 can't be"
+    assert refusal(read, file) == f"{file} is not UTF-8: byte 9 is invalid"
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_a_file_in_another_encoding_is_refused_with_the_place(read, file):
 def test_a_syntax_error_is_told_with_its_line(file, text, words):
     file.write_text(text)
     said = refusal(read_table, file)
-    assert said.startswith(f"{file} is not in TOML: ")
+    assert said.startswith(f"{file} is not valid TOML: ")
     assert words in said
 
 
@@ -139,7 +139,7 @@ def test_a_file_that_went_bad_is_an_error_and_mended_it_is_none(file):
     sources = Sources({"cert": ["a"]}, str(file), environment={})
     file.write_text("port = \n")
     (said,) = sources.load().errors
-    assert said.startswith(f"--config: {file} is not in TOML: ")
+    assert said.startswith(f"--config: {file} is not valid TOML: ")
     file.unlink()
     gone = sources.load()
     assert gone.errors == (f"--config: can't read {file}: No such file or directory",)
@@ -153,7 +153,7 @@ def test_who_named_a_file_that_is_not_there_is_told():
     environment = {"QUOTEPUSH_CONFIG": "/gone", "QUOTEPUSH_PORT": "0"}
     assert Sources({}, environment=environment).load().errors == (
         "QUOTEPUSH_CONFIG in the environment: can't read /gone: No such file or directory",
-        "QUOTEPUSH_PORT in the environment: '0' is no whole number from 1 to 65535",
+        "QUOTEPUSH_PORT in the environment: '0' is not a whole number from 1 to 65535",
     )
 
 

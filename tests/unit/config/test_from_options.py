@@ -1,4 +1,4 @@
-"""The Config of option values: each option sets one field, and all contradictions are told."""
+"""The Config of option values: each option sets one field, and all conflicts are told."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pushservice.auth.origins import ANY
-from pushservice.config.config import Config, Contradictory
+from pushservice.config.config import Config, ConflictingOptions
 from pushservice.config.from_options import config_from_options
 from pushservice.config.options import OPTIONS
 from pushservice.limits import Limits
@@ -261,7 +261,7 @@ def test_no_options_make_the_default_config():
 
 
 def test_what_contradicts_says_which_options_are_involved():
-    with pytest.raises(Contradictory) as caught:
+    with pytest.raises(ConflictingOptions) as caught:
         config_from_options(
             {
                 "redis": [None, RedisAddress("host")],

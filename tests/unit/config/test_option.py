@@ -28,10 +28,10 @@ def test_each_secret_has_an_option_that_names_its_file_and_nothing_else_has():
 
 
 def test_the_description_has_unit_variable_repetition_and_default():
-    assert BY_NAME["heartbeat"].described == (
+    assert BY_NAME["heartbeat"].description == (
         "time between heartbeats on a connection"
         " (in milliseconds; environment: QUOTEPUSH_HEARTBEAT; default: 5000)"
     )
-    assert BY_NAME["channels"].described.endswith(
+    assert BY_NAME["channels"].description.endswith(
         "(environment: QUOTEPUSH_CHANNELS; may be given more than once; default: quote.*)"
     )

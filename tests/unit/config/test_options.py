@@ -6,7 +6,7 @@ import pytest
 
 from pushservice.auth.origins import allowed_origin
 from pushservice.config import coercers
-from pushservice.config.coercers import node_name, some_text
+from pushservice.config.coercers import node_name, nonempty_text
 from pushservice.config.options import CONFIG_FILE, OPTIONS
 from pushservice.redis.url import redis_address
 
@@ -97,7 +97,7 @@ def test_the_numbers_of_the_options_have_these_bounds(name):
     coerce = BY_NAME[name].coerce
     assert (coerce(str(low)), coerce(str(high))) == (low, high)
     for text in (str(low - 1), str(high + 1)):
-        assert refusal(coerce, text) == f"{text!r} is no whole number from {low} to {high}"
+        assert refusal(coerce, text) == f"{text!r} is not a whole number from {low} to {high}"
 
 
 @pytest.mark.parametrize("name", LENGTHS)
@@ -106,13 +106,13 @@ def test_the_lengths_of_time_of_the_options_have_these_bounds(name):
     coerce = BY_NAME[name].coerce
     assert (coerce(low), coerce(high)) == (float(low), float(high))
     for text in ("0.099" if float(low) else "-0.001", f"{high}.001"):
-        assert refusal(coerce, text) == f"{text!r} is no number of seconds from {low} to {high}"
+        assert refusal(coerce, text) == f"{text!r} is not a number of seconds from {low} to {high}"
 
 
 @pytest.mark.parametrize("name", sorted(TEXTS))
 def test_a_text_is_taken_as_it_is_and_an_empty_one_refused(name):
     coerce = BY_NAME[name].coerce
-    assert coerce is some_text
+    assert coerce is nonempty_text
     assert coerce(" a=b ") == " a=b "
     assert refusal(coerce, "") == "the value is empty"
 

@@ -14,7 +14,7 @@ from pushservice.config.config import Config
 from pushservice.config.layers import SECTIONS
 from pushservice.config.option import Option
 from pushservice.config.options import OPTIONS
-from pushservice.config.settings import DEFAULT, Settings, config_from_texts, settle
+from pushservice.config.settings import DEFAULT, Settings, config_from_texts, resolve
 
 BY_NAME = {option.name: option for option in OPTIONS}
 HERE = Path("/here")
@@ -36,12 +36,12 @@ def read(path: Path) -> str:
     return FILES[str(path)]
 
 
-def settled(
+def resolved(
     typed: dict[str, Any] | None = None,
     environment: dict[str, str] | None = None,
     table: dict[str, Any] | None = None,
 ) -> Settings:
-    return settle(typed or {}, environment or {}, table, file=FILE, directory=HERE, read=read)
+    return resolve(typed or {}, environment or {}, table, file=FILE, directory=HERE, read=read)
 
 
 def of_file(name: str, value: Any) -> dict[str, Any]:
@@ -168,11 +168,11 @@ def test_there_is_a_sample_of_every_option():
 def test_every_option_reaches_the_config_from_each_layer_alike(name):
     option, value = BY_NAME[name], SAMPLES[name]
     others = beside(name)
-    by_line = settled(others | {name: True if option.flag else as_texts(value)})
-    by_environment = settled(
+    by_line = resolved(others | {name: True if option.flag else as_texts(value)})
+    by_environment = resolved(
         others, {option.variable: "1" if option.flag else " ".join(as_texts(value))}
     )
-    by_file = settled(others, {}, of_file(name, value))
+    by_file = resolved(others, {}, of_file(name, value))
     for settings, origin in (
         (by_line, "command line"),
         (by_environment, f"{option.variable} in the environment"),
@@ -181,11 +181,11 @@ def test_every_option_reaches_the_config_from_each_layer_alike(name):
         assert settings.errors == settings.warnings == ()
         assert settings[name].origin == origin
     assert by_line.config == by_environment.config == by_file.config
-    assert by_line.config != settled(needed(name)).config
+    assert by_line.config != resolved(needed(name)).config
 
 
 def test_without_anything_all_is_default_but_paths_are_absolute():
-    settings = settled()
+    settings = resolved()
     assert settings.config == Config(certs=HERE / "certs")
     assert {setting.origin for setting in settings.settings} == {DEFAULT}
     assert [setting.option for setting in settings.settings] == list(OPTIONS)
@@ -213,35 +213,35 @@ LAYERS = [(TYPED, {}, None), ({}, ENVIRONMENT, None), ({}, {}, TABLE), ({}, {}, 
 )
 def test_a_higher_layer_goes_before_a_lower_one_and_replaces_whole_lists(higher, lower):
     (typed, environment, table), below = LAYERS[higher], LAYERS[lower]
-    both = settled(typed | below[0], environment | below[1], table or below[2])
-    alone = settled(*LAYERS[higher])
+    both = resolved(typed | below[0], environment | below[1], table or below[2])
+    alone = resolved(*LAYERS[higher])
     assert both.errors == ()
     assert both.config == alone.config
     assert [each.origin for each in both.settings] == [each.origin for each in alone.settings]
 
 
 def test_the_environment_unsets_a_flag_that_the_file_sets():
-    settings = settled({}, {"QUOTEPUSH_DEMO": "off"}, {"demo": True})
+    settings = resolved({}, {"QUOTEPUSH_DEMO": "off"}, {"demo": True})
     assert settings.config.demo is False
     assert settings["demo"].origin == "QUOTEPUSH_DEMO in the environment"
 
 
 def test_a_flag_that_is_false_in_the_file_is_not_given():
-    assert settled({}, {}, {"demo": False})["demo"].origin == DEFAULT
+    assert resolved({}, {}, {"demo": False})["demo"].origin == DEFAULT
 
 
 @pytest.mark.parametrize("word", ["1", "true", "yes", "on", "True", "YES", " on "])
 def test_these_words_set_a_flag(word):
-    assert settled({}, {"QUOTEPUSH_DEMO": word}).config.demo is True
+    assert resolved({}, {"QUOTEPUSH_DEMO": word}).config.demo is True
 
 
 @pytest.mark.parametrize("word", ["0", "false", "no", "off", "False", "", " "])
 def test_these_words_set_no_flag(word):
-    assert settled({}, {"QUOTEPUSH_DEMO": word}).config.demo is False
+    assert resolved({}, {"QUOTEPUSH_DEMO": word}).config.demo is False
 
 
 def test_another_word_for_a_flag_is_refused_with_all_that_are_right():
-    (said,) = settled({}, {"QUOTEPUSH_DEMO": "maybe"}).errors
+    (said,) = resolved({}, {"QUOTEPUSH_DEMO": "maybe"}).errors
     where, _, wrong = said.partition(": ")
     assert where == "QUOTEPUSH_DEMO in the environment"
     assert wrong == "'maybe' is none of: 1, true, yes, on, 0, false, no, off"
@@ -249,13 +249,13 @@ def test_another_word_for_a_flag_is_refused_with_all_that_are_right():
 
 def test_an_empty_variable_is_not_given():
     environment = {option.variable: "" for option in OPTIONS}
-    assert settled({}, environment, TABLE).config == settled({}, {}, TABLE).config
+    assert resolved({}, environment, TABLE).config == resolved({}, {}, TABLE).config
 
 
 def test_what_may_be_repeated_is_one_string_or_several_in_a_file():
-    one, several = (settled({}, {}, {"feed": {"channels": c}}) for c in ("a.*", ["a.*"]))
+    one, several = (resolved({}, {}, {"feed": {"channels": c}}) for c in ("a.*", ["a.*"]))
     assert one.config.channels == several.config.channels == ("a.*",)
-    assert settled({}, {}, {"feed": {"channels": []}})["channels"].origin == DEFAULT
+    assert resolved({}, {}, {"feed": {"channels": []}})["channels"].origin == DEFAULT
 
 
 # -- names that are none ---------------------------------------------------------------------------
@@ -264,39 +264,40 @@ def test_what_may_be_repeated_is_one_string_or_several_in_a_file():
 @pytest.mark.parametrize(
     ("table", "error"),
     [
-        ({"prot": 1}, "prot is no option; is port meant?"),
-        ({"max-symbols": 1}, "max-symbols: its place is in [limits]"),
-        ({"tls": {"port": 1}}, "[tls] port: its place is at the top, before the first section"),
+        ({"prot": 1}, "prot is not an option; did you mean port?"),
+        ({"max-symbols": 1}, "max-symbols: it belongs in [limits]"),
+        ({"tls": {"port": 1}}, "[tls] port: it belongs at the top, before the first section"),
         (
             {"limits": {"max_symbols": 1}},
-            "[limits] max_symbols is no option; is max-symbols meant?",
+            "[limits] max_symbols is not an option; did you mean max-symbols?",
         ),
         (
             {"max_symbols": 1},
-            "max_symbols is no option; is max-symbols meant, in [limits]?",
+            "max_symbols is not an option; did you mean max-symbols, in [limits]?",
         ),
         (
             {"tls": {"prot": 1}},
-            "[tls] prot is no option; is port meant, at the top, before the first section?",
+            "[tls] prot is not an option; did you mean port, at the top, before the first section?",
         ),
-        ({"xyzzy": 1}, "xyzzy is no option"),
-        ({"limit": {"max-symbols": 1}}, "unknown section [limit]; is [limits] meant?"),
+        ({"xyzzy": 1}, "xyzzy is not an option"),
+        ({"limit": {"max-symbols": 1}}, "unknown section [limit]; did you mean [limits]?"),
         (
             {"zzz": {}},
-            "unknown section [zzz]; there are " + ", ".join(f"[{name}]" for name in SECTIONS[1:]),
+            "unknown section [zzz]; the sections are "
+            + ", ".join(f"[{name}]" for name in SECTIONS[1:]),
         ),
         ({"limits": 3}, "limits is a section: write [limits] above its keys"),
         ({"tls": [{}]}, "tls is a section: write [tls] above its keys"),
-        ({"port": {"x": 1}}, "port: a table, but a whole number is right"),
-        ({"config": "other.toml"}, "config is no option"),
+        ({"port": {"x": 1}}, "port: a table, but a whole number is expected"),
+        ({"config": "other.toml"}, "config is not an option"),
     ],
 )
 def test_a_name_in_the_file_that_is_none_is_refused_with_the_nearest_that_is(table, error):
-    assert settled({}, {}, table).errors == (f"{FILE}: {error}",)
+    assert resolved({}, {}, table).errors == (f"{FILE}: {error}",)
 
 
 def test_unknown_variables_are_warned_of_and_those_of_others_are_not():
-    settings = settled(
+    settings = resolved(
         {},
         {
             "QUOTEPUSH_PROT": "1",
@@ -308,8 +309,11 @@ def test_unknown_variables_are_warned_of_and_those_of_others_are_not():
     )
     assert settings.errors == ()
     assert settings.warnings == (
-        "QUOTEPUSH_PROT in the environment is no option's variable; is QUOTEPUSH_PORT meant?",
-        "QUOTEPUSH_XYZZY in the environment is no option's variable",
+        (
+            "QUOTEPUSH_PROT in the environment is not the variable of an option;"
+            " did you mean QUOTEPUSH_PORT?"
+        ),
+        "QUOTEPUSH_XYZZY in the environment is not the variable of an option",
     )
 
 
@@ -319,31 +323,35 @@ def test_unknown_variables_are_warned_of_and_those_of_others_are_not():
 @pytest.mark.parametrize(
     ("name", "value", "error"),
     [
-        ("port", "9", "a string, but a whole number is right"),
-        ("port", 9.0, "a number, but a whole number is right"),
-        ("port", True, "a boolean, but a whole number is right"),
-        ("port", [9], "an array, but a whole number is right"),
-        ("stale-after", "9", "a string, but a number is right"),
-        ("stale-after", True, "a boolean, but a number is right"),
-        ("interface", 9, "a whole number, but a string is right"),
-        ("node", ["n"], "an array, but a string is right"),
-        ("workers", 2.0, "a number, but a whole number or a string is right"),
-        ("demo", "yes", "a string, but true or false is right"),
-        ("demo", 1, "a whole number, but true or false is right"),
-        ("channels", 1, "a whole number, but a string, or an array of them, is right"),
-        ("channels", ["a.*", 1], "an array with a whole number, but an array of strings is right"),
-        ("channels", [["a.*"]], "an array with an array, but an array of strings is right"),
-        ("redis", True, "a boolean, but a string, or an array of them, is right"),
-        ("port", 0, "'0' is no whole number from 1 to 65535"),
-        ("stale-after", -1.5, "'-1.5' is no number of seconds from 0.1 to 86400"),
-        ("stale-after", float("nan"), "'nan' is no number of seconds from 0.1 to 86400"),
-        ("stale-after", float("inf"), "'inf' is no number of seconds from 0.1 to 86400"),
+        ("port", "9", "a string, but a whole number is expected"),
+        ("port", 9.0, "a number, but a whole number is expected"),
+        ("port", True, "a boolean, but a whole number is expected"),
+        ("port", [9], "an array, but a whole number is expected"),
+        ("stale-after", "9", "a string, but a number is expected"),
+        ("stale-after", True, "a boolean, but a number is expected"),
+        ("interface", 9, "a whole number, but a string is expected"),
+        ("node", ["n"], "an array, but a string is expected"),
+        ("workers", 2.0, "a number, but a whole number or a string is expected"),
+        ("demo", "yes", "a string, but true or false is expected"),
+        ("demo", 1, "a whole number, but true or false is expected"),
+        ("channels", 1, "a whole number, but a string, or an array of them, is expected"),
+        (
+            "channels",
+            ["a.*", 1],
+            "an array with a whole number, but an array of strings is expected",
+        ),
+        ("channels", [["a.*"]], "an array with an array, but an array of strings is expected"),
+        ("redis", True, "a boolean, but a string, or an array of them, is expected"),
+        ("port", 0, "'0' is not a whole number from 1 to 65535"),
+        ("stale-after", -1.5, "'-1.5' is not a number of seconds from 0.1 to 86400"),
+        ("stale-after", float("nan"), "'nan' is not a number of seconds from 0.1 to 86400"),
+        ("stale-after", float("inf"), "'inf' is not a number of seconds from 0.1 to 86400"),
         ("interface", "", "the value is empty"),
         ("cert", "", "the value is empty"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_refused_with_the_right_one(name, value, error):
-    settings = settled({}, {}, of_file(name, value))
+    settings = resolved({}, {}, of_file(name, value))
     assert settings.errors == (f"{FILE}: {BY_NAME[name].key}: {error}",)
     with pytest.raises(ValueError, match="is"):
         _ = settings.config
@@ -351,7 +359,7 @@ def test_a_value_of_the_wrong_type_is_refused_with_the_right_one(name, value, er
 
 def test_numbers_may_have_decimals_where_they_may():
     table = {"feed": {"stale-after": 30.0, "feed-stale-after": 7}, "workers": {"workers": "auto"}}
-    config = settled({}, {}, table).config
+    config = resolved({}, {}, table).config
     assert (config.stale_after, config.feed_stale_after, config.workers) == (30, 7, "auto")
 
 
@@ -361,17 +369,17 @@ def test_numbers_may_have_decimals_where_they_may():
 @pytest.mark.parametrize("option", [o for o in OPTIONS if o.path], ids=lambda o: o.name)
 def test_relative_paths_are_made_absolute_by_where_they_stand(option: Option):
     name, variable = option.name, option.variable
-    typed = settled({name: ["x"]})[name]
-    assert typed.texts == settled({}, {variable: "x"})[name].texts == ("/here/x",)
-    assert settled({}, {}, of_file(name, "x"))[name].texts == ("/etc/x",)
-    assert settled({}, {}, of_file(name, "/x"))[name].texts == ("/x",)
+    typed = resolved({name: ["x"]})[name]
+    assert typed.texts == resolved({}, {variable: "x"})[name].texts == ("/here/x",)
+    assert resolved({}, {}, of_file(name, "x"))[name].texts == ("/etc/x",)
+    assert resolved({}, {}, of_file(name, "/x"))[name].texts == ("/x",)
 
 
 # -- secrets ---------------------------------------------------------------------------------------
 
 
 def test_a_secret_may_be_the_content_of_a_file():
-    settings = settled({"redis-file": ["/etc/secret"], "registry-file": ["secret"]})
+    settings = resolved({"redis-file": ["/etc/secret"], "registry-file": ["secret"]})
     assert [address.password for address in settings.config.redis] == ["one", "two"]
     assert settings.config.registry is not None
     assert settings.config.registry.password == "one"
@@ -380,10 +388,10 @@ def test_a_secret_may_be_the_content_of_a_file():
 
 
 def test_the_origin_of_a_secret_says_who_named_its_file():
-    by_environment = settled({}, {"QUOTEPUSH_REDIS_FILE": "secret"})
+    by_environment = resolved({}, {"QUOTEPUSH_REDIS_FILE": "secret"})
     named = "/here/secret, which QUOTEPUSH_REDIS_FILE in the environment names"
     assert by_environment["redis"].origin == named
-    by_file = settled({}, {}, {"feed": {"redis-file": "secret"}})
+    by_file = resolved({}, {}, {"feed": {"redis-file": "secret"}})
     assert by_file["redis"].origin == f"/etc/secret, which {FILE}: [feed] redis-file names"
 
 
@@ -403,15 +411,15 @@ def test_the_origin_of_a_secret_says_who_named_its_file():
 )
 def test_a_secret_and_its_file_in_one_place_are_refused(settings, names):
     one, other = names
-    assert settled(*settings).errors == (f"{one} and {other} exclude each other: give one",)
+    assert resolved(*settings).errors == (f"{one} and {other} exclude each other: give one",)
 
 
 def test_in_different_places_the_higher_one_counts_and_no_other_file_is_read():
-    above = settled({"redis": ["redis://a"]}, {"QUOTEPUSH_REDIS_FILE": "gone"})
+    above = resolved({"redis": ["redis://a"]}, {"QUOTEPUSH_REDIS_FILE": "gone"})
     assert above["redis"].origin == "command line"
     assert above["redis-file"].origin == DEFAULT
     assert above.errors == ()
-    below = settled({"redis-file": ["secret"]}, {"QUOTEPUSH_REDIS": "redis://a"})
+    below = resolved({"redis-file": ["secret"]}, {"QUOTEPUSH_REDIS": "redis://a"})
     assert str(below.config.redis[0]) == "rediss://:***@one:6379"
     assert below["redis-file"].origin == "command line"
 
@@ -422,11 +430,11 @@ def test_in_different_places_the_higher_one_counts_and_no_other_file_is_read():
         ({"redis-file": ["gone"]}, "can't read /here/gone: No such file or directory"),
         (
             {"redis-file": ["empty"]},
-            "/here/empty has no value in it, but one line or several are right",
+            "/here/empty has no value, but one or more lines are expected",
         ),
         (
             {"registry-file": ["/etc/secret"]},
-            "/etc/secret has 2 lines with values, but one line is right",
+            "/etc/secret has 2 lines with values, but one line is expected",
         ),
         ({"redis-file": ["bare"]}, "/here/bare, line 1: it is not understood; use redis://"),
         (
@@ -437,7 +445,7 @@ def test_in_different_places_the_higher_one_counts_and_no_other_file_is_read():
     ],
 )
 def test_a_secret_that_can_not_be_had_from_its_file_is_an_error(typed, error):
-    (said,) = settled(typed).errors
+    (said,) = resolved(typed).errors
     (name,) = typed
     assert said.startswith(f"--{name}: {error}")
     assert "s3same" not in said
@@ -446,11 +454,11 @@ def test_a_secret_that_can_not_be_had_from_its_file_is_an_error(typed, error):
 
 def test_a_secret_is_shown_without_its_password():
     typed = {"redis": ["redis://bot:s3same@host", "embedded"]}
-    assert settled(typed)["redis"].shown() == "redis://bot:***@host:6379 embedded"
-    assert settled()["redis"].shown() == "embedded"
-    assert settled()["registry"].shown() == ""
-    assert settled({"port": ["9"]})["port"].shown() == "9"
-    assert settled({"demo": True})["demo"].shown() == "yes"
+    assert resolved(typed)["redis"].shown() == "redis://bot:***@host:6379 embedded"
+    assert resolved()["redis"].shown() == "embedded"
+    assert resolved()["registry"].shown() == ""
+    assert resolved({"port": ["9"]})["port"].shown() == "9"
+    assert resolved({"demo": True})["demo"].shown() == "yes"
 
 
 PASSWORDS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=6).map(
@@ -473,12 +481,12 @@ def pieces(password: str) -> set[str]:
 def test_no_error_no_warning_and_no_value_shows_a_password(password, login, place):
     text = login.format(password) + place
     for settings in (
-        settled({"redis": [text], "registry": [text]}),
-        settled({}, {"QUOTEPUSH_REDIS": text, "QUOTEPUSH_REGISTRY": text}),
-        settled({}, {}, {"feed": {"redis": [text]}, "registry": {"registry": text}}),
-        settled({}, {}, {"redis": text, "feed": {"rediss": text, "registry": [text]}}),
-        settled({}, {"QUOTEPUSH_REDISS": text}, {"feed": {"redis": {"url": text}}}),
-        settle({"redis-file": ["f"]}, {}, directory=HERE, read=lambda _: text),
+        resolved({"redis": [text], "registry": [text]}),
+        resolved({}, {"QUOTEPUSH_REDIS": text, "QUOTEPUSH_REGISTRY": text}),
+        resolved({}, {}, {"feed": {"redis": [text]}, "registry": {"registry": text}}),
+        resolved({}, {}, {"redis": text, "feed": {"rediss": text, "registry": [text]}}),
+        resolved({}, {"QUOTEPUSH_REDISS": text}, {"feed": {"redis": {"url": text}}}),
+        resolve({"redis-file": ["f"]}, {}, directory=HERE, read=lambda _: text),
     ):
         assert settings.errors or settings.warnings
         shown = [setting.shown() for setting in settings.settings]
@@ -502,22 +510,22 @@ def test_no_error_no_warning_and_no_value_shows_a_password(password, login, plac
     ],
 )
 def test_a_password_is_not_shown_where_the_at_was_forgotten(text, shown):
-    (said,) = settled({"redis": [text]}).errors
+    (said,) = resolved({"redis": [text]}).errors
     assert said.startswith(f"--redis: '{shown}' ")
     assert "s3same" not in said
 
 
 def test_a_password_alone_is_not_shown_where_secrets_are_kept():
-    (said,) = settled({}, {"QUOTEPUSH_REDIS": "hunter2"}).errors
+    (said,) = resolved({}, {"QUOTEPUSH_REDIS": "hunter2"}).errors
     assert said.startswith("QUOTEPUSH_REDIS in the environment: it is not understood; use redis://")
-    (said,) = settled({}, {}, {"feed": {"redis": "hunter2"}}).errors
+    (said,) = resolved({}, {}, {"feed": {"redis": "hunter2"}}).errors
     assert said.startswith(f"{FILE}: [feed] redis: it is not understood; use redis://")
 
 
 def test_a_password_with_a_space_is_not_shown_by_its_words():
-    (said,) = settled({}, {"QUOTEPUSH_REDIS": "redis://:hunter 2hunter @host"}).errors
+    (said,) = resolved({}, {"QUOTEPUSH_REDIS": "redis://:hunter 2hunter @host"}).errors
     assert said == (
-        "QUOTEPUSH_REDIS in the environment: of 3 words not each is a URL;"
+        "QUOTEPUSH_REDIS in the environment: not each of the 3 words is a URL;"
         " write a space within one as %20"
     )
 
@@ -526,7 +534,7 @@ def test_a_password_with_a_space_is_not_shown_by_its_words():
 
 
 def test_all_that_is_wrong_is_told_at_once_layer_by_layer():
-    settings = settled(
+    settings = resolved(
         {"port": ["0"], "redis-file": ["gone"]},
         {"QUOTEPUSH_HEARTBEAT": "fast", "QUOTEPUSH_DEMO": "maybe"},
         {"port": "9", "limits": {"max-symbol": 1, "max-message": 1}},
@@ -543,34 +551,34 @@ def test_all_that_is_wrong_is_told_at_once_layer_by_layer():
 
 
 def test_what_is_wrong_on_a_layer_is_told_also_where_a_higher_one_replaces_it():
-    assert settled({"port": ["9"]}, {"QUOTEPUSH_PORT": "0"}).errors == (
-        "QUOTEPUSH_PORT in the environment: '0' is no whole number from 1 to 65535",
+    assert resolved({"port": ["9"]}, {"QUOTEPUSH_PORT": "0"}).errors == (
+        "QUOTEPUSH_PORT in the environment: '0' is not a whole number from 1 to 65535",
     )
 
 
 def test_what_contradicts_is_told_with_where_it_was_given():
-    needs_key, makes_no_sense = settled({"cert": ["a"]}, {}, {"tls": {"plain": True}}).errors
+    needs_key, without_tls = resolved({"cert": ["a"]}, {}, {"tls": {"plain": True}}).errors
     assert needs_key == "--cert needs --key too"
-    assert makes_no_sense == (
-        "--plain serves without TLS, so --cert and --key make no sense"
+    assert without_tls == (
+        "--plain serves without TLS, so --cert and --key can't be used with it"
         f" (--plain: {FILE}: [tls] plain)"
     )
 
 
 def test_nothing_is_said_of_what_may_only_follow_from_something_wrong():
-    assert len(settled({"cert": ["a"], "key": [""]}).errors) == 1
-    assert len(settled({"cert": ["a"]}, {}, {"tls": {"kye": "b"}}).errors) == 1
-    assert len(settled({"redis": ["x"], "redis-ca": ["a"]}).errors) == 1
+    assert len(resolved({"cert": ["a"], "key": [""]}).errors) == 1
+    assert len(resolved({"cert": ["a"]}, {}, {"tls": {"kye": "b"}}).errors) == 1
+    assert len(resolved({"redis": ["x"], "redis-ca": ["a"]}).errors) == 1
     # But of what does not.
-    assert len(settled({"cert": ["a"], "port": ["0"]}).errors) == 2
-    early = settle({"cert": ["a"]}, {}, read=read, errors=["the file is not there"])
+    assert len(resolved({"cert": ["a"], "port": ["0"]}).errors) == 2
+    early = resolve({"cert": ["a"]}, {}, read=read, errors=["the file is not there"])
     assert early.errors == ("the file is not there",)
 
 
 def test_a_typed_name_that_is_no_option_is_refused():
-    assert settled({"prot": ["1"]}).errors == ("--prot is no option; is --port meant?",)
-    assert settled({"port": True}).errors == ("--port: takes a value",)
-    assert settled({"demo": ["1"]}).errors == ("--demo: takes no value",)
+    assert resolved({"prot": ["1"]}).errors == ("--prot is not an option; did you mean --port?",)
+    assert resolved({"port": True}).errors == ("--port: takes a value",)
+    assert resolved({"demo": ["1"]}).errors == ("--demo: takes no value",)
 
 
 # -- for other processes ---------------------------------------------------------------------------
@@ -579,15 +587,15 @@ def test_a_typed_name_that_is_no_option_is_refused():
 @pytest.mark.parametrize("name", SAMPLES)
 def test_the_texts_make_the_same_config_elsewhere(name):
     option, value = BY_NAME[name], SAMPLES[name]
-    settings = settled(beside(name) | {name: True if option.flag else as_texts(value)})
+    settings = resolved(beside(name) | {name: True if option.flag else as_texts(value)})
     texts = json.loads(json.dumps(settings.texts()))
     assert config_from_texts(texts) == settings.config
     assert not [given for given in texts if BY_NAME[given].content_of]
 
 
 def test_the_texts_are_what_is_not_default_and_paths():
-    assert settled().texts() == {"certs": "/here/certs"}
-    settings = settled({}, {"QUOTEPUSH_DEMO": "no", "QUOTEPUSH_REDIS_FILE": "secret"}, TABLE)
+    assert resolved().texts() == {"certs": "/here/certs"}
+    settings = resolved({}, {"QUOTEPUSH_DEMO": "no", "QUOTEPUSH_REDIS_FILE": "secret"}, TABLE)
     assert settings.texts() == {
         "port": "3",
         "certs": "/here/certs",
@@ -597,5 +605,5 @@ def test_the_texts_are_what_is_not_default_and_paths():
 
 
 def test_texts_that_make_no_config_are_refused_with_a_line_each():
-    with pytest.raises(ValueError, match=r"^--x is no option\n--port: '0' is no whole"):
+    with pytest.raises(ValueError, match=r"^--x is not an option\n--port: '0' is not a whole"):
         config_from_texts({"port": "0", "x": "1"})
