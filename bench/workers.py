@@ -71,7 +71,7 @@ Found = dict[tuple[str, Way], list[dict[str, Any]]]
 
 
 @dataclass
-class Crew:
+class WorkerDaemon:
     """A running daemon: its manager, and its workers."""
 
     port: int
@@ -96,7 +96,7 @@ def _cpu(process: psutil.Process) -> float:
 @contextlib.contextmanager
 def running(
     count: int, directory: Path, redis: Path, pair: tuple[Path, Path] | None
-) -> Iterator[Crew]:
+) -> Iterator[WorkerDaemon]:
     """A daemon with so many workers, which all serve and are fed."""
     port, admin = free_port(), free_port()
     command = [str(ROOT / ".venv/bin/twistd"), "-n", "--pidfile=", "quotepush"]
@@ -117,7 +117,7 @@ def running(
                 raise DidNotStart(f"the daemon did not start:\n{log.read_text()[-2000:]}")
             time.sleep(0.05)
         processes = [psutil.Process(each["pid"]) for each in workers]
-        yield Crew(port, admin, psutil.Process(process.pid), processes)
+        yield WorkerDaemon(port, admin, psutil.Process(process.pid), processes)
     finally:
         # With clients connected it would take its time to say goodbye.
         stop(process)
@@ -133,17 +133,19 @@ def _workers(admin: int) -> list[dict[str, Any]]:
     return []
 
 
-def measure(crew: Crew, load: Load, shape: Shape, clients: int, seconds: float) -> dict[str, Any]:
+def measure(
+    worker_daemon: WorkerDaemon, load: Load, shape: Shape, clients: int, seconds: float
+) -> dict[str, Any]:
     """One window in the closed loop, with so many quotes on their way whatever `clients` are."""
     shape.connect(load, clients)
     depth = max(2, round(IN_FLIGHT / shape.audience))
     ask(load, "closed", WARM_UP, depth, 0)
-    manager, workers = crew.cpu()
+    manager, workers = worker_daemon.cpu()
     began = time.monotonic()
     answer = ask(load, "closed", seconds, depth, 0)
     lasted = time.monotonic() - began
-    manager_after, workers_after = crew.cpu()
-    shares = crew.clients()
+    manager_after, workers_after = worker_daemon.cpu()
+    shares = worker_daemon.clients()
     load.ask("disconnect")
     used = [after - before for before, after in zip(workers, workers_after, strict=True)]
     return {
@@ -186,22 +188,22 @@ def main() -> int:
         directory = Path(name)
         program = build(BUILD)
         pair = make_pair(directory) if given.tls else None
-        crews: dict[int, tuple[Crew, Load]] = {}
+        daemons: dict[int, tuple[WorkerDaemon, Load]] = {}
         for count in (1, 2):
             own = directory / str(count)
             own.mkdir()
             redis = Redis(find_redis(), own)
             stack.callback(redis.close)
-            crew = stack.enter_context(running(count, own, redis.path, pair))
-            load = Load(program, crew.port, redis.path, "json", tls=given.tls)
+            worker_daemon = stack.enter_context(running(count, own, redis.path, pair))
+            load = Load(program, worker_daemon.port, redis.path, "json", tls=given.tls)
             stack.callback(load.close)
-            crews[count] = crew, load
+            daemons[count] = worker_daemon, load
         for _ in range(given.rounds):
             for shape in shapes:
                 for way in WAYS:
-                    crew, load = crews[way.workers]
+                    worker_daemon, load = daemons[way.workers]
                     clients = shape.clients // way.part
-                    figures = measure(crew, load, shape, clients, given.seconds)
+                    figures = measure(worker_daemon, load, shape, clients, given.seconds)
                     found.setdefault((shape.name, way), []).append(figures)
     return report([shape.name for shape in shapes], found)
 

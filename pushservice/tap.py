@@ -108,7 +108,7 @@ def makeService(options: Options) -> IService:
     from pushservice.service.daemon import CannotStart, prepare_memory
     from pushservice.workers.manager import Manager, Plan
     from pushservice.workers.process import Process
-    from pushservice.workers.single_process import Solo
+    from pushservice.workers.single_process import SingleProcess
 
     config = options.config
     if not config.redis:
@@ -122,8 +122,8 @@ def makeService(options: Options) -> IService:
         return Plan(settings.config, settings.texts(), warnings)
 
     plan = plan_of(options.settings)
-    crew = Manager(reactor, plan) if config.workers else Solo(reactor, plan)
+    backend = Manager(reactor, plan) if config.workers else SingleProcess(reactor, plan)
     title = "quotepush: manager" if config.workers else "quotepush"
-    process = Process(reactor, plan, crew, title, lambda: plan_of(options.sources.load()))
+    process = Process(reactor, plan, backend, title, lambda: plan_of(options.sources.load()))
     prepare_memory()
     return process

@@ -21,8 +21,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from crew import Crew, Market, StartCrew, can_bind, roll, signal_worker
 from redis_process import RedisServer
+from worker_daemon import (
+    Market,
+    StartWorkerDaemon,
+    WorkerDaemon,
+    can_bind,
+    reload_and_wait,
+    signal_worker,
+)
 
 RESTARTS: Final = int(os.environ.get("QUOTEPUSH_RESTARTS", "4"))
 #: Of workers: these take longer, as all that is to be replaced is replaced in turn.
@@ -93,7 +100,7 @@ class Run:
 
 def run(
     redis: RedisServer,
-    served: Crew,
+    served: WorkerDaemon,
     start_clients: StartClients,
     restart: Callable[[int], object],
     times: int,
@@ -122,13 +129,13 @@ def run(
 
 
 def whole_daemons(
-    crew: StartCrew, redis: RedisServer, start_clients: StartClients, clients: int
+    worker_daemon: StartWorkerDaemon, redis: RedisServer, start_clients: StartClients, clients: int
 ) -> Run:
     """A daemon without workers, ended in order and by force in turn, and started again."""
     port = lasting_port()
 
-    def start() -> Crew:
-        return crew(*OPTIONS, workers=0, tls=True, port=port, redis=redis.socket_url)
+    def start() -> WorkerDaemon:
+        return worker_daemon(*OPTIONS, workers=0, tls=True, port=port, redis=redis.socket_url)
 
     running = start()
 
@@ -143,14 +150,16 @@ def whole_daemons(
     return done
 
 
-def workers(crew: StartCrew, redis: RedisServer, start_clients: StartClients, clients: int) -> Run:
+def workers(
+    worker_daemon: StartWorkerDaemon, redis: RedisServer, start_clients: StartClients, clients: int
+) -> Run:
     """A daemon with two workers, of which one is killed, and both are replaced, in turn."""
     chance = random.Random(RESTARTS)
-    served = crew(*OPTIONS, workers=2, tls=True, redis=redis.socket_url)
+    served = worker_daemon(*OPTIONS, workers=2, tls=True, redis=redis.socket_url)
 
     def restart(at: int) -> None:
         if at % 2:
-            roll(served, 2)
+            reload_and_wait(served, 2)
             return
         victim = chance.choice(list(served.pids().values()))
         signal_worker(victim)
@@ -165,7 +174,7 @@ def workers(crew: StartCrew, redis: RedisServer, start_clients: StartClients, cl
 
 
 @dataclass
-class Tally:
+class EventCounts:
     """What was found in the trails."""
 
     quotes: int = 0
@@ -178,60 +187,60 @@ class Tally:
     faults: list[str] = field(default_factory=list)
 
 
-def follow(trail: list[list[Any]], newest: int, tally: Tally, name: str) -> None:  # noqa: C901
+def follow(trail: list[list[Any]], newest: int, counts: EventCounts, name: str) -> None:  # noqa: C901
     """Walk along the trail of one symbol; `newest` is the last number that was published."""
     last: int | None = None
     told = False
     for at, (kind, *what) in enumerate(trail):
         if kind == "gap":
             told = True
-            tally.gaps += 1
+            counts.gaps += 1
             continue
         if kind == "run":
             assert last is not None
-            tally.quotes += what[0]
+            counts.quotes += what[0]
             last += what[0]
             continue
         c, gap = what[0], what[-1]
         merged = what[1] if kind == "quote" else 0
-        tally.merged += merged
+        counts.merged += merged
         around = f"{name}: {trail[max(0, at - 3) : at + 2]}"
         if gap != told:
-            tally.faults.append(
+            counts.faults.append(
                 f"a gap was {'' if told else 'not '}told, and gap is {gap}: {around}"
             )
         if kind == "snapshot":
-            tally.snapshots += 1
+            counts.snapshots += 1
             if last is not None and c < last:
-                tally.faults.append(f"a snapshot older than what was known: {around}")
+                counts.faults.append(f"a snapshot older than what was known: {around}")
         else:
-            tally.quotes += 1
+            counts.quotes += 1
             if last is not None and c <= last:
-                tally.faults.append(f"a quote came twice: {around}")
+                counts.faults.append(f"a quote came twice: {around}")
         missing = 0 if last is None else c - last - 1 - merged
         if missing > 0:
-            tally.holes += 1
-            tally.lost += missing
+            counts.holes += 1
+            counts.lost += missing
             if not told:
-                tally.faults.append(f"{missing} quotes are missing in silence: {around}")
+                counts.faults.append(f"{missing} quotes are missing in silence: {around}")
         told = False
         last = c if last is None else max(last, c)
     if last != newest:
-        tally.faults.append(f"{name} ends at {last}, and {newest} was published last")
+        counts.faults.append(f"{name} ends at {last}, and {newest} was published last")
 
 
-def proven(done: Run, title: str) -> Tally:
+def proven(done: Run, title: str) -> EventCounts:
     """Check every trail, and print the figures, which pytest shows with -s."""
-    tally = Tally()
+    counts = EventCounts()
     for report in done.reports:
         assert report["faults"] == [], report["faults"]
         assert report["states"][-1] == ["closed", 1000]
         assert {code for state, code in report["states"] if state == "waiting"} <= RETRIED
         for symbol, trail in report["trails"].items():
-            follow(trail, done.published[symbol], tally, f"{report['name']} {symbol}")
-    assert tally.faults == [], "\n".join(tally.faults[:10])
-    assert tally.quotes > 0
-    assert tally.merged > 0
+            follow(trail, done.published[symbol], counts, f"{report['name']} {symbol}")
+    assert counts.faults == [], "\n".join(counts.faults[:10])
+    assert counts.quotes > 0
+    assert counts.merged > 0
     told: Counter[str] = Counter()
     for each in done.reports:
         told.update(each["told"])
@@ -241,12 +250,12 @@ def proven(done: Run, title: str) -> Tally:
     after = spread(to / 1000 - served_again(done, since / 1000) for since, to in outages)
     print(  # noqa: T201 - the figures, for who asks for them with -s
         f"\n{title}: {len(done.restarts)} restarts, {len(done.reports)} clients, {done.quotes}"
-        f" quotes published, {tally.quotes} received, {tally.merged} merged, {tally.snapshots}"
-        f" snapshots; {len(outages)} connections lost, {tally.gaps} gaps told, {tally.holes} with"
-        f" holes, in which {tally.lost} quotes were lost, and none in silence; {dict(told)};"
+        f" quotes published, {counts.quotes} received, {counts.merged} merged, {counts.snapshots}"
+        f" snapshots; {len(outages)} connections lost, {counts.gaps} gaps told, {counts.holes} with"
+        f" holes, in which {counts.lost} quotes were lost, and none in silence; {dict(told)};"
         f" a restart took {restart}; first quote {dark} after the loss, {after} after all served"
     )
-    return tally
+    return counts
 
 
 def served_again(done: Run, lost: float) -> float:

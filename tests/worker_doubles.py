@@ -15,10 +15,10 @@ from pushservice.workers import worker_link
 from pushservice.workers.worker_link import encoded
 
 #: What a worker answers to what it is told.
-MANNERS: Mapping[str, str] = {
+ANSWERS: Mapping[str, str] = {
     "serve": "serving",
-    "bequeath": "bequeathed",
-    "inherit": "inherited",
+    "dump_values": "values_dumped",
+    "load_values": "values_loaded",
 }
 #: Seconds until it answers.
 SOON = 0.01
@@ -53,7 +53,7 @@ class FakeProcess:
     def says(self, word: str, **more: object) -> None:
         """Have the manager hear this, as a worker says it."""
         if not self.ended:
-            self.protocol.childDataReceived(worker_link.SAYS, encoded({"is": word} | more))
+            self.protocol.childDataReceived(worker_link.MESSAGES, encoded({"is": word} | more))
 
     def ends(self, code: int = 0, signal: int | None = None) -> None:
         """It is gone."""
@@ -72,7 +72,7 @@ class FakeProcess:
     def writeToChild(self, descriptor: int, data: bytes) -> None:
         if self.ended:
             raise KeyError(descriptor)
-        assert descriptor == worker_link.TOLD
+        assert descriptor == worker_link.COMMANDS
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             message = json.loads(line)
@@ -84,8 +84,8 @@ class FakeProcess:
                 continue
             if do in self.ignores:
                 continue
-            if do in MANNERS:
-                self._reactor.callLater(SOON, self.says, MANNERS[do], values=0)
+            if do in ANSWERS:
+                self._reactor.callLater(SOON, self.says, ANSWERS[do], values=0)
             elif do == "drain":
                 self._reactor.callLater(SOON, self.ends)
 

@@ -19,23 +19,23 @@ from pushservice.config.coercers import Admin
 from pushservice.monitoring.console import console_documents, may_be_called
 from pushservice.monitoring.exposition import exposed
 from pushservice.monitoring.http_api import (
-    Number,
-    Question,
-    Questions,
+    Endpoint,
+    Endpoints,
+    IntParameter,
     Reply,
     json_reply,
-    with_number,
+    with_parameter,
 )
 from pushservice.server.client_reports import Report
 from pushservice.server.ports import CannotListen, listen
 
 _IDLE_TIMEOUT: Final = 30
 #: How many rows are shown.
-SLOW: Final = Number("slow", 20, 1, 1000)
-TOP: Final = Number("top", 50, 1, 1000)
+SLOW: Final = IntParameter("slow", 20, 1, 1000)
+TOP: Final = IntParameter("top", 50, 1, 1000)
 
 
-class Known(Protocol):
+class StatusSource(Protocol):
     """What operators can ask for; see open_admin."""
 
     def faults(self) -> list[str]: ...
@@ -66,7 +66,7 @@ class _Site(Site):
         """No access log: probes ask every few seconds."""
 
 
-_MISDIRECTED: Final = Question(
+_MISDIRECTED: Final = Endpoint(
     lambda _request: json_reply(
         {"error": "ask for localhost, or by an address: this port goes by no other name"},
         HTTPStatus.MISDIRECTED_REQUEST,
@@ -74,7 +74,7 @@ _MISDIRECTED: Final = Question(
 )
 
 
-def open_admin(reactor: Any, where: Admin, known: Known) -> IListeningPort:
+def open_admin(reactor: Any, where: Admin, known: StatusSource) -> IListeningPort:
     """Answer on `where`, a host and a port or the path of a Unix socket. Raises CannotListen.
 
     `/live` is 200 as long as anything is answered. `/ready` is 200, or 503 with the `faults` that
@@ -92,14 +92,18 @@ def open_admin(reactor: Any, where: Admin, known: Known) -> IListeningPort:
         accept = request.getHeader("accept") or ""
         return Reply(HTTPStatus.OK, *exposed(known.figures(), accept))
 
-    tree = Questions(
+    tree = Endpoints(
         {
             "live": lambda _request: json_reply({"live": True}),
             "ready": ready,
             "status": lambda _: json_reply({"faults": known.faults()} | known.status()),
             "metrics": metrics,
-            "clients": with_number(SLOW, lambda most: Deferred.fromCoroutine(known.clients(most))),
-            "symbols": with_number(TOP, lambda most: Deferred.fromCoroutine(known.symbols(most))),
+            "clients": with_parameter(
+                SLOW, lambda most: Deferred.fromCoroutine(known.clients(most))
+            ),
+            "symbols": with_parameter(
+                TOP, lambda most: Deferred.fromCoroutine(known.symbols(most))
+            ),
         }
     )
     for name, document in console_documents().items():

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _PAUSE: Final = 0.001
 
 
-class Insight:
+class ClientQueries:
     """Answers from one hub, and those that are late beside it."""
 
     def __init__(

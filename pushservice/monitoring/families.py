@@ -71,7 +71,7 @@ class Family:
         return found
 
 
-WORKER: Final = Each("posts", "worker", "number", "the worker's number; 0 without workers")
+WORKER: Final = Each("slots", "worker", "number", "the worker's number; 0 without workers")
 CERTIFICATE: Final = Each("certificates", "file", "file", "the file of a certificate")
 
 _ALL: Final = "totals."
@@ -330,7 +330,7 @@ FAMILIES: Final[dict[str, tuple[Family, ...]]] = {
         _of_worker_by(
             "state",
             "worker_state",
-            "Processes of a worker's post: two while one takes over from another",
+            "Processes of a worker's slot: two while one takes over from another",
             {state: f"states.{state}" for state in ("starting", "serving", "draining")},
         ),
         _of_worker(

@@ -1,4 +1,4 @@
-"""Questions over HTTP: a path with numbers as parameters, and an answer now or later.
+"""Endpoints over HTTP: a path with numbers as parameters, and an answer now or later.
 
 Must not know: what is asked or answered.
 """
@@ -40,7 +40,7 @@ def bad_request(fault: str) -> Reply:
     return json_reply({"error": fault}, HTTPStatus.BAD_REQUEST)
 
 
-class Number(NamedTuple):
+class IntParameter(NamedTuple):
     """A parameter that is a whole number."""
 
     name: str
@@ -49,7 +49,7 @@ class Number(NamedTuple):
     most: int
 
     @property
-    def right(self) -> str:
+    def expected(self) -> str:
         """What would be right, in words."""
         return f"{self.name}={self.default}, a whole number from {self.least} to {self.most}"
 
@@ -59,16 +59,16 @@ class Number(NamedTuple):
         for name in args:
             if name != self.name.encode():
                 shown = name[:40].decode("utf-8", "replace")
-                raise ValueError(f"there is no {shown!r} here; right is {self.right}")
+                raise ValueError(f"there is no {shown!r} here; right is {self.expected}")
         if not texts:
             return self.default
         if len(texts) > 1:
-            raise ValueError(f"{self.name} is given {len(texts)} times; right is {self.right}")
+            raise ValueError(f"{self.name} is given {len(texts)} times; right is {self.expected}")
         text = texts[0]
         # What int() takes beyond digits, such as signs and underscores, is none here.
         if not text.isdigit() or len(text) > _DIGITS or not self.least <= int(text) <= self.most:
             shown = text[:40].decode("utf-8", "replace")
-            raise ValueError(f"{self.name} can't be {shown!r}; right is {self.right}")
+            raise ValueError(f"{self.name} can't be {shown!r}; right is {self.expected}")
         return int(text)
 
 
@@ -76,7 +76,7 @@ class Number(NamedTuple):
 Answer: TypeAlias = Callable[[Request], Reply | Deferred[Reply]]
 
 
-def with_number(parameter: Number, answer: Callable[[int], Deferred[Any]]) -> Answer:
+def with_parameter(parameter: IntParameter, answer: Callable[[int], Deferred[Any]]) -> Answer:
     """A question with one parameter and no other, whose answer becomes JSON."""
 
     def answered(request: Request) -> Reply | Deferred[Reply]:
@@ -89,7 +89,7 @@ def with_number(parameter: Number, answer: Callable[[int], Deferred[Any]]) -> An
     return answered
 
 
-class Question(Resource):
+class Endpoint(Resource):
     """One path, answered anew each time."""
 
     log = Logger()
@@ -143,17 +143,17 @@ def _begun(request: Request, reply: Reply) -> bytes:
     return reply.body
 
 
-class Questions(Resource):
+class Endpoints(Resource):
     """The tree; whatever is not there is answered with what is."""
 
     def __init__(self, questions: Mapping[str, Answer]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # the library's, unannotated
         there = ", ".join(f"/{name}" for name in questions)
-        self._otherwise = Question(
+        self._otherwise = Endpoint(
             lambda _request: json_reply({"error": f"there is {there}"}, HTTPStatus.NOT_FOUND)
         )
         for name, answer in questions.items():
-            self.putChild(name.encode(), Question(answer))
+            self.putChild(name.encode(), Endpoint(answer))
 
     def getChild(self, path: bytes, request: Request) -> Resource:
         return self._otherwise

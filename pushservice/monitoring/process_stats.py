@@ -19,7 +19,7 @@ _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _LISTED_FOR: Final = 15.0
 
 
-class Vitals:
+class ProcessStats:
     """What this process uses, from its making on."""
 
     def __init__(self, stopwatch: Callable[[], float] = time.perf_counter) -> None:

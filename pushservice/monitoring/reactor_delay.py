@@ -11,10 +11,10 @@ from pushservice.fanout.interfaces import Clock, DelayedCall
 from pushservice.metrics import Histogram
 
 #: Seconds between two looks.
-LOOK_EVERY: Final = 0.1
+CHECK_INTERVAL: Final = 0.1
 
 
-class Punctuality:
+class ReactorDelay:
     """Has a call made again and again, and measures by how much it comes too late."""
 
     def __init__(self, clock: Clock, late: Histogram) -> None:
@@ -26,8 +26,8 @@ class Punctuality:
 
     def start(self) -> None:
         """Begin to look."""
-        self._due = self._clock.seconds() + LOOK_EVERY
-        self._call = self._clock.callLater(LOOK_EVERY, self._look)
+        self._due = self._clock.seconds() + CHECK_INTERVAL
+        self._call = self._clock.callLater(CHECK_INTERVAL, self._check)
 
     def stop(self) -> None:
         """Look no more. May be called twice."""
@@ -35,7 +35,7 @@ class Punctuality:
             self._call.cancel()
             self._call = None
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         late = self._clock.seconds() - self._due
         self._late.observe(max(0.0, late))
         self.start()

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pushservice.metrics import Counters, Measures
-from pushservice.monitoring.client_queries import Insight
-from pushservice.monitoring.process_stats import Vitals
-from pushservice.monitoring.reactor_delay import Punctuality
+from pushservice.monitoring.client_queries import ClientQueries
+from pushservice.monitoring.process_stats import ProcessStats
+from pushservice.monitoring.reactor_delay import ReactorDelay
 
 if TYPE_CHECKING:
     from pushservice.fanout.delayed import Tiers
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pushservice.server.connections import Connections
 
 
-class Standing:
+class ProcessStatus:
     """What is known of one hub, its clients and its process."""
 
     def __init__(
@@ -37,20 +37,20 @@ class Standing:
         self._counters = counters
         self._measures = measures
         self._tiers = tiers
-        self._vitals = Vitals()
-        self._punctuality = Punctuality(reactor, measures.reactor_delay_seconds)
+        self._process_stats = ProcessStats()
+        self._reactor_delay = ReactorDelay(reactor, measures.reactor_delay_seconds)
         late = () if tiers is None else tiers.hubs
-        self.insight = Insight(reactor, hub, connections.about, late, worker)
+        self.client_queries = ClientQueries(reactor, hub, connections.about, late, worker)
 
     def start(self) -> None:
         """Begin to measure."""
-        self._vitals.start()
-        self._punctuality.start()
+        self._process_stats.start()
+        self._reactor_delay.start()
 
     def stop(self) -> None:
         """Measure no more. May be called twice."""
-        self._vitals.stop()
-        self._punctuality.stop()
+        self._process_stats.stop()
+        self._reactor_delay.stop()
 
     def status(self) -> dict[str, Any]:
         """Clients, symbols, counters, measures, and what the process uses.
@@ -74,5 +74,5 @@ class Standing:
             "tape": None if tiers is None else tiers.tape(),
             "counters": self._counters.snapshot(),
             "measures": self._measures.snapshot(),
-            "process": self._vitals.snapshot(),
+            "process": self._process_stats.snapshot(),
         }

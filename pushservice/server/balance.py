@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from pushservice.server.ports import Ports
 
 if TYPE_CHECKING:
-    from pushservice.server.client_counts import Tally
+    from pushservice.server.client_counts import ClientCounts
 
 #: Seconds that a worker with more than its share looks away.
 PAUSE: Final = 0.02
@@ -28,10 +28,10 @@ PART: Final = 0.05
 class Balance:
     """One worker's part in it."""
 
-    def __init__(self, clock: IReactorTime, tally: Tally, seat: int, ports: Ports) -> None:
+    def __init__(self, clock: IReactorTime, counts: ClientCounts, entry: int, ports: Ports) -> None:
         self._clock = clock
-        self._tally = tally
-        self._seat = seat
+        self._counts = counts
+        self._entry = entry
         self._ports = ports
         self._mine = 0
         self._serving = False
@@ -40,32 +40,32 @@ class Balance:
     def serve(self) -> None:
         """This worker takes connections from now on."""
         self._serving = True
-        self._tally.write(self._seat, self._mine)
+        self._counts.write(self._entry, self._mine)
 
     def changed(self, connections: int) -> None:
         """This worker has so many connections now."""
         self._mine = connections
         if self._serving:
-            self._tally.write(self._seat, connections)
+            self._counts.write(self._entry, connections)
             if self._pause is None and self._over():
                 self._ports.hold("balance")
                 self._pause = self._clock.callLater(PAUSE, self._look_again)
 
     def others(self) -> int:
         """The connections of all other workers."""
-        return self._tally.total() - (self._mine if self._serving else 0)
+        return self._counts.total() - (self._mine if self._serving else 0)
 
     def leave(self) -> None:
         """This worker takes no more."""
         self._serving = False
-        self._tally.write(self._seat, None)
+        self._counts.write(self._entry, None)
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
             self._ports.release("balance")
 
     def _over(self) -> bool:
-        serving = self._tally.serving()
+        serving = self._counts.serving()
         mean = sum(serving) / len(serving)
         return self._mine > mean * (1 + PART) + SLACK
 

@@ -11,37 +11,37 @@ import os
 from typing import Final
 
 #: Seats for each worker and those that replace it, and for as many workers as can be.
-SEATS_A_POST: Final = 4
-SEATS: Final = 256 * SEATS_A_POST
+ENTRIES_PER_SLOT: Final = 4
+ENTRIES: Final = 256 * ENTRIES_PER_SLOT
 _WIDTH: Final = 4
 
 
-class Tally:
-    """Counts of clients by seat; a seat whose worker takes no clients has none.
+class ClientCounts:
+    """Counts of clients by entry; a entry whose worker takes no clients has none.
 
-    One process makes it; others open it by its file descriptor. Each worker writes its own seat.
+    One process makes it; others open it by its file descriptor. Each worker writes its own entry.
     """
 
     def __init__(self, descriptor: int | None = None) -> None:
         """A new one, or the one behind `descriptor`, which stays the caller's."""
         if descriptor is None:
             #: to hand to other processes; None in those
-            self.descriptor: int | None = os.memfd_create("quotepush-tally")
-            os.ftruncate(self.descriptor, SEATS * _WIDTH)
+            self.descriptor: int | None = os.memfd_create("quotepush-client-counts")
+            os.ftruncate(self.descriptor, ENTRIES * _WIDTH)
             descriptor = self.descriptor
         else:
             self.descriptor = None
-        self._memory = mmap.mmap(descriptor, SEATS * _WIDTH)
+        self._memory = mmap.mmap(descriptor, ENTRIES * _WIDTH)
         # One more than the clients; zero where nobody serves.
-        self._seats = memoryview(self._memory).cast("I")
+        self._entries = memoryview(self._memory).cast("I")
 
-    def write(self, seat: int, clients: int | None) -> None:
-        """The worker on `seat` has so many clients; None once it takes no more."""
-        self._seats[seat] = 0 if clients is None else clients + 1
+    def write(self, entry: int, clients: int | None) -> None:
+        """The worker on `entry` has so many clients; None once it takes no more."""
+        self._entries[entry] = 0 if clients is None else clients + 1
 
     def serving(self) -> list[int]:
         """The clients of each worker that serves."""
-        return [count - 1 for count in self._seats.tolist() if count]
+        return [count - 1 for count in self._entries.tolist() if count]
 
     def total(self) -> int:
         """The clients of all workers that serve."""
@@ -49,7 +49,7 @@ class Tally:
 
     def close(self) -> None:
         """Nothing is counted any more in this process."""
-        self._seats.release()
+        self._entries.release()
         self._memory.close()
         if self.descriptor is not None:
             os.close(self.descriptor)

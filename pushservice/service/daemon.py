@@ -1,6 +1,6 @@
 """One process's clients and feeds: ordered start, an ordered goodbye, and what is said in the log.
 
-Must not know: option names or command lines, signals, or other processes beyond its berth among
+Must not know: option names or command lines, signals, or other processes beyond its setup among
 them. It composes the edges around one hub.
 """
 
@@ -32,15 +32,15 @@ from pushservice.fanout.liveness import Liveness
 from pushservice.fanout.outbox import Outbox
 from pushservice.fanout.tape import Tape
 from pushservice.metrics import Counters, Measures
-from pushservice.monitoring.client_queries import Insight
-from pushservice.monitoring.status import Standing
+from pushservice.monitoring.client_queries import ClientQueries
+from pushservice.monitoring.status import ProcessStatus
 from pushservice.protocol import deflate
 from pushservice.protocol.close_codes import CloseCode
 from pushservice.redis.tls import check_files
 from pushservice.redis.url import RedisAddress
 from pushservice.server import ports
 from pushservice.server.balance import Balance
-from pushservice.server.client_counts import SEATS_A_POST, Tally
+from pushservice.server.client_counts import ENTRIES_PER_SLOT, ClientCounts
 from pushservice.server.client_log import ClientLog
 from pushservice.server.connection_limits import PENDING_BURST
 from pushservice.server.connections import Connections, Services
@@ -141,14 +141,14 @@ def prepare_memory() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Berth:
+class WorkerSetup:
     """A worker's place among the processes of one daemon, given by the one that manages them."""
 
     #: from 1; shown to people
     number: int
-    #: where it counts in the tally
-    seat: int
-    tally: Tally
+    #: where it counts in the counts
+    entry: int
+    counts: ClientCounts
     materials: Sequence[Material] = ()
     sockets: Sequence[Listening] = field(default_factory=tuple)
     #: where the daemon's private Redis listens, if it has one
@@ -157,19 +157,19 @@ class Berth:
     @property
     def name(self) -> str:
         """What tells its entries in the registry from those of others, its predecessor's too."""
-        return f"-{self.number}{'abcd'[self.seat % SEATS_A_POST]}"
+        return f"-{self.number}{'abcd'[self.entry % ENTRIES_PER_SLOT]}"
 
 
 class Daemon(Service):
     """Everything that serves clients in one quotepush process.
 
-    By itself it listens where it is configured to; on a `berth` it takes the sockets from there, as
+    By itself it listens where it is configured to; on a `setup` it takes the sockets from there, as
     soon as it is told to `serve`.
     """
 
     log = Logger()
 
-    def __init__(self, reactor: Any, config: Config, berth: Berth | None = None) -> None:
+    def __init__(self, reactor: Any, config: Config, setup: WorkerSetup | None = None) -> None:
         """Raises CannotStart for certificates that can't be used; listens only when started."""
         self.config = config
         self.counters = Counters()
@@ -178,17 +178,17 @@ class Daemon(Service):
         #: called with whether the feed is up, each time that changes
         self.feed_changed: Callable[[bool], None] = lambda _up: None
         self._reactor = reactor
-        self._berth = berth
+        self._setup = setup
         # Ports of our own, and whether each is over TLS.
         self._served: list[tuple[Any, bool]] = []
-        self._leaving = self._left = self._hurrying = False
+        self._leaving = self._left = self._aborting = False
         self._waiting: list[defer.Deferred[None]] = []
         self._farewell: Farewell | None = None
         try:
-            if berth is None:
+            if setup is None:
                 self.certificates = check(config)
             else:
-                self.certificates = Certificates(berth.materials) if berth.materials else None
+                self.certificates = Certificates(setup.materials) if setup.materials else None
             self._outlets = outlets_here(reactor)
         except ValueError as error:
             raise CannotStart(f"quotepush: {error}") from None
@@ -225,7 +225,7 @@ class Daemon(Service):
         except ValueError as error:
             raise CannotStart(f"quotepush: {error}") from None
         self._access.guard(self.connections)
-        self._development = Development(reactor, config, self.counters) if berth is None else None
+        self._development = Development(reactor, config, self.counters) if setup is None else None
         self._sources = Sources(
             reactor,
             config,
@@ -233,19 +233,19 @@ class Daemon(Service):
             interests,
             self.announcements,
             self.counters,
-            "" if berth is None else berth.name,
+            "" if setup is None else setup.name,
             self._feed_changed,
             self._tiers,
             measures,
         )
-        self._standing = Standing(
+        self._process_status = ProcessStatus(
             reactor,
             self.hub,
             self.connections,
             self.counters,
             measures,
             self._tiers,
-            0 if berth is None else berth.number,
+            0 if setup is None else setup.number,
         )
         self._liveness = Liveness(
             self.hub, reactor, self._limits, self.counters, self._client_given_up
@@ -256,7 +256,7 @@ class Daemon(Service):
         self._staleness.clock = reactor
 
     def _make_connections(self) -> Connections:
-        config, berth = self.config, self._berth
+        config, setup = self.config, self._setup
         services = Services(
             build_site(self._reactor, self._shown_symbols, self._page_served, config.page),
             self._outlets.make,
@@ -273,8 +273,8 @@ class Daemon(Service):
             ports=self.ports,
             trusted=self._trusted,
         )
-        if berth is not None:
-            connections.balance = Balance(self._reactor, berth.tally, berth.seat, self.ports)
+        if setup is not None:
+            connections.balance = Balance(self._reactor, setup.counts, setup.entry, self.ports)
             connections.most_together = config.max_connections
         return connections
 
@@ -287,7 +287,7 @@ class Daemon(Service):
         guests = max(1, min(config.limits.handshakes, room // 4))
         room -= guests
         connections = min(config.max_connections or room, room)
-        if config.max_connections and config.max_connections > room and self._berth is None:
+        if config.max_connections and config.max_connections > room and self._setup is None:
             self.log.warn(
                 "--max-connections {asked} is more than the file limit {limit} allows:"
                 " using {room}",
@@ -302,7 +302,7 @@ class Daemon(Service):
     def privilegedStartService(self) -> None:
         """Listen, while the process may still have the rights to."""
         super().privilegedStartService()  # type: ignore[no-untyped-call]  # the library's, unannotated
-        if self._berth is None:
+        if self._setup is None:
             for text in self.config.endpoints():
                 factory, secure = self._factory_for(text)
                 try:
@@ -334,7 +334,7 @@ class Daemon(Service):
     def startService(self) -> None:
         """Serve clients, and begin to connect to Redis; neither waits for the other.
 
-        On a berth clients are served once `serve` is called.
+        On a setup clients are served once `serve` is called.
         """
         super().startService()  # type: ignore[no-untyped-call]  # the library's, unannotated
         self.log.info(
@@ -345,10 +345,10 @@ class Daemon(Service):
             epoch=self.hub.epoch,
         )
         for port, secure in self._served:
-            say_served(port, secure, self.config.page)
+            log_served(port, secure, self.config.page)
         self._heartbeats.start(self._limits.heartbeat_ms / 1000 / self.hub.groups, now=False)
         self._liveness.start()
-        self._standing.start()
+        self._process_status.start()
         limits_of_quiet = [
             limit
             for limit in (self.config.stale_after, self.config.feed_stale_after)
@@ -365,8 +365,8 @@ class Daemon(Service):
             defer.Deferred.fromCoroutine(self._start_feed())
 
     async def _start_feed(self) -> None:
-        if self._berth is not None:
-            private = self._berth.redis_socket
+        if self._setup is not None:
+            private = self._setup.redis_socket
             self._begin_with((RedisAddress(path=private),) if private else self.config.redis)
         elif self._development is not None:
             await self._development.start()
@@ -378,12 +378,12 @@ class Daemon(Service):
         self._access.start(addresses[0])
 
     def serve(self) -> None:
-        """Accept connections on the sockets of the berth."""
-        assert self._berth is not None, "by itself it listens when it is started"
-        for listening in self._berth.sockets:
+        """Accept connections on the sockets of the setup."""
+        assert self._setup is not None, "by itself it listens when it is started"
+        for listening in self._setup.sockets:
             factory, _ = self._factory_for(listening.text)
             self.ports.adopt(self._reactor, listening, factory)
-        assert self.connections.balance is not None, "it comes with the berth"
+        assert self.connections.balance is not None, "it comes with the setup"
         self.connections.balance.serve()
 
     # -- while it runs ---------------------------------------------------------------------------
@@ -400,12 +400,12 @@ class Daemon(Service):
             "draining": self._leaving,
             "feed": "up" if self.feed_up else "down",
             "registry_lag": None if registry is None else registry.lag(),
-        } | self._standing.status()
+        } | self._process_status.status()
 
     @property
-    def insight(self) -> Insight:
+    def client_queries(self) -> ClientQueries:
         """Answers about single clients and symbols."""
-        return self._standing.insight
+        return self._process_status.client_queries
 
     def replace_certificates(self, found: Sequence[Material]) -> bool:
         """New connections get these; whether anything changed. Raises ValueError, and keeps all."""
@@ -483,9 +483,9 @@ class Daemon(Service):
         for done in waiting:
             done.callback(None)
 
-    def hurry(self) -> None:
+    def abort(self) -> None:
         """Whoever is still there while leaving is dropped now; nothing where that is over."""
-        self._hurrying = self._leaving
+        self._aborting = self._leaving
         if self._farewell is not None:
             self._farewell.hurry()
             self.connections.abort()
@@ -502,11 +502,11 @@ class Daemon(Service):
         farewell = self._farewell = Farewell(
             self._reactor, self.hub, self.announcements, code, seconds, lambda: _jitter(spread)
         )
-        deadline: IDelayedCall = self._reactor.callLater(timeout, self.hurry)
+        deadline: IDelayedCall = self._reactor.callLater(timeout, self.abort)
         farewell.start()
-        if self._hurrying:
+        if self._aborting:
             # It was told while the ports closed.
-            self.hurry()
+            self.abort()
         await self.connections.drain()
         if deadline.active():
             deadline.cancel()
@@ -519,7 +519,7 @@ class Daemon(Service):
         if self._heartbeats.running:
             self._heartbeats.stop()
         self._liveness.stop()
-        self._standing.stop()
+        self._process_status.stop()
         if self._staleness.running:
             self._staleness.stop()
         if self._development is not None:
@@ -538,7 +538,7 @@ def _jitter(spread_ms: int) -> int:
     return random.randrange(spread_ms)  # noqa: S311 - spreads load, guards nothing
 
 
-def say_served(port: Any, secure: bool, page: bool) -> None:
+def log_served(port: Any, secure: bool, page: bool) -> None:
     """Tell the log where clients find what."""
     url = ports.address_text(port, "wss" if secure else "ws")
     if page and "+unix:" not in url:

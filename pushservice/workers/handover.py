@@ -23,7 +23,7 @@ Value = tuple[str, int, bytes]
 _decoder: Final = msgspec.msgpack.Decoder(list[Value])
 
 
-async def bequeath(hub: Hub, descriptor: int) -> int:
+async def dump_values(hub: Hub, descriptor: int) -> int:
     """Write the last values of `hub` to a file, from its beginning; returns how many they are."""
     os.ftruncate(descriptor, 0)
     os.lseek(descriptor, 0, os.SEEK_SET)
@@ -45,7 +45,7 @@ async def bequeath(hub: Hub, descriptor: int) -> int:
     return written
 
 
-async def inherit(hub: Hub, descriptor: int) -> int:
+async def load_values(hub: Hub, descriptor: int) -> int:
     """Have `hub` know the values of the file that it does not know better; returns their count."""
     size = os.lseek(descriptor, 0, os.SEEK_END)
     read = 0

@@ -27,38 +27,38 @@ from pushservice.metrics import Counters
 from pushservice.monitoring import systemd
 from pushservice.protocol.close_codes import CloseCode
 from pushservice.server import ports
-from pushservice.server.client_counts import SEATS_A_POST, Tally
+from pushservice.server.client_counts import ENTRIES_PER_SLOT, ClientCounts
 from pushservice.server.client_reports import Report
 from pushservice.server.ports import CannotListen
 from pushservice.server.socket_info import bound_send_buffer
-from pushservice.service.daemon import CannotStart, check, materials, outlets_here, say_served
+from pushservice.service.daemon import CannotStart, check, log_served, materials, outlets_here
 from pushservice.service.development import Development
 from pushservice.tls.certificates import Certificates
 from pushservice.tls.material import Material
 from pushservice.tls.watches import ExpiryWatch, FilesWatch
 from pushservice.workers import worker_link
 from pushservice.workers.overview import Overview
-from pushservice.workers.slots import Post, Posts
+from pushservice.workers.slots import Slot, Slots
 from pushservice.workers.worker_process import WorkerEnded, WorkerProcess
 
 #: Seconds that a new worker, once it runs, has for its feed before it serves without, and for each
 #: other step.
-FED_WITHIN: Final = 5.0
-STEP_WITHIN: Final = 30.0
+FEED_TIMEOUT: Final = 5.0
+STEP_TIMEOUT: Final = 30.0
 #: Seconds beyond the time for draining, or once there is none, after which a worker that has not
 #: ended is killed.
-KILLED_AFTER: Final = 5.0
+KILL_DELAY: Final = 5.0
 #: Seconds between two looks at all workers, and of silence after which one counts as stuck.
-LOOK_EVERY: Final = 1.0
+CHECK_INTERVAL: Final = 1.0
 STUCK_AFTER: Final = 30.0
 #: Seconds before a worker that ended is started again: none at first, then doubling up to the last;
 #: one that served so long begins anew.
-FIRST_DELAY: Final = 0.25
-LAST_DELAY: Final = 30.0
+RESTART_DELAY: Final = 0.25
+MAX_RESTART_DELAY: Final = 30.0
 STABLE_AFTER: Final = 10.0
 #: How much sooner or later than its age a worker is replaced; seconds until that is tried again.
 AGE_JITTER: Final = 0.1
-OLD_AGAIN_AFTER: Final = 60.0
+AGE_RETRY_DELAY: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Plan:
 _Sources = tuple[dict[str, Any], Development]
 
 
-class NotFed(Exception):
+class NoFeed(Exception):
     """A worker gets no quotes."""
 
 
@@ -102,12 +102,12 @@ class Manager(Service):
         except ValueError as error:
             raise CannotStart(f"quotepush: {error}") from None
         self._ports: dict[str, Any] = {}
-        self._posts = Posts()
-        self._tally = Tally()
+        self._slots = Slots()
+        self._counts = ClientCounts()
         self._values = os.memfd_create("quotepush-values")
         # One at a time: values to hand over, and what replaces workers that serve.
         self._handing_over = defer.DeferredLock()
-        self._rolling = defer.DeferredLock()
+        self._replacement_lock = defer.DeferredLock()
         # Of what comes along with the workers.
         self._counters = Counters()
         self._development = Development(reactor, plan.config, self._counters)
@@ -115,12 +115,12 @@ class Manager(Service):
         self._coming: Development | None = None
         # What workers may use that run an earlier plan, as not all of them could be replaced.
         self._superseded: list[_Sources] = []
-        self._overview = Overview(reactor, self._posts, self._counters)
-        self._looked_at = 0.0
-        self._looks = LoopingCall(self._look)
-        self._looks.clock = reactor
+        self._overview = Overview(reactor, self._slots, self._counters)
+        self._checked_at = 0.0
+        self._checks = LoopingCall(self._check)
+        self._checks.clock = reactor
         self._stopping = False
-        self._hurried: list[IDelayedCall] = []
+        self._kill_calls: list[IDelayedCall] = []
 
     # -- start -----------------------------------------------------------------------------------
 
@@ -146,8 +146,8 @@ class Manager(Service):
         super().startService()  # type: ignore[no-untyped-call]  # the library's, unannotated
         self._overview.start()
         self._watch_certificates()
-        self._looked_at = self._reactor.seconds()
-        self._looks.start(LOOK_EVERY, now=False)
+        self._checked_at = self._reactor.seconds()
+        self._checks.start(CHECK_INTERVAL, now=False)
         self._reactor.callWhenRunning(self._begin)
 
     def _begin(self) -> None:
@@ -160,24 +160,24 @@ class Manager(Service):
         # Its place is known before it listens, and workers try until it does.
         starting = defer.Deferred.fromCoroutine(self._development.start())
         for number in self._wanted_numbers():
-            self._posts.by_number[number] = Post(number)
-        await defer.gatherResults([self._fill(post) for post in self._posts.by_number.values()])
+            self._slots.by_number[number] = Slot(number)
+        await defer.gatherResults([self._fill(slot) for slot in self._slots.by_number.values()])
         if not self._stopping:
             for text, port in self._ports.items():
-                self._say_served(text, port)
+                self._log_served(text, port)
         await starting
 
-    def _say_served(self, text: str, port: Any) -> None:
-        say_served(port, not self._plan.config.plain, self._plan.config.page)
+    def _log_served(self, text: str, port: Any) -> None:
+        log_served(port, not self._plan.config.plain, self._plan.config.page)
 
     # -- one worker ------------------------------------------------------------------------------
 
-    def _spawn(self, post: Post) -> WorkerProcess:
+    def _spawn(self, slot: Slot) -> WorkerProcess:
         plan = self._plan
         config = plan.config
-        taken = {other.seat for other in self._posts.processes()}
-        seat = next(seat for seat in seats_of(post.number) if seat not in taken)
-        worker = WorkerProcess(self._reactor, post.number, seat, self._ended)
+        taken = {other.entry for other in self._slots.processes()}
+        entry = next(entry for entry in entries_of(slot.number) if entry not in taken)
+        worker = WorkerProcess(self._reactor, slot.number, entry, self._ended)
         worker.drain_timeout = config.drain_timeout
         if config.max_worker_age is not None:
             jitter = random.uniform(1 - AGE_JITTER, 1 + AGE_JITTER)  # noqa: S311 - spreads load
@@ -185,16 +185,19 @@ class Manager(Service):
         sockets = list(self._ports.items())
         private = None if config.redis else self._development.addresses()[0].path
         cores = sorted(os.sched_getaffinity(0))
-        assert self._tally.descriptor is not None, "it is this process that made it"
-        descriptors = {worker_link.TALLY: self._tally.descriptor, worker_link.VALUES: self._values}
+        assert self._counts.descriptor is not None, "it is this process that made it"
+        descriptors = {
+            worker_link.COUNTS: self._counts.descriptor,
+            worker_link.VALUES: self._values,
+        }
         descriptors |= {
             worker_link.SOCKETS + at: port.fileno() for at, (_, port) in enumerate(sockets)
         }
         worker.start(
             {
                 "number": worker.number,
-                "seat": worker.seat,
-                "core": cores[(post.number - 1) % len(cores)] if config.affinity else None,
+                "entry": worker.entry,
+                "core": cores[(slot.number - 1) % len(cores)] if config.affinity else None,
                 "log_level": config.log_level,
                 "materials": [found.as_texts() for found in self._found],
                 "sockets": [(text, port.socket.family) for text, port in sockets],
@@ -206,20 +209,20 @@ class Manager(Service):
         )
         return worker
 
-    def _fill(self, post: Post) -> defer.Deferred[None]:
-        """Put a process on an empty post; what goes wrong with it is tried again later."""
-        post.restart = None
+    def _fill(self, slot: Slot) -> defer.Deferred[None]:
+        """Put a process on an empty slot; what goes wrong with it is tried again later."""
+        slot.restart = None
         try:
-            worker = post.current = self._spawn(post)
-        except Exception:  # noqa: BLE001 - whatever it is, the post must not stay empty
-            self._not_spawned(post)
+            worker = slot.current = self._spawn(slot)
+        except Exception:  # noqa: BLE001 - whatever it is, the slot must not stay empty
+            self._not_spawned(slot)
             return defer.succeed(None)
         return defer.Deferred.fromCoroutine(self._bring_up(worker)).addErrback(self._not_up, worker)
 
-    def _not_spawned(self, post: Post) -> None:
-        self.log.failure("worker {number} can't be started", number=post.number)
-        if post.current is None and not self._stopping:
-            post.restart = self._reactor.callLater(LAST_DELAY, self._fill, post)
+    def _not_spawned(self, slot: Slot) -> None:
+        self.log.failure("worker {number} can't be started", number=slot.number)
+        if slot.current is None and not self._stopping:
+            slot.restart = self._reactor.callLater(MAX_RESTART_DELAY, self._fill, slot)
 
     def _not_up(self, failure: Failure, worker: WorkerProcess) -> None:
         # One that ended is dealt with where that is told.
@@ -227,95 +230,104 @@ class Manager(Service):
             self.log.failure(
                 "worker {number} does not get up", failure=failure, number=worker.number
             )
-            worker.kill(last_words=True)
+            worker.kill(with_traceback=True)
 
     async def _bring_up(self, worker: WorkerProcess, replaced: WorkerProcess | None = None) -> None:
         """Have `worker` serve, with the values that others know. Raises WorkerEnded and others.
 
-        One that gets no quotes where the one to be `replaced` does raises NotFed.
+        One that gets no quotes where the one to be `replaced` does raises NoFeed.
         """
         await self._hand_over_values(worker)
-        if replaced is not None and replaced.fed and not worker.fed and worker.state != "ended":
-            raise NotFed("it gets no quotes, and the old one does")
+        if (
+            replaced is not None
+            and replaced.feed_up
+            and not worker.feed_up
+            and worker.state != "ended"
+        ):
+            raise NoFeed("it gets no quotes, and the old one does")
         if worker.state == "draining":
             raise WorkerEnded(f"worker {worker.number} is told to end")
         serving = worker.expect("serving")
         worker.tell("serve")
-        await serving.addTimeout(STEP_WITHIN, self._reactor)
+        await serving.addTimeout(STEP_TIMEOUT, self._reactor)
         self.log.info("worker {number} serves, pid {pid}", number=worker.number, pid=worker.pid)
 
-    async def _hand_over_values(self, heir: WorkerProcess) -> None:
-        if not self._elder(heir):
+    async def _hand_over_values(self, successor: WorkerProcess) -> None:
+        if not self._value_source(successor):
             return
         # First its feed, then the values: what comes in between is not missed. Its time for that
         # begins once it runs, which takes long where all cores are busy.
-        for word, within in (("status", STEP_WITHIN), ("fed", FED_WITHIN)):
-            if not heir.fed:
+        for word, within in (("status", STEP_TIMEOUT), ("feed_up", FEED_TIMEOUT)):
+            if not successor.feed_up:
                 with suppress(defer.TimeoutError):
-                    await heir.expect(word).addTimeout(within, self._reactor)
+                    await successor.expect(word).addTimeout(within, self._reactor)
         if self._plan.config.subscribe == "demand":
             # On demand a value that nobody watches would not be kept up to date.
             return
         await self._handing_over.acquire()
         try:
-            elder = self._elder(heir)
-            if elder is None or not heir.fed or heir.state != "starting":
+            source = self._value_source(successor)
+            if source is None or not successor.feed_up or successor.state != "starting":
                 return
-            ready = elder.expect("bequeathed")
-            elder.tell("bequeath")
+            ready = source.expect("values_dumped")
+            source.tell("dump_values")
             with suppress(defer.TimeoutError, WorkerEnded):
-                await ready.addTimeout(STEP_WITHIN, self._reactor)
-                known = heir.expect("inherited")
-                heir.tell("inherit")
-                await known.addTimeout(STEP_WITHIN, self._reactor)
+                await ready.addTimeout(STEP_TIMEOUT, self._reactor)
+                known = successor.expect("values_loaded")
+                successor.tell("load_values")
+                await known.addTimeout(STEP_TIMEOUT, self._reactor)
         finally:
             self._handing_over.release()
-        if heir.state == "ended":
-            raise WorkerEnded(f"worker {heir.number} ended: {heir.end}")
+        if successor.state == "ended":
+            raise WorkerEnded(f"worker {successor.number} ended: {successor.end}")
 
-    def _elder(self, heir: WorkerProcess) -> WorkerProcess | None:
+    def _value_source(self, successor: WorkerProcess) -> WorkerProcess | None:
         """A process that serves and is fed, and so knows the last values."""
-        for worker in self._posts.processes():
-            if worker is not heir and worker.fed and worker.state in ("serving", "draining"):
+        for worker in self._slots.processes():
+            if (
+                worker is not successor
+                and worker.feed_up
+                and worker.state in ("serving", "draining")
+            ):
                 return worker
         return None
 
     def _ended(self, worker: WorkerProcess) -> None:
-        """A process is gone; if it was to stay, another takes its post."""
+        """A process is gone; if it was to stay, another takes its slot."""
         self._overview.ended(worker)
         with suppress(ValueError):
             # It is closed where one could not even be killed in time.
-            self._tally.write(worker.seat, None)
-        if worker in self._posts.leaving:
-            self._posts.leaving.discard(worker)
+            self._counts.write(worker.entry, None)
+        if worker in self._slots.leaving:
+            self._slots.leaving.discard(worker)
             return
-        post = self._posts.by_number.get(worker.number)
-        if post is None or self._stopping:
+        slot = self._slots.by_number.get(worker.number)
+        if slot is None or self._stopping:
             return
-        if post.next is worker:
-            post.next = None
-        elif post.current is worker:
-            post.current = None
-            if post.next is None:
-                self._plan_restart(post, worker)
+        if slot.next is worker:
+            slot.next = None
+        elif slot.current is worker:
+            slot.current = None
+            if slot.next is None:
+                self._plan_restart(slot, worker)
 
-    def _plan_restart(self, post: Post, worker: WorkerProcess) -> None:
+    def _plan_restart(self, slot: Slot, worker: WorkerProcess) -> None:
         if self._stable(worker):
-            post.delay = 0.0
-        delay = post.delay * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, guards nothing
-        post.delay = min(LAST_DELAY, max(FIRST_DELAY, post.delay * 2))
-        post.restarts += 1
-        say = self.log.critical if post.crash_loop else self.log.error
+            slot.delay = 0.0
+        delay = slot.delay * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, guards nothing
+        slot.delay = min(MAX_RESTART_DELAY, max(RESTART_DELAY, slot.delay * 2))
+        slot.restarts += 1
+        say = self.log.critical if slot.crash_loop else self.log.error
         say(
             "worker {number} ended {how} after {lived:.1f} s{again}: another starts in"
             " {delay:.1f} s",
-            number=post.number,
+            number=slot.number,
             how=worker.end,
             lived=self._reactor.seconds() - worker.started_at,
-            again=", and keeps doing so" if post.crash_loop else "",
+            again=", and keeps doing so" if slot.crash_loop else "",
             delay=delay,
         )
-        post.restart = self._reactor.callLater(delay, self._fill, post)
+        slot.restart = self._reactor.callLater(delay, self._fill, slot)
 
     def _stable(self, worker: WorkerProcess) -> bool:
         # Not one that took long to fail at its start.
@@ -324,39 +336,39 @@ class Manager(Service):
 
     # -- replacing workers -----------------------------------------------------------------------
 
-    async def _replace(self, post: Post) -> bool:
-        """Have a new process take over `post`, then send the old one's clients away.
+    async def _replace(self, slot: Slot) -> bool:
+        """Have a new process take over `slot`, then send the old one's clients away.
 
         False where the new one does not get up: the old one serves on.
         """
         if self._stopping:
             return False
-        if post.restart is not None:
-            post.restart.cancel()
-            post.restart = None
+        if slot.restart is not None:
+            slot.restart.cancel()
+            slot.restart = None
         try:
-            new = post.next = self._spawn(post)
+            new = slot.next = self._spawn(slot)
         except Exception:  # noqa: BLE001 - whatever it is, the old one is better
-            self._not_spawned(post)
+            self._not_spawned(slot)
             return False
         try:
-            await self._bring_up(new, post.current)
+            await self._bring_up(new, slot.current)
         except Exception as error:  # noqa: BLE001 - whatever it is, the old one is better
             if self._ends():
                 # It ends with the others.
                 return False
-            if isinstance(error, WorkerEnded | NotFed):
+            if isinstance(error, WorkerEnded | NoFeed):
                 self.log.error("the new worker does not get up: {reason}", reason=str(error))
             else:
-                self.log.failure("the new worker {number} does not get up", number=post.number)
-            new.kill(last_words=True)
-            if post.next is new:
-                post.next = None
-                self._posts.leaving.add(new)
-            if post.current is None:
-                self._plan_restart(post, new)
+                self.log.failure("the new worker {number} does not get up", number=slot.number)
+            new.kill(with_traceback=True)
+            if slot.next is new:
+                slot.next = None
+                self._slots.leaving.add(new)
+            if slot.current is None:
+                self._plan_restart(slot, new)
             return False
-        old, post.current, post.next = post.current, new, None
+        old, slot.current, slot.next = slot.current, new, None
         if old is not None:
             await self._dismiss(old, CloseCode.RESTARTING)
         return True
@@ -367,13 +379,13 @@ class Manager(Service):
 
     async def _dismiss(self, worker: WorkerProcess, code: CloseCode) -> None:
         """Have `worker` drain and end; it is killed if it does not."""
-        self._posts.leaving.add(worker)
+        self._slots.leaving.add(worker)
         if worker.state == "ended":
-            self._posts.leaving.discard(worker)
+            self._slots.leaving.discard(worker)
             return
         worker.state = "draining"
         worker.tell("drain", code=int(code))
-        patience = worker.drain_timeout + KILLED_AFTER
+        patience = worker.drain_timeout + KILL_DELAY
         try:
             await worker.when_ended().addTimeout(patience, self._reactor)
         except defer.TimeoutError:
@@ -384,21 +396,21 @@ class Manager(Service):
             )
             worker.kill()
             with suppress(defer.TimeoutError):
-                await worker.when_ended().addTimeout(STEP_WITHIN, self._reactor)
+                await worker.when_ended().addTimeout(STEP_TIMEOUT, self._reactor)
 
-    async def roll(self, plan: Plan) -> bool:
+    async def reload(self, plan: Plan) -> bool:
         """Run `plan` from now on: what is new is started before what is old ends.
 
         Raises ValueError where it can't be run, and CannotListen; then everything stays as it was.
         Returns whether all workers were replaced; one that does not get up ends it.
         """
-        await self._rolling.acquire()
+        await self._replacement_lock.acquire()
         try:
-            return not self._stopping and await self._roll(plan)
+            return not self._stopping and await self._reload(plan)
         finally:
-            self._rolling.release()
+            self._replacement_lock.release()
 
-    async def _roll(self, plan: Plan) -> bool:
+    async def _reload(self, plan: Plan) -> bool:
         config = plan.config
         if not config.workers:
             raise ValueError("--workers 0 needs a new start: this process serves no clients")
@@ -414,13 +426,13 @@ class Manager(Service):
         self._plan, self._found = plan, found
         self._ports, self._development = opened, development
         for number in self._wanted_numbers():
-            self._posts.by_number.setdefault(number, Post(number))
-        first, *others = self._wanted_posts()
+            self._slots.by_number.setdefault(number, Slot(number))
+        first, *others = self._wanted_slots()
         first.delay = 0.0
         if self._stopping or not await self._replace(first):
             # Nothing of it has come to be used.
             self._plan, self._found, self._ports, self._development = before
-            await self._drop_posts()
+            await self._drop_slots()
             await self._let_go((opened, development))
             return False
         self._superseded.append(before[2:])
@@ -429,12 +441,12 @@ class Manager(Service):
             self._watch_certificates()
             for port in opened.values():
                 bound_send_buffer(port.socket, config.limits.send_buffer)
-        for post in others:
-            post.delay = 0.0
-            if self._stopping or not await self._replace(post):
-                self._fill_empty_posts()
+        for slot in others:
+            slot.delay = 0.0
+            if self._stopping or not await self._replace(slot):
+                self._fill_empty_slots()
                 return False
-        await self._drop_posts()
+        await self._drop_slots()
         superseded, self._superseded = self._superseded, []
         await self._let_go(*superseded)
         return True
@@ -450,11 +462,11 @@ class Manager(Service):
             self._coming = None
         return coming
 
-    def _fill_empty_posts(self) -> None:
+    def _fill_empty_slots(self) -> None:
         """New ones that it did not come to."""
-        for post in self._posts.by_number.values():
-            if not post.processes() and post.restart is None:
-                self._fill(post)
+        for slot in self._slots.by_number.values():
+            if not slot.processes() and slot.restart is None:
+                self._fill(slot)
 
     async def _let_go(self, *unused: _Sources) -> None:
         """Close and stop what is not used any more of these."""
@@ -484,19 +496,19 @@ class Manager(Service):
                 raise
         return opened
 
-    def _wanted_posts(self) -> list[Post]:
-        return [self._posts.by_number[number] for number in self._wanted_numbers()]
+    def _wanted_slots(self) -> list[Slot]:
+        return [self._slots.by_number[number] for number in self._wanted_numbers()]
 
     def _wanted_numbers(self) -> range:
         return range(1, count_of(self._plan.config) + 1)
 
-    async def _drop_posts(self) -> None:
-        """End the workers of posts that are not wanted any more, one at a time."""
-        for number in sorted(self._posts.by_number.keys() - self._wanted_numbers()):
-            post = self._posts.by_number.pop(number)
-            if post.restart is not None:
-                post.restart.cancel()
-            for worker in post.processes():
+    async def _drop_slots(self) -> None:
+        """End the workers of slots that are not wanted any more, one at a time."""
+        for number in sorted(self._slots.by_number.keys() - self._wanted_numbers()):
+            slot = self._slots.by_number.pop(number)
+            if slot.restart is not None:
+                slot.restart.cancel()
+            for worker in slot.processes():
                 await self._dismiss(worker, CloseCode.RESTARTING)
 
     # -- certificates ----------------------------------------------------------------------------
@@ -533,63 +545,63 @@ class Manager(Service):
         if changed:
             self.log.info("new certificates for new connections")
             texts = [material.as_texts() for material in found]
-            for worker in self._posts.processes():
+            for worker in self._slots.processes():
                 worker.tell("certificates", materials=texts)
             assert self._expiry is not None, "it began with the certificates"
             self._expiry.check()
 
     # -- while they run --------------------------------------------------------------------------
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         """Once in a while: which worker is stuck, and which is old."""
         try:
             now = self._reactor.seconds()
-            late = now - self._looked_at - LOOK_EVERY
-            self._looked_at = now
-            if late > LOOK_EVERY:
+            late = now - self._checked_at - CHECK_INTERVAL
+            self._checked_at = now
+            if late > CHECK_INTERVAL:
                 # This process stood still, or its clock was set: that is nobody's silence.
-                for worker in self._posts.processes():
-                    worker.heard_at += late
-            for worker in list(self._posts.processes()):
-                if now - worker.heard_at > STUCK_AFTER:
+                for worker in self._slots.processes():
+                    worker.last_message_at += late
+            for worker in list(self._slots.processes()):
+                if now - worker.last_message_at > STUCK_AFTER:
                     self.log.critical(
                         "worker {number} is stuck: nothing heard of it for {silent:.0f} s; it is"
                         " killed",
                         number=worker.number,
-                        silent=now - worker.heard_at,
+                        silent=now - worker.last_message_at,
                     )
-                    worker.heard_at = now
-                    worker.kill(last_words=True)
-            for post in self._posts.by_number.values():
-                if post.current is not None and self._stable(post.current):
-                    post.delay = 0.0
+                    worker.last_message_at = now
+                    worker.kill(with_traceback=True)
+            for slot in self._slots.by_number.values():
+                if slot.current is not None and self._stable(slot.current):
+                    slot.delay = 0.0
             self._replace_the_old(now)
         except Exception:  # noqa: BLE001 - a LoopingCall whose function raises ends for good
             self.log.failure("looking at the workers failed")
 
     def _replace_the_old(self, now: float) -> None:
-        if self._rolling.locked or self._stopping:
+        if self._replacement_lock.locked or self._stopping:
             return
-        for post in self._posts.by_number.values():
-            worker = post.current
+        for slot in self._slots.by_number.values():
+            worker = slot.current
             if worker is not None and worker.old_at is not None and now >= worker.old_at:
                 self.log.info(
                     "worker {number} is {age:.0f} s old: another takes over",
-                    number=post.number,
+                    number=slot.number,
                     age=now - worker.started_at,
                 )
                 worker.old_at = None
-                self._rolling.run(self._replace_old, post, worker).addErrback(
+                self._replacement_lock.run(self._replace_old, slot, worker).addErrback(
                     lambda failure: self.log.failure("replacing a worker failed", failure)
                 )
                 return
 
-    def _replace_old(self, post: Post, worker: WorkerProcess) -> defer.Deferred[None]:
+    def _replace_old(self, slot: Slot, worker: WorkerProcess) -> defer.Deferred[None]:
         def replaced(done: bool) -> None:
             if not done:
-                worker.old_at = self._reactor.seconds() + OLD_AGAIN_AFTER
+                worker.old_at = self._reactor.seconds() + AGE_RETRY_DELAY
 
-        return defer.Deferred.fromCoroutine(self._replace(post)).addCallback(replaced)
+        return defer.Deferred.fromCoroutine(self._replace(slot)).addCallback(replaced)
 
     # -- status, see workers/overview.py ------------------------------------------------------
 
@@ -629,14 +641,14 @@ class Manager(Service):
     async def _stop(self) -> None:
         self._stopping = True
         self._overview.stop()
-        if self._looks.running:
-            self._looks.stop()
+        if self._checks.running:
+            self._checks.stop()
         self._stop_watching()
-        workers = list(self._posts.processes())
-        posts, self._posts.by_number = self._posts.by_number, {}
-        for post in posts.values():
-            if post.restart is not None:
-                post.restart.cancel()
+        workers = list(self._slots.processes())
+        slots, self._slots.by_number = self._slots.by_number, {}
+        for slot in slots.values():
+            if slot.restart is not None:
+                slot.restart.cancel()
         going = [
             defer.Deferred.fromCoroutine(self._dismiss(worker, CloseCode.GOING_AWAY))
             for worker in workers
@@ -644,19 +656,19 @@ class Manager(Service):
         in_use = self._in_use()
         await self._close_sockets(in_use)
         await defer.gatherResults(going)
-        for kill in self._hurried:
+        for kill in self._kill_calls:
             if kill.active():
                 kill.cancel()
         if self._coming is not None:
             await self._coming.stop()
-        # A roll that was under way undoes what it had begun.
-        await self._rolling.acquire()
-        self._rolling.release()
+        # A reload that was under way undoes what it had begun.
+        await self._replacement_lock.acquire()
+        self._replacement_lock.release()
         in_use += self._in_use()
         await self._close_sockets(in_use)
         for _, development in in_use:
             await development.stop()
-        self._tally.close()
+        self._counts.close()
         os.close(self._values)
 
     def _in_use(self) -> list[_Sources]:
@@ -669,12 +681,12 @@ class Manager(Service):
                 if port.connected:
                     await ports.stop_listening(port)
 
-    def hurry(self) -> None:
+    def abort(self) -> None:
         """Whoever is still there while stopping is dropped now."""
-        for worker in list(self._posts.processes()):
-            worker.tell("hurry")
+        for worker in list(self._slots.processes()):
+            worker.tell("abort")
             # One that is stuck does not hear it.
-            self._hurried.append(self._reactor.callLater(KILLED_AFTER, worker.kill))
+            self._kill_calls.append(self._reactor.callLater(KILL_DELAY, worker.kill))
 
 
 def _materials_of(certificates: Certificates | None) -> tuple[Material, ...]:
@@ -682,10 +694,10 @@ def _materials_of(certificates: Certificates | None) -> tuple[Material, ...]:
     return () if certificates is None else certificates.materials
 
 
-def seats_of(number: int) -> range:
-    """The seats of one post: while a process drains, others may come, fail and come again."""
-    first = SEATS_A_POST * (number - 1)
-    return range(first, first + SEATS_A_POST)
+def entries_of(number: int) -> range:
+    """The entries of one slot: while a process drains, others may come, fail and come again."""
+    first = ENTRIES_PER_SLOT * (number - 1)
+    return range(first, first + ENTRIES_PER_SLOT)
 
 
 def count_of(config: Config) -> int:

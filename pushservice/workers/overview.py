@@ -13,40 +13,40 @@ from twisted.internet import defer
 
 from pushservice import __version__
 from pushservice.metrics import Counters
-from pushservice.monitoring.process_stats import Vitals
+from pushservice.monitoring.process_stats import ProcessStats
 from pushservice.server.client_reports import Report, merged_clients, merged_symbols
-from pushservice.workers.slots import Posts
-from pushservice.workers.totals import Past, added, figures, of_post, together
+from pushservice.workers.slots import Slots
+from pushservice.workers.totals import PastTotals, added, combined, figures, slot_figures
 from pushservice.workers.worker_process import WorkerProcess
 
 #: Seconds that a worker has for a report.
-REPORTED_WITHIN: Final = 2.0
+REPORT_TIMEOUT: Final = 2.0
 #: Seconds of silence after which it is not counted on: it tells every second how it stands.
 SILENT_AFTER: Final = 5.0
 
 #: What each worker is asked, beyond its kind.
-_Questions = dict[WorkerProcess, dict[str, Any]]
+_Requests = dict[WorkerProcess, dict[str, Any]]
 
 
 class Overview:
     """What is known of all workers, and of this process beside them."""
 
-    def __init__(self, reactor: Any, posts: Posts, counters: Counters) -> None:
+    def __init__(self, reactor: Any, slots: Slots, counters: Counters) -> None:
         """`counters` are of what this process does itself."""
         self._reactor = reactor
-        self._posts = posts
+        self._slots = slots
         self._counters = counters
-        self._past = Past()
-        self._vitals = Vitals()
+        self._past = PastTotals()
+        self._process_stats = ProcessStats()
         self._began = reactor.seconds()
 
     def start(self) -> None:
         """Begin to count what this process uses."""
-        self._vitals.start()
+        self._process_stats.start()
 
     def stop(self) -> None:
         """Count that no more."""
-        self._vitals.stop()
+        self._process_stats.stop()
 
     def ended(self, worker: WorkerProcess) -> None:
         """A process is gone: what it had counted stays in the totals."""
@@ -60,26 +60,26 @@ class Overview:
         return any(self._serving())
 
     @property
-    def _fed(self) -> bool:
+    def _feed_up(self) -> bool:
         """Whether quotes come in where clients are served."""
-        return any(worker.fed for worker in self._serving())
+        return any(worker.feed_up for worker in self._serving())
 
     def _serving(self) -> Iterator[WorkerProcess]:
         now = self._reactor.seconds()
-        for worker in self._posts.processes():
-            if worker.state == "serving" and now - worker.heard_at <= SILENT_AFTER:
+        for worker in self._slots.processes():
+            if worker.state == "serving" and now - worker.last_message_at <= SILENT_AFTER:
                 yield worker
 
     def faults(self) -> list[str]:
         """Why clients should be sent elsewhere; nothing where all is well."""
         faults = [
-            f"worker {post.number} keeps ending"
-            for post in self._posts.by_number.values()
-            if post.crash_loop
+            f"worker {slot.number} keeps ending"
+            for slot in self._slots.by_number.values()
+            if slot.crash_loop
         ]
         if not self.serves:
             faults.append("no worker serves")
-        elif not self._fed:
+        elif not self._feed_up:
             faults.append("the feed is down")
         return faults
 
@@ -92,7 +92,7 @@ class Overview:
             "pid": os.getpid(),
             "version": __version__,
             "uptime": round(now - self._began, 1),
-            "process": self._vitals.snapshot(),
+            "process": self._process_stats.snapshot(),
             "certificates": certificates,
             "workers": [
                 {
@@ -100,35 +100,35 @@ class Overview:
                     "pid": worker.pid,
                     "state": worker.state,
                     "seconds": round(now - worker.started_at, 1),
-                    "restarts": self._posts.restarts(worker.number),
-                    "silent": round(max(0.0, now - worker.heard_at), 1),
+                    "restarts": self._slots.restarts(worker.number),
+                    "silent": round(max(0.0, now - worker.last_message_at), 1),
                 }
                 | worker.status
-                for worker in self._posts.processes()
+                for worker in self._slots.processes()
             ],
             "totals": self._totals(),
         }
 
     def _totals(self) -> dict[str, Any]:
         past = added(self._past.all(), {"counters": self._counters.snapshot()})
-        totals = together((worker.status for worker in self._posts.processes()), past)
+        totals = combined((worker.status for worker in self._slots.processes()), past)
         # Whoever drains may hear what nobody can be served with.
-        totals["feed"] = "up" if self._fed else "down"
+        totals["feed"] = "up" if self._feed_up else "down"
         return totals
 
     def figures(self, status: dict[str, Any]) -> dict[str, Any]:
         """What metrics are made of when that is the status, see totals.figures."""
-        numbers = {*self._posts.by_number, *(each["number"] for each in status["workers"])}
-        posts = [
-            of_post(
+        numbers = {*self._slots.by_number, *(each["number"] for each in status["workers"])}
+        slots = [
+            slot_figures(
                 number,
-                self._posts.restarts(number),
+                self._slots.restarts(number),
                 [each for each in status["workers"] if each["number"] == number],
                 self._past.of(number),
             )
             for number in sorted(numbers)
         ]
-        return figures(status, posts, status["process"])
+        return figures(status, slots, status["process"])
 
     # -- single clients and symbols ----------------------------------------------------------------
 
@@ -140,7 +140,7 @@ class Overview:
 
     async def symbols(self, most: int) -> Report:
         """The busiest symbols of all workers; `missing` has those that did not answer in time."""
-        asked: _Questions = {worker: {"most": most} for worker in self._answering()}
+        asked: _Requests = {worker: {"most": most} for worker in self._answering()}
         reports, missing = await self._ask("symbols", asked)
         report = merged_symbols(reports.values(), most)
         # What is among the busiest of one worker alone has watchers at the others too.
@@ -156,15 +156,15 @@ class Overview:
 
     def _answering(self) -> list[WorkerProcess]:
         return [
-            worker for worker in self._posts.processes() if worker.state in ("serving", "draining")
+            worker for worker in self._slots.processes() if worker.state in ("serving", "draining")
         ]
 
     async def _ask(
-        self, what: str, asked: _Questions
+        self, what: str, asked: _Requests
     ) -> tuple[dict[WorkerProcess, Report], list[int]]:
         """The reports of those who are `asked`; and the numbers of who did not answer in time."""
         answers = [
-            worker.ask(what, **more).addTimeout(REPORTED_WITHIN, self._reactor)
+            worker.ask(what, **more).addTimeout(REPORT_TIMEOUT, self._reactor)
             for worker, more in asked.items()
         ]
         outcomes = await defer.DeferredList(answers, consumeErrors=True)

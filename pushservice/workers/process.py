@@ -40,13 +40,13 @@ _FOR_THE_NEXT_START: Final = {
 }
 
 
-class Crew(Protocol):
+class Backend(Protocol):
     """Whoever serves clients: this process, or workers and their manager."""
 
     def privilegedStartService(self) -> None: ...
     def startService(self) -> None: ...
     def stopService(self) -> defer.Deferred[None]: ...
-    def hurry(self) -> None: ...
+    def abort(self) -> None: ...
     @property
     def serves(self) -> bool: ...
     def faults(self) -> list[str]: ...
@@ -54,7 +54,7 @@ class Crew(Protocol):
     def figures(self) -> dict[str, Any]: ...
     async def clients(self, most: int) -> Report: ...
     async def symbols(self, most: int) -> Report: ...
-    async def roll(self, plan: Plan) -> bool: ...
+    async def reload(self, plan: Plan) -> bool: ...
 
 
 class Process(Service):
@@ -67,7 +67,7 @@ class Process(Service):
     log = Logger()
 
     def __init__(
-        self, reactor: Any, plan: Plan, crew: Crew, title: str, load: Callable[[], Plan]
+        self, reactor: Any, plan: Plan, backend: Backend, title: str, load: Callable[[], Plan]
     ) -> None:
         """`load` reads the configuration anew, raising ValueError with all that is wrong in it.
 
@@ -76,11 +76,11 @@ class Process(Service):
         self._reactor = reactor
         self._config = plan.config
         self._warnings = plan.warnings
-        self._crew = crew
+        self._backend = backend
         self._title = title
         self._load = load
         self._leaving = False
-        self._hurrying = False
+        self._aborting = False
         self._reloading = False
         self._again = False
         self._admin: IListeningPort | None = None
@@ -108,7 +108,7 @@ class Process(Service):
     def privilegedStartService(self) -> None:
         """Listen, while the process may still have the rights to."""
         super().privilegedStartService()  # type: ignore[no-untyped-call]  # the library's, unannotated
-        self._crew.privilegedStartService()
+        self._backend.privilegedStartService()
         if self._config.admin is not None:
             try:
                 self._admin = open_admin(self._reactor, self._config.admin, self)
@@ -120,7 +120,7 @@ class Process(Service):
         super().startService()  # type: ignore[no-untyped-call]  # the library's, unannotated
         setproctitle.setproctitle(self._title)
         self._warn(self._warnings)
-        self._crew.startService()
+        self._backend.startService()
         self._tellings.start(_TELL_EVERY, now=False)
         if self._systemd.watchdog_interval is not None:
             self._watchdog.start(self._systemd.watchdog_interval)
@@ -135,10 +135,10 @@ class Process(Service):
     async def _stop(self) -> None:
         if self._tellings.running:
             self._tellings.stop()
-        stopped = self._crew.stopService()
-        if self._hurrying:
-            # It was told before there was anything to hurry.
-            self._crew.hurry()
+        stopped = self._backend.stopService()
+        if self._aborting:
+            # It was told before there was anything to abort.
+            self._backend.abort()
         await stopped
         if self._watchdog.running:
             self._watchdog.stop()
@@ -152,8 +152,8 @@ class Process(Service):
         """End: in order, with load balancers told first; at once where that has begun."""
         if self._leaving:
             self.log.warn("told again to end: whoever is still there is dropped")
-            self._hurrying = True
-            self._crew.hurry()
+            self._aborting = True
+            self._backend.abort()
             self._stop_reactor()
             return
         self._leaving = True
@@ -186,7 +186,7 @@ class Process(Service):
     async def _reload(self) -> None:
         try:
             plan = self._load()
-            done = await self._crew.roll(plan)
+            done = await self._backend.reload(plan)
         except (ValueError, CannotListen) as error:
             for line in str(error).splitlines():
                 self.log.error("the configuration stays as it was: {reason}", reason=line)
@@ -222,7 +222,7 @@ class Process(Service):
         """Write to the log how all stands, a line for each process."""
         status = self.status()
         workers = status.pop("workers", [])
-        # Lines are for people: histograms are left out, and sums of what follows.
+        # MessageDecoder are for people: histograms are left out, and sums of what follows.
         status.pop("totals", None)
         for each in (status, *workers):
             each.pop("measures", None)
@@ -238,27 +238,27 @@ class Process(Service):
 
     def faults(self) -> list[str]:
         """Why clients should be sent elsewhere; nothing where all is well."""
-        return ["draining"] if self._leaving else self._crew.faults()
+        return ["draining"] if self._leaving else self._backend.faults()
 
     def status(self) -> dict[str, Any]:
         """How all stands, as JSON."""
-        return self._crew.status()
+        return self._backend.status()
 
     def figures(self) -> dict[str, Any]:
         """What metrics are made of."""
-        return self._crew.figures() | {"ready": int(not self.faults())}
+        return self._backend.figures() | {"ready": int(not self.faults())}
 
     async def clients(self, most: int) -> Report:
         """The slowest clients, as JSON."""
-        return await self._crew.clients(most)
+        return await self._backend.clients(most)
 
     async def symbols(self, most: int) -> Report:
         """The busiest symbols, as JSON."""
-        return await self._crew.symbols(most)
+        return await self._backend.symbols(most)
 
     def _tell_systemd(self) -> None:
         # Ready to take clients: a feed that is down they are told of.
-        if not self._ready and self._crew.serves:
+        if not self._ready and self._backend.serves:
             self._ready = self._systemd.ready()
         now = "; ".join(self.faults()) or "all is well"
         if now != self._told and self._systemd.status(now):

@@ -18,10 +18,10 @@ from pushservice.server.client_reports import Report
 from pushservice.service.daemon import Daemon, materials
 from pushservice.tls.watches import ExpiryWatch, FilesWatch
 from pushservice.workers.manager import Plan
-from pushservice.workers.totals import figures, of_post, together
+from pushservice.workers.totals import combined, figures, slot_figures
 
 
-class Solo:
+class SingleProcess:
     """Serves in this process; certificates are all that can be changed while it runs."""
 
     log = Logger()
@@ -68,11 +68,11 @@ class Solo:
         self._stop_watching()
         return self._daemon.stopService()
 
-    def hurry(self) -> None:
+    def abort(self) -> None:
         """Whoever is still there while stopping is dropped now."""
-        self._daemon.hurry()
+        self._daemon.abort()
 
-    async def roll(self, plan: Plan) -> bool:
+    async def reload(self, plan: Plan) -> bool:
         """Use the certificates that are there now, and say what of the rest needs a new start."""
         config = plan.config
         if config.plain == self._config.plain:
@@ -127,21 +127,21 @@ class Solo:
             "certificates": certificates.status() if certificates else [],
             **of_process,
             "workers": [worker | of_process],
-            "totals": together([of_process]),
+            "totals": combined([of_process]),
         }
 
     def figures(self) -> dict[str, Any]:
         """What metrics are made of, see totals.figures."""
         status = self.status()
-        return figures(status, [of_post(0, 0, status["workers"])])
+        return figures(status, [slot_figures(0, 0, status["workers"])])
 
     async def clients(self, most: int) -> Report:
         """The slowest clients."""
-        return await self._daemon.insight.clients(most) | {"missing": []}
+        return await self._daemon.client_queries.clients(most) | {"missing": []}
 
     async def symbols(self, most: int) -> Report:
         """The busiest symbols."""
-        return await self._daemon.insight.symbols(most) | {"missing": []}
+        return await self._daemon.client_queries.symbols(most) | {"missing": []}
 
 
 def changed_fields(old: Config, new: Config) -> set[str]:

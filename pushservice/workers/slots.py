@@ -1,4 +1,4 @@
-"""Which process is on which worker's post, and which are about to come or to go.
+"""Which process is on which worker's slot, and which are about to come or to go.
 
 Must not know: how processes are started, told or ended.
 """
@@ -12,12 +12,12 @@ from twisted.internet.interfaces import IDelayedCall
 
 from pushservice.workers.worker_process import WorkerProcess
 
-#: Seconds before the next start at a post from which on it is a crash loop.
+#: Seconds before the next start at a slot from which on it is a crash loop.
 CRASH_LOOP: Final = 4.0
 
 
-class Post:
-    """One worker's post, which processes fill one after the other."""
+class Slot:
+    """One worker's slot, which processes fill one after the other."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -39,21 +39,21 @@ class Post:
         return [worker for worker in (self.current, self.next) if worker is not None]
 
 
-class Posts:
-    """All posts of one daemon by number, and the processes that are on none any more."""
+class Slots:
+    """All slots of one daemon by number, and the processes that are on none any more."""
 
     def __init__(self) -> None:
-        self.by_number: dict[int, Post] = {}
-        #: processes that are on no post any more and have not ended yet
+        self.by_number: dict[int, Slot] = {}
+        #: processes that are on no slot any more and have not ended yet
         self.leaving: set[WorkerProcess] = set()
 
     def processes(self) -> Iterator[WorkerProcess]:
         """Every process that has not ended."""
-        for post in self.by_number.values():
-            yield from post.processes()
+        for slot in self.by_number.values():
+            yield from slot.processes()
         yield from self.leaving
 
     def restarts(self, number: int) -> int:
-        """How often the process of a post was replaced because it had ended."""
-        post = self.by_number.get(number)
-        return 0 if post is None else post.restarts
+        """How often the process of a slot was replaced because it had ended."""
+        slot = self.by_number.get(number)
+        return 0 if slot is None else slot.restarts

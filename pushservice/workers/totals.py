@@ -19,7 +19,7 @@ from typing import Any, Final, TypeAlias
 Status: TypeAlias = Mapping[str, Any]
 
 #: What only grows, by its path in a status; whatever is below it is summed too.
-GROWING: Final = (
+CUMULATIVE: Final = (
     ("counters",),
     ("measures",),
     ("process", "cpu"),
@@ -33,7 +33,7 @@ def _sum(values: Sequence[Any]) -> Any:
 
 
 #: What stands, and how that of several becomes one; None where nobody knows it.
-STANDING: Final[Mapping[tuple[str, ...], Callable[[Sequence[Any]], Any]]] = {
+GAUGES: Final[Mapping[tuple[str, ...], Callable[[Sequence[Any]], Any]]] = {
     ("clients",): _sum,
     ("flowing",): _sum,
     ("behind",): _sum,
@@ -50,7 +50,7 @@ STANDING: Final[Mapping[tuple[str, ...], Callable[[Sequence[Any]], Any]]] = {
     ("tape", "used"): _sum,
 }
 #: What stands where there is no process.
-_NOBODY: Final[Status] = {
+_NO_PROCESS: Final[Status] = {
     "clients": 0,
     "flowing": 0,
     "behind": 0,
@@ -63,15 +63,15 @@ _NOBODY: Final[Status] = {
 }
 
 
-def together(statuses: Iterable[Status], past: Status | None = None) -> dict[str, Any]:
+def combined(statuses: Iterable[Status], past: Status | None = None) -> dict[str, Any]:
     """One status of several processes that live; `past` is what has grown in those that do not."""
     known = list(statuses)
-    outcome = dict(_NOBODY)
-    for path, choose in STANDING.items():
+    outcome = dict(_NO_PROCESS)
+    for path, choose in GAUGES.items():
         found = [value for value in (_at(each, path) for each in known) if value is not None]
         if found:
             _put(outcome, path, choose(found))
-    for path in GROWING:
+    for path in CUMULATIVE:
         summed: Any = None
         for each in [*([] if past is None else [past]), *known]:
             value = _at(each, path)
@@ -86,10 +86,10 @@ def together(statuses: Iterable[Status], past: Status | None = None) -> dict[str
 STATES: Final = ("starting", "serving", "draining")
 
 
-def of_post(
+def slot_figures(
     number: int, restarts: int, processes: Iterable[Status], past: Status | None = None
 ) -> dict[str, Any]:
-    """What there is to say of a worker's post, where several processes may be.
+    """What there is to say of a worker's slot, where several processes may be.
 
     `processes` are those on it, each with its `state` beside what it says; `past` is what has grown
     in those that were.
@@ -99,7 +99,7 @@ def of_post(
     for each in known:
         if each["state"] in states:
             states[each["state"]] += 1
-    summed = together(known, past)
+    summed = combined(known, past)
     return {
         "number": number,
         "restarts": restarts,
@@ -109,9 +109,9 @@ def of_post(
 
 
 def figures(
-    status: Status, posts: Iterable[Status], manager: Status | None = None
+    status: Status, slots: Iterable[Status], manager: Status | None = None
 ) -> dict[str, Any]:
-    """What monitoring/families.py reads: of a whole daemon, from its status, and of each post.
+    """What monitoring/families.py reads: of a whole daemon, from its status, and of each slot.
 
     `manager` is what the process uses that serves nobody, if there is one.
     """
@@ -119,17 +119,17 @@ def figures(
         "version": status["version"],
         "certificates": status["certificates"],
         "totals": status["totals"],
-        "posts": [
-            *posts,
+        "slots": [
+            *slots,
             *([] if manager is None else [{"number": "manager", "process": manager}]),
         ],
     }
 
 
-def grown(status: Status) -> dict[str, Any]:
+def cumulative(status: Status) -> dict[str, Any]:
     """Of a status, what is to be kept once its process has ended."""
     kept: dict[str, Any] = {}
-    for path in GROWING:
+    for path in CUMULATIVE:
         value = _at(status, path)
         if value is not None:
             _put(kept, path, value)
@@ -169,22 +169,22 @@ def _rounded(value: Any) -> Any:
     return float(value) if isinstance(value, Fraction) else value
 
 
-class Past:
-    """What has grown in processes that have ended, by the number of their post; to be added."""
+class PastTotals:
+    """What has grown in processes that have ended, by the number of their slot; to be added."""
 
     def __init__(self) -> None:
         self._of: dict[int, dict[str, Any]] = {}
 
     def ended(self, number: int, status: Status) -> None:
-        """A process on post `number` has ended; `status` is the last that was heard of it."""
-        self._of[number] = added(self.of(number), grown(status))
+        """A process on slot `number` has ended; `status` is the last that was heard of it."""
+        self._of[number] = added(self.of(number), cumulative(status))
 
     def of(self, number: int) -> dict[str, Any]:
-        """What has grown on one post."""
+        """What has grown on one slot."""
         return self._of.get(number, {})
 
     def all(self) -> dict[str, Any]:
-        """What has grown on all posts."""
+        """What has grown on all slots."""
         outcome: dict[str, Any] = {}
         for each in self._of.values():
             outcome = added(outcome, each)

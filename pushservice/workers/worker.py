@@ -22,13 +22,13 @@ from pushservice.config.config import Config
 from pushservice.config.settings import config_from_texts
 from pushservice.monitoring.logs import CarryingObserver
 from pushservice.protocol.close_codes import CloseCode
-from pushservice.server.client_counts import Tally
+from pushservice.server.client_counts import ClientCounts
 from pushservice.server.client_reports import Report
 from pushservice.server.ports import Listening
-from pushservice.service.daemon import Berth, CannotStart, Daemon, prepare_memory
+from pushservice.service.daemon import CannotStart, Daemon, WorkerSetup, prepare_memory
 from pushservice.tls.material import Material
 from pushservice.workers import worker_link
-from pushservice.workers.handover import bequeath, inherit
+from pushservice.workers.handover import dump_values, load_values
 from pushservice.workers.signals import Signals
 from pushservice.workers.worker_link import ManagerLink, Message
 
@@ -36,17 +36,17 @@ from pushservice.workers.worker_link import ManagerLink, Message
 STATUS_EVERY: Final = 1.0
 #: Seconds, beyond the time for load balancers, after which one that was told to end by somebody
 #: else than the manager asks for it, and seconds that the manager has to have another take over.
-ASK_AFTER: Final = 1.0
-ANSWERED_WITHIN: Final = 5.0
+ASK_DELAY: Final = 1.0
+ANSWER_TIMEOUT: Final = 5.0
 #: Seconds without a turn of the reactor after which the kernel ends the process; the manager does
 #: so sooner.
-STUCK_END: Final = 45
+STUCK_KILL_DELAY: Final = 45
 #: Seconds in which a worker without a manager says goodbye, and after which it is gone whatever
 #: keeps it.
-ORPHAN_GOODBYE: Final = 1.0
-ORPHAN_END: Final = 4
+ORPHAN_DRAIN_TIMEOUT: Final = 1.0
+ORPHAN_KILL_DELAY: Final = 4
 #: Seconds in which the manager is to hear a worker's last words.
-LAST_WORDS: Final = 2.0
+FLUSH_TIMEOUT: Final = 2.0
 
 
 class Worker:
@@ -69,10 +69,10 @@ class Worker:
         self._leaving = False
         self._does: dict[str, Callable[[Message], None]] = {
             "serve": self._serve,
-            "bequeath": self._bequeath,
-            "inherit": self._inherit,
+            "dump_values": self._dump_values,
+            "load_values": self._load_values,
             "drain": self._drain,
-            "hurry": lambda _message: daemon.hurry(),
+            "abort": lambda _message: daemon.abort(),
             "certificates": self._certificates,
             "report": self._report,
         }
@@ -93,29 +93,29 @@ class Worker:
         except Exception:  # noqa: BLE001 - said; the manager decides what becomes of this worker
             self.log.failure("failed at what the manager asked: {what}", what=message.get("do"))
 
-    def orphaned(self) -> None:
+    def manager_lost(self) -> None:
         """The manager is gone: nobody would restart this worker, or close its sockets."""
         self._alive = lambda: None
         # By the kernel, in case that this process is stuck.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(ORPHAN_END)
-        self._reactor.callLater(ORPHAN_GOODBYE, self._daemon.hurry)
+        signal.alarm(ORPHAN_KILL_DELAY)
+        self._reactor.callLater(ORPHAN_DRAIN_TIMEOUT, self._daemon.abort)
         self._leave(CloseCode.GOING_AWAY)
 
-    def told_to_end(self) -> None:
+    def terminate(self) -> None:
         """By somebody else than the manager: another worker is to take over, if there is a need.
 
         Whoever tells all processes of the daemon has told the manager too, which comes to it
         itself, and says the right thing to clients.
         """
         self.log.info("told to end")
-        self._reactor.callLater(self._daemon.config.drain_delay + ASK_AFTER, self._ask)
+        self._reactor.callLater(self._daemon.config.drain_delay + ASK_DELAY, self._ask)
 
     def _ask(self) -> None:
         if not self._leaving:
-            self._link.say({"is": "asking"})
+            self._link.send({"is": "replace_me"})
             # Without an answer it goes all the same.
-            self._reactor.callLater(ANSWERED_WITHIN, self._leave, CloseCode.RESTARTING)
+            self._reactor.callLater(ANSWER_TIMEOUT, self._leave, CloseCode.RESTARTING)
 
     # -- what it is told -------------------------------------------------------------------------
 
@@ -123,15 +123,15 @@ class Worker:
         if self._leaving:
             return
         self._daemon.serve()
-        self._link.say({"is": "serving"})
+        self._link.send({"is": "serving"})
 
-    def _bequeath(self, message: Message) -> None:
-        work = bequeath(self._daemon.hub, worker_link.VALUES)
-        self._answer(work, "bequeathed")
+    def _dump_values(self, message: Message) -> None:
+        work = dump_values(self._daemon.hub, worker_link.VALUES)
+        self._answer(work, "values_dumped")
 
-    def _inherit(self, message: Message) -> None:
-        work = inherit(self._daemon.hub, worker_link.VALUES)
-        self._answer(work, "inherited")
+    def _load_values(self, message: Message) -> None:
+        work = load_values(self._daemon.hub, worker_link.VALUES)
+        self._answer(work, "values_loaded")
 
     def _answer(self, work: Any, word: str) -> None:
         def failed(failure: Failure) -> int:
@@ -139,7 +139,7 @@ class Worker:
             return 0
 
         def say(count: int) -> None:
-            self._link.say({"is": word, "values": count})
+            self._link.send({"is": word, "values": count})
 
         defer.Deferred.fromCoroutine(work).addErrback(failed).addCallback(say)
 
@@ -153,16 +153,18 @@ class Worker:
         """What the manager wants to know of single clients or symbols."""
 
         def say(report: Report) -> None:
-            self._link.say({"is": "report", "id": message["id"], "report": report}, needed=False)
+            self._link.send({"is": "report", "id": message["id"], "report": report}, needed=False)
 
         def failed(failure: Failure) -> None:
             self.log.failure("a report on {what} failed", failure, what=message["what"])
 
-        insight = self._daemon.insight
+        client_queries = self._daemon.client_queries
         if message["what"] == "named":
-            say(insight.named_symbols(message["symbols"]))
+            say(client_queries.named_symbols(message["symbols"]))
             return
-        work = {"clients": insight.clients, "symbols": insight.symbols}[message["what"]]
+        work = {"clients": client_queries.clients, "symbols": client_queries.symbols}[
+            message["what"]
+        ]
         defer.Deferred.fromCoroutine(work(message["most"])).addCallbacks(say, failed)
 
     def _leave(self, code: CloseCode) -> None:
@@ -172,18 +174,18 @@ class Worker:
 
     def _left(self, _result: object) -> None:
         self._status()
-        self._link.say({"is": "drained"})
-        end_once_said(self._link, self._reactor)
+        self._link.send({"is": "drained"})
+        stop_when_sent(self._link, self._reactor)
 
     # -- what it says ----------------------------------------------------------------------------
 
     def _feed_changed(self, up: bool) -> None:
-        self._link.say({"is": "fed" if up else "starved"})
+        self._link.send({"is": "feed_up" if up else "feed_down"})
 
     def _status(self) -> None:
         self._alive()
         try:
-            self._link.say({"is": "status", "status": self._daemon.status()}, needed=False)
+            self._link.send({"is": "status", "status": self._daemon.status()}, needed=False)
         except Exception:  # noqa: BLE001 - a LoopingCall whose function raises ends for good
             self.log.failure("telling how it stands failed")
 
@@ -192,22 +194,22 @@ class Worker:
         self.log.info("status: {status}", status=self._daemon.status())
 
 
-def end_once_said(link: ManagerLink, reactor: Any) -> None:
+def stop_when_sent(link: ManagerLink, reactor: Any) -> None:
     """Stop the reactor once the manager has been told all, or does not listen."""
 
     def stop(_result: object) -> None:
         if reactor.running:
             reactor.stop()
 
-    link.close().addTimeout(LAST_WORDS, reactor).addBoth(stop)
+    link.close().addTimeout(FLUSH_TIMEOUT, reactor).addBoth(stop)
 
 
-def berth_and_config(first: Message) -> tuple[Berth, Config]:
+def setup_and_config(first: Message) -> tuple[WorkerSetup, Config]:
     """What the manager's first words say. Raises ValueError for what is none."""
-    berth = Berth(
+    setup = WorkerSetup(
         number=first["number"],
-        seat=first["seat"],
-        tally=Tally(worker_link.TALLY),
+        entry=first["entry"],
+        counts=ClientCounts(worker_link.COUNTS),
         materials=list(map(Material.from_texts, first["materials"])),
         sockets=[
             Listening(text, worker_link.SOCKETS + at, family)
@@ -215,7 +217,7 @@ def berth_and_config(first: Message) -> tuple[Berth, Config]:
         ],
         redis_socket=first["redis_socket"],
     )
-    return berth, config_from_texts(first["options"])
+    return setup, config_from_texts(first["options"])
 
 
 def main() -> None:
@@ -225,7 +227,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     try:
-        first = worker_link.first_message(worker_link.TOLD)
+        first = worker_link.first_message(worker_link.COMMANDS)
     except EOFError:
         return
     setproctitle.setproctitle(f"quotepush: worker {first['number']}")
@@ -242,28 +244,30 @@ def main() -> None:
 
     def lost() -> None:
         if worker is not None:
-            worker.orphaned()
+            worker.manager_lost()
 
     link = ManagerLink(heard, lost)
     link.open(reactor)
     level = LogLevel.levelWithName(first["log_level"])
-    observer = CarryingObserver(lambda event: link.say({"is": "log", "event": event}, False), level)
+    observer = CarryingObserver(
+        lambda event: link.send({"is": "log", "event": event}, False), level
+    )
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False, discardBuffer=True)
     try:
-        berth, config = berth_and_config(first)
-        daemon = Daemon(reactor, config, berth)
-        worker = Worker(reactor, link, daemon, lambda: signal.alarm(STUCK_END))
+        setup, config = setup_and_config(first)
+        daemon = Daemon(reactor, config, setup)
+        worker = Worker(reactor, link, daemon, lambda: signal.alarm(STUCK_KILL_DELAY))
         worker.start()
     except (CannotStart, ValueError, OSError) as error:
-        link.say({"is": "failed", "why": str(error)})
+        link.send({"is": "failed", "why": str(error)})
         worker = None
-        end_once_said(link, reactor)
+        stop_when_sent(link, reactor)
         reactor.run()
         sys.exit(1)
     signals = Signals(
         reactor,
         {
-            signal.SIGTERM: worker.told_to_end,
+            signal.SIGTERM: worker.terminate,
             signal.SIGUSR2: worker.log_status,
         },
     )

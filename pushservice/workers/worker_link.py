@@ -20,10 +20,10 @@ from zope.interface import implementer
 
 Message: TypeAlias = dict[str, Any]
 
-#: Descriptors of a worker process: what it is told, what it says, the tally, and shared values.
-TOLD: Final = 3
-SAYS: Final = 4
-TALLY: Final = 5
+#: Descriptors of a worker process: what it is told, what it says, the counts, and shared values.
+COMMANDS: Final = 3
+MESSAGES: Final = 4
+COUNTS: Final = 5
 VALUES: Final = 6
 #: The first of the listening sockets.
 SOCKETS: Final = 7
@@ -36,7 +36,7 @@ def encoded(message: Message) -> bytes:
     return msgspec.json.encode(message) + b"\n"
 
 
-class Lines:
+class MessageDecoder:
     """Cuts what comes into messages."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class ManagerLink(Protocol):
         """`heard` is called with each message; `lost` once, if the manager goes before `close`."""
         self._heard = heard
         self._lost = lost
-        self._lines = Lines()
+        self._lines = MessageDecoder()
         self._pipes: StandardIO | None = None
         # The pipe is full, and what is said waits in memory.
         self._lagging = False
@@ -81,11 +81,11 @@ class ManagerLink(Protocol):
     def open(self, reactor: Any) -> None:
         """Begin to talk over the worker's descriptors."""
         self._pipes = StandardIO(  # type: ignore[call-arg]  # mypy reads Windows' instead
-            self, stdin=TOLD, stdout=SAYS, reactor=reactor
+            self, stdin=COMMANDS, stdout=MESSAGES, reactor=reactor
         )
         self._pipes.registerProducer(self, True)
 
-    def say(self, message: Message, needed: bool = True) -> bool:
+    def send(self, message: Message, needed: bool = True) -> bool:
         """Tell the manager; what is not `needed` is left out, and False returned, while it lags."""
         if self._pipes is None or self._closing or (self._lagging and not needed):
             return False
@@ -139,4 +139,4 @@ def tell(process: IProcessTransport, message: Message) -> None:
     """Tell a worker; one that has ended does not hear it."""
     with suppress(KeyError):
         # Twisted forgets a pipe whose other end is closed.
-        process.writeToChild(TOLD, encoded(message))
+        process.writeToChild(COMMANDS, encoded(message))

@@ -22,10 +22,10 @@ from twisted.python.failure import Failure
 
 from pushservice.monitoring.logs import emit_carried
 from pushservice.workers import worker_link
-from pushservice.workers.worker_link import Lines, Message
+from pushservice.workers.worker_link import Message, MessageDecoder
 
 #: Seconds between asking a process that does not work for its last words, and its end.
-_LAST_WORDS: Final = 2.0
+_ABORT_TIMEOUT: Final = 2.0
 #: Bytes kept of a line that a process has not ended yet.
 _LONGEST_LINE: Final = 8192
 
@@ -50,19 +50,19 @@ class WorkerProcess(ProcessProtocol):
     log = Logger()
 
     def __init__(
-        self, reactor: Any, number: int, seat: int, ended: Callable[[WorkerProcess], None]
+        self, reactor: Any, number: int, entry: int, ended: Callable[[WorkerProcess], None]
     ) -> None:
         """`ended` is called once, when the process is gone and all it said is heard."""
         self.number = number
-        self.seat = seat
+        self.entry = entry
         #: "starting", "serving", "draining" or "ended"
         self.state = "starting"
         #: whether quotes come in there
-        self.fed = False
+        self.feed_up = False
         #: what it last said of itself, and when it last said anything
         self.status: Message = {}
-        self.heard_at: float = reactor.seconds()
-        self.started_at = self.heard_at
+        self.last_message_at: float = reactor.seconds()
+        self.started_at = self.last_message_at
         #: when it began to serve; None if it never did
         self.serving_since: float | None = None
         #: when it is to be replaced for its age; None for never
@@ -73,11 +73,11 @@ class WorkerProcess(ProcessProtocol):
         self.end = ""
         self._reactor = reactor
         self._ended = ended
-        self._lines = Lines()
+        self._lines = MessageDecoder()
         self._raw = b""
         self._expected: dict[str, list[defer.Deferred[Message]]] = {}
         self._gone: list[defer.Deferred[None]] = []
-        # Questions without an answer, by their ids.
+        # Requests without an answer, by their ids.
         self._asked: dict[int, defer.Deferred[Any]] = {}
         self._ids = count(1)
         self._process: IProcessTransport | None = None
@@ -93,14 +93,14 @@ class WorkerProcess(ProcessProtocol):
         """Start it, with these of our descriptors as its own, and tell it this first."""
         try:
             with open(os.devnull, "rb") as nothing:  # noqa: PTH123 - a descriptor is what is wanted
-                inherited: dict[int, Any] = {0: nothing.fileno(), 1: "r", 2: "r"}
-                inherited |= {worker_link.TOLD: "w", worker_link.SAYS: "r"}
+                child_files: dict[int, Any] = {0: nothing.fileno(), 1: "r", 2: "r"}
+                child_files |= {worker_link.COMMANDS: "w", worker_link.MESSAGES: "r"}
                 self._process = self._reactor.spawnProcess(
                     self,
                     sys.executable,
                     [sys.executable, "-P", "-c", _LAUNCH, *filter(None, sys.path)],
                     env=environment,
-                    childFDs=inherited | dict(descriptors),
+                    childFDs=child_files | dict(descriptors),
                 )
         except OSError as error:
             # No descriptor is left, or no process: it is as if it had ended at once.
@@ -150,11 +150,11 @@ class WorkerProcess(ProcessProtocol):
         for one in gone:
             one.callback(None)
 
-    def kill(self, last_words: bool = False) -> None:
+    def kill(self, with_traceback: bool = False) -> None:
         """End it at once, or once it has had time to say where it is stuck."""
-        if last_words:
+        if with_traceback:
             self._signal(signal.SIGABRT)
-            self._reactor.callLater(_LAST_WORDS, self._signal, signal.SIGKILL)
+            self._reactor.callLater(_ABORT_TIMEOUT, self._signal, signal.SIGKILL)
         else:
             self._signal(signal.SIGKILL)
 
@@ -166,8 +166,8 @@ class WorkerProcess(ProcessProtocol):
     # -- what Twisted calls ----------------------------------------------------------------------
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
-        self.heard_at = self._reactor.seconds()
-        if childFD != worker_link.SAYS:
+        self.last_message_at = self._reactor.seconds()
+        if childFD != worker_link.MESSAGES:
             self._overhear(data)
             return
         try:
@@ -186,7 +186,7 @@ class WorkerProcess(ProcessProtocol):
     def _finish(self, end: str) -> None:
         self._process = None
         self.state = "ended"
-        self.fed = False
+        self.feed_up = False
         self.end = end
         self._give_up_waiting()
         self._ended(self)
@@ -203,12 +203,12 @@ class WorkerProcess(ProcessProtocol):
             answer = self._asked.pop(message["id"], None)
             if answer is not None:
                 answer.callback(message["report"])
-        elif word in ("fed", "starved"):
-            self.fed = word == "fed"
+        elif word in ("feed_up", "feed_down"):
+            self.feed_up = word == "feed_up"
         elif word == "serving" and self.state == "starting":
             self.state = "serving"
             self.serving_since = self._reactor.seconds()
-        elif word == "asking":
+        elif word == "replace_me":
             # Somebody wants it to end, and so it is as good as old.
             self.old_at = self._reactor.seconds()
         elif word == "failed":

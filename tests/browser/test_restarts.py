@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crew import StartCrew, crews
 from npm_packages import CLIENT
 from playwright.sync_api import BrowserContext, Page, Route
 from redis_process import RedisServer
 from restarts import PATIENCE, StartClients, proven, whole_daemons, workers
+from worker_daemon import StartWorkerDaemon, worker_daemons
 
 RECORDER = Path(__file__).parents[1] / "restart_recorder.mjs"
 PAGES = 2
@@ -72,26 +72,30 @@ def start_clients(context: BrowserContext) -> StartClients:
 
 
 @pytest.fixture
-def crew(
+def worker_daemon(
     redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[StartCrew]:
+) -> Iterator[StartWorkerDaemon]:
     """Daemons with workers, as in the system tests."""
     directory = Path(tempfile.mkdtemp(prefix="quotepush-test-"))
-    yield from crews(redis_server, tmp_path_factory.mktemp("certs"), directory)
+    yield from worker_daemons(redis_server, tmp_path_factory.mktemp("certs"), directory)
     shutil.rmtree(directory)
 
 
 def test_no_restart_of_the_daemon_loses_a_quote_in_silence(
-    crew: StartCrew, own_redis: Callable[..., RedisServer], start_clients: StartClients
+    worker_daemon: StartWorkerDaemon,
+    own_redis: Callable[..., RedisServer],
+    start_clients: StartClients,
 ) -> None:
-    done = whole_daemons(crew, own_redis(), start_clients, PAGES * ON_EACH)
+    done = whole_daemons(worker_daemon, own_redis(), start_clients, PAGES * ON_EACH)
     found = proven(done, "Chromium, daemon without workers")
     assert found.holes > 0
     assert all(len(each["outages"]) >= len(done.restarts) for each in done.reports)
 
 
 def test_no_restart_of_a_worker_loses_a_quote_in_silence(
-    crew: StartCrew, own_redis: Callable[..., RedisServer], start_clients: StartClients
+    worker_daemon: StartWorkerDaemon,
+    own_redis: Callable[..., RedisServer],
+    start_clients: StartClients,
 ) -> None:
-    done = workers(crew, own_redis(), start_clients, PAGES * ON_EACH)
+    done = workers(worker_daemon, own_redis(), start_clients, PAGES * ON_EACH)
     proven(done, "Chromium, daemon with workers")

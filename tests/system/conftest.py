@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crew import StartCrew, crews
 from free_ports import free_port
 from made_once import made_once
 from npm_packages import npm_project, project_with
 from system_clients import Client, Undisturbed, client_of
 from system_harness import TWISTD, Daemon, Publish, Publisher, RedisServer, StartDaemon
+from worker_daemon import StartWorkerDaemon, worker_daemons
 
 _watched = itertools.count(1)
 
@@ -104,16 +104,16 @@ def module_daemon(
 
 
 @pytest.fixture
-def crew(
+def worker_daemon(
     redis_server: RedisServer, certs_directory: Path, short_directory: Path
-) -> Iterator[StartCrew]:
-    """Starts daemons with workers and an admin port, each with a session of its own.
+) -> Iterator[StartWorkerDaemon]:
+    """Starts daemons with workers and an admin port, each in a session of its own.
 
-    crew("--channels", "mine.*", workers=2, logfile=True, tls=True, ...). Returns when all workers
-    serve and are fed, unless `wait` is false. `before` is what executes twistd. A traceback in the
-    log fails the test unless `may_log_tracebacks` is set.
+    worker_daemon("--channels", "mine.*", workers=2, logfile=True, tls=True, ...). Returns when all
+    workers serve and get quotes, unless `wait` is false. `before` is the command that executes
+    twistd. A traceback in the log fails the test unless `may_log_tracebacks` is set.
     """
-    yield from crews(redis_server, certs_directory, short_directory)
+    yield from worker_daemons(redis_server, certs_directory, short_directory)
 
 
 @pytest.fixture

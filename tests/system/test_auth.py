@@ -18,7 +18,6 @@ from typing import Any
 
 import jwt
 import pytest
-from crew import StartCrew
 from free_ports import free_port
 from guests import (
     JSON,
@@ -47,6 +46,7 @@ from system_harness import (
 )
 from token_makers import forged, jwk, key_file, private_key, write_jwks
 from websockets.exceptions import InvalidStatus
+from worker_daemon import StartWorkerDaemon
 
 OwnRedis = Callable[..., RedisServer]
 
@@ -634,11 +634,11 @@ def test_what_was_revoked_while_redis_was_away_is_known_once_it_is_back(
 
 
 def test_revoking_shuts_out_on_all_workers(
-    crew: StartCrew, issuer: Issuer, own_redis: OwnRedis
+    worker_daemon: StartWorkerDaemon, issuer: Issuer, own_redis: OwnRedis
 ) -> None:
     own = own_redis()
-    served = crew(*issuer.options, "--log-level", "debug", redis=own.url, workers=2)
-    token = issuer.token("ann", jti="crew")
+    served = worker_daemon(*issuer.options, "--log-level", "debug", redis=own.url, workers=2)
+    token = issuer.token("ann", jti="worker_daemon")
     bob = issuer.token("bob")
 
     async def run() -> None:

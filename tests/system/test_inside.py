@@ -14,12 +14,12 @@ from functools import partial
 from typing import Any, Final, TypeAlias
 
 import pytest
-from crew import PATIENCE, Crew, Market, StartCrew, signal_worker
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from redis_process import RedisServer
 from system_clients import Puppet, open_websocket
 from system_harness import DEADLINE, Publish, poll, poll_async
+from worker_daemon import PATIENCE, Market, StartWorkerDaemon, WorkerDaemon, signal_worker
 
 CLIENTS: Final = 6
 SYMBOLS: Final = ("A", "B", "C")
@@ -28,9 +28,9 @@ TURNS: Final = 40
 Samples: TypeAlias = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
-def scrape(crew: Crew, accept: str = "") -> Samples:
+def scrape(worker_daemon: WorkerDaemon, accept: str = "") -> Samples:
     """Every sample of /metrics by name and labels; none comes twice."""
-    url = f"http://127.0.0.1:{crew.admin_port}/metrics"
+    url = f"http://127.0.0.1:{worker_daemon.admin_port}/metrics"
     request = urllib.request.Request(url, headers={"Accept": accept} if accept else {})
     with urllib.request.urlopen(request, timeout=DEADLINE) as answer:
         text = answer.read().decode()
@@ -85,10 +85,10 @@ class Counting:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_what_is_counted_is_what_clients_got(
-    crew: StartCrew, redis_server: RedisServer, publish: Publish, workers: int
+    worker_daemon: StartWorkerDaemon, redis_server: RedisServer, publish: Publish, workers: int
 ) -> None:
     prefix = f"count{workers}"
-    served = crew("--channels", f"{prefix}.*", "--heartbeat", "60000", workers=workers)
+    served = worker_daemon("--channels", f"{prefix}.*", "--heartbeat", "60000", workers=workers)
     clients = [Counting() for _ in range(CLIENTS)]
     quotes = TURNS * len(SYMBOLS)
 
@@ -121,7 +121,7 @@ def all_got(clients: list[Counting], quotes: int) -> bool:
     return all(client.got["quote"] == quotes for client in clients)
 
 
-def check_counts(served: Crew, clients: list[Counting], quotes: int, workers: int) -> None:
+def check_counts(served: WorkerDaemon, clients: list[Counting], quotes: int, workers: int) -> None:
     events = CLIENTS * quotes
     poll(
         lambda: (
@@ -174,10 +174,16 @@ def check_counts(served: Crew, clients: list[Counting], quotes: int, workers: in
 
 @pytest.mark.parametrize(("workers", "tls"), [(0, True), (2, False)], ids=["solo", "workers"])
 def test_a_client_that_does_not_read_is_the_slowest_with_what_waits_for_it(
-    crew: StartCrew, redis_server: RedisServer, publish: Publish, workers: int, tls: bool
+    worker_daemon: StartWorkerDaemon,
+    redis_server: RedisServer,
+    publish: Publish,
+    workers: int,
+    tls: bool,
 ) -> None:
     prefix = f"slow{workers}"
-    served = crew("--channels", f"{prefix}.*", "--stall-timeout", "120", workers=workers, tls=tls)
+    served = worker_daemon(
+        "--channels", f"{prefix}.*", "--stall-timeout", "120", workers=workers, tls=tls
+    )
 
     def slowest() -> dict[str, Any]:
         status, report = served.ask("clients?slow=1")
@@ -252,9 +258,9 @@ def growing(samples: Samples) -> Samples:
 
 
 def test_no_count_ever_falls_when_workers_are_killed_or_replaced(
-    crew: StartCrew, redis_server: RedisServer
+    worker_daemon: StartWorkerDaemon, redis_server: RedisServer
 ) -> None:
-    served = crew("--channels", "fall.*", workers=2)
+    served = worker_daemon("--channels", "fall.*", workers=2)
     before: Samples = {}
     falls: list[str] = []
 
@@ -298,8 +304,8 @@ def test_no_count_ever_falls_when_workers_are_killed_or_replaced(
     assert not falls, "\n".join(falls)
 
 
-def test_a_worker_that_stands_still_holds_up_no_answer(crew: StartCrew) -> None:
-    served = crew("--channels", "still.*", workers=2)
+def test_a_worker_that_stands_still_holds_up_no_answer(worker_daemon: StartWorkerDaemon) -> None:
+    served = worker_daemon("--channels", "still.*", workers=2)
     pids = served.pids()
     with Puppet(served) as client:
         client.upgrade()

@@ -22,11 +22,19 @@ from typing import Any, Self
 
 import psutil
 import pytest
-from crew import LONG, PATIENCE, Crew, Followers, Market, StartCrew, roll
 from free_ports import free_port
 from redis_process import RedisServer
 from system_clients import client_of
 from system_harness import Address, Publish, poll
+from worker_daemon import (
+    LONG,
+    PATIENCE,
+    Followers,
+    Market,
+    StartWorkerDaemon,
+    WorkerDaemon,
+    reload_and_wait,
+)
 
 from pushservice.tls.factory import development_pair
 
@@ -41,7 +49,7 @@ WATCHED = 4
 class JavaScript:
     """Clients of quotepush.js in a Node process; see roll_client.mjs."""
 
-    def __init__(self, served: Crew, node_modules: Path, clients: list[list[str]]) -> None:
+    def __init__(self, served: WorkerDaemon, node_modules: Path, clients: list[list[str]]) -> None:
         script = Path(__file__).with_name("roll_client.mjs")
         quotepush = ROOT / "pushservice" / "web" / "client" / "quotepush.js"
         self._process = subprocess.Popen(
@@ -85,10 +93,15 @@ class JavaScript:
 
 
 def test_rolls_under_load_refuse_nobody_and_lose_nothing_in_silence(
-    crew: StartCrew, redis_server: RedisServer, node_modules: Path, publish: Publish
+    worker_daemon: StartWorkerDaemon,
+    redis_server: RedisServer,
+    node_modules: Path,
+    publish: Publish,
 ) -> None:
     chance = random.Random(20251122)
-    served = crew("--channels", "roll.*", "--heartbeat", "1000", "--drain-timeout", "6", tls=True)
+    served = worker_daemon(
+        "--channels", "roll.*", "--heartbeat", "1000", "--drain-timeout", "6", tls=True
+    )
     publish(redis_server, [("roll.QUIET", '{"c": 1}')])
     watched = [chance.sample(SYMBOLS, WATCHED) for _ in range(CLIENTS)]
     of_js = [chance.sample(SYMBOLS, WATCHED) for _ in range(JS_CLIENTS)]
@@ -103,7 +116,7 @@ def test_rolls_under_load_refuse_nobody_and_lose_nothing_in_silence(
             await followers.start()
             for _ in range(ROLLS):
                 began = time.monotonic()
-                await asyncio.to_thread(roll, served, 2)
+                await asyncio.to_thread(reload_and_wait, served, 2)
                 took.append(time.monotonic() - began)
             await followers.settled()
             await asyncio.to_thread(market.stop)
@@ -153,15 +166,15 @@ def test_rolls_under_load_refuse_nobody_and_lose_nothing_in_silence(
 
 
 def test_hundreds_of_clients_are_sent_away_over_some_time(
-    crew: StartCrew, redis_server: RedisServer
+    worker_daemon: StartWorkerDaemon, redis_server: RedisServer
 ) -> None:
     many = 300
-    served = crew("--channels", "spread.*", "--drain-timeout", "9", workers=1)
+    served = worker_daemon("--channels", "spread.*", "--drain-timeout", "9", workers=1)
 
     async def run() -> None:
         followers = Followers(served, [["A"]] * many, seed=1)
         await followers.start()
-        await asyncio.to_thread(roll, served, 1)
+        await asyncio.to_thread(reload_and_wait, served, 1)
         await followers.settled()
         assert followers.refused == []
         told = sorted(each.visits[0].told or 0.0 for each in followers.each)
@@ -177,8 +190,10 @@ def test_hundreds_of_clients_are_sent_away_over_some_time(
     asyncio.run(run())
 
 
-def test_a_storm_of_sighups_ends_with_as_many_workers_as_there_should_be(crew: StartCrew) -> None:
-    served = crew("--channels", "storm.*")
+def test_a_storm_of_sighups_ends_with_as_many_workers_as_there_should_be(
+    worker_daemon: StartWorkerDaemon,
+) -> None:
+    served = worker_daemon("--channels", "storm.*")
     before = list(served.pids().values())
     began = time.monotonic()
     for _ in range(20):
@@ -192,12 +207,12 @@ def test_a_storm_of_sighups_ends_with_as_many_workers_as_there_should_be(crew: S
     poll(lambda: len(served.session()) == 3, "the end of all but the manager and two workers")
     assert served.pids() == pids
     assert served.log().count("the configuration is loaded") == 2
-    roll(served, 2)
+    reload_and_wait(served, 2)
 
 
-def test_a_stop_in_the_midst_of_a_roll_ends_all(crew: StartCrew) -> None:
+def test_a_stop_in_the_midst_of_a_roll_ends_all(worker_daemon: StartWorkerDaemon) -> None:
     for words in ("loading the configuration again", "worker 1 serves", "worker 2 serves"):
-        served = crew("--channels", "midst.*")
+        served = worker_daemon("--channels", "midst.*")
         times = served.log().count(words)
         served.signal(signal.SIGHUP)
         served.wait_for_log(words, times=times + 1)
@@ -251,7 +266,7 @@ async def symbols_limit(address: Address) -> int:
         return int((await Client(connection).expect("welcome"))["limits"]["symbols"])
 
 
-def refused_reload(served: Crew, *words: str) -> None:
+def refused_reload(served: WorkerDaemon, *words: str) -> None:
     """Reload, and find all `words` in one line of what the log says of it."""
     said = "the configuration stays as it was: "
     before = served.log().count(said)
@@ -261,7 +276,7 @@ def refused_reload(served: Crew, *words: str) -> None:
     assert any(all(word in line for word in words) for line in lines), lines
 
 
-def break_everything(served: Crew, file: File) -> None:
+def break_everything(served: WorkerDaemon, file: File) -> None:
     """Reload with one fault after the other; the log names each."""
     good = file.path.read_text()
     file.path.write_text(good + "port = \n")
@@ -288,10 +303,13 @@ def break_everything(served: Crew, file: File) -> None:
 
 
 def test_what_is_wrong_is_said_and_changes_nothing_and_what_is_right_holds(
-    crew: StartCrew, short_directory: Path, redis_server: RedisServer, publish: Publish
+    worker_daemon: StartWorkerDaemon,
+    short_directory: Path,
+    redis_server: RedisServer,
+    publish: Publish,
 ) -> None:
     file = File(short_directory, workers=1)
-    served = crew(
+    served = worker_daemon(
         *("--channels", "config.*", "--config", str(file.path)), workers=1, port=file.port
     )
     pids = served.pids()
@@ -306,22 +324,22 @@ def test_what_is_wrong_is_said_and_changes_nothing_and_what_is_right_holds(
             # The new limit, a certificate of its own, another port and another number of workers.
             file.symbols = 7
             file.write()
-            await asyncio.to_thread(roll, served, 1)
+            await asyncio.to_thread(reload_and_wait, served, 1)
             assert (await client.expect("bye"))["code"] == 1012
         assert await symbols_limit(file.address) == 7
         shown = file.served_certificate()
         file.renew_certificate()
-        await asyncio.to_thread(roll, served, 1)
+        await asyncio.to_thread(reload_and_wait, served, 1)
         assert file.served_certificate() != shown
         old, file.port, file.workers = file.port, free_port(), 3
         file.write()
-        await asyncio.to_thread(roll, served, 3)
+        await asyncio.to_thread(reload_and_wait, served, 3)
         assert await symbols_limit(file.address) == 7
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", old), timeout=5).close()
         file.workers = 1
         file.write()
-        await asyncio.to_thread(roll, served, 1)
+        await asyncio.to_thread(reload_and_wait, served, 1)
         assert await symbols_limit(file.address) == 7
 
     asyncio.run(run())
@@ -338,10 +356,12 @@ def test_what_is_wrong_is_said_and_changes_nothing_and_what_is_right_holds(
 
 
 def test_without_workers_what_is_wrong_changes_nothing_and_certificates_are_loaded_anew(
-    crew: StartCrew, short_directory: Path
+    worker_daemon: StartWorkerDaemon, short_directory: Path
 ) -> None:
     file = File(short_directory, workers=0)
-    served = crew(*("--channels", "solo.*", "--config", str(file.path)), workers=0, port=file.port)
+    served = worker_daemon(
+        *("--channels", "solo.*", "--config", str(file.path)), workers=0, port=file.port
+    )
 
     async def run() -> None:
         async with client_of(file.address, "A") as client:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crew import StartCrew
 from npm_packages import CLIENT, node_with_websocket
 from redis_process import RedisServer
-from restarts import PATIENCE, StartClients, Tally, follow, proven, whole_daemons, workers
+from restarts import PATIENCE, EventCounts, StartClients, follow, proven, whole_daemons, workers
+from worker_daemon import StartWorkerDaemon
 
 SCRIPT = Path(__file__).with_name("restart_clients.mjs")
 OF_EACH = 3
@@ -77,18 +77,24 @@ def start_clients(node_modules: Path, certs_directory: Path) -> Iterator[StartCl
 
 
 def test_no_restart_of_the_daemon_loses_a_quote_in_silence(
-    crew: StartCrew, own_redis: Callable[..., RedisServer], start_clients: StartClients
+    worker_daemon: StartWorkerDaemon,
+    own_redis: Callable[..., RedisServer],
+    start_clients: StartClients,
 ) -> None:
-    done = whole_daemons(crew, own_redis(), start_clients, 2 * OF_EACH)
+    done = whole_daemons(worker_daemon, own_redis(), start_clients, 2 * OF_EACH)
     found = proven(done, "Node, daemon without workers")
     assert found.holes > 0
     assert all(len(each["outages"]) >= len(done.restarts) for each in done.reports)
 
 
 def test_no_restart_of_a_worker_loses_a_quote_in_silence(
-    crew: StartCrew, own_redis: Callable[..., RedisServer], start_clients: StartClients
+    worker_daemon: StartWorkerDaemon,
+    own_redis: Callable[..., RedisServer],
+    start_clients: StartClients,
 ) -> None:
-    proven(workers(crew, own_redis(), start_clients, 2 * OF_EACH), "Node, daemon with workers")
+    proven(
+        workers(worker_daemon, own_redis(), start_clients, 2 * OF_EACH), "Node, daemon with workers"
+    )
 
 
 # -- the proof itself ----------------------------------------------------------------------------
@@ -109,16 +115,16 @@ def test_no_restart_of_a_worker_loses_a_quote_in_silence(
     ],
 )
 def test_what_is_wrong_in_a_trail_is_found(trail: list[Any], fault: str) -> None:
-    tally = Tally()
-    follow(trail, 5, tally, "client S")
-    assert any(fault in found for found in tally.faults)
+    counts = EventCounts()
+    follow(trail, 5, counts, "client S")
+    assert any(fault in found for found in counts.faults)
 
 
 def test_a_trail_without_fault_is_counted() -> None:
-    tally = Tally()
+    counts = EventCounts()
     trail: list[list[Any]] = [["snapshot", 3, False], ["quote", 4, 0, False], ["run", 2]]
     trail += [["quote", 10, 3, False], ["gap", "link"], ["snapshot", 20, True]]
     trail += [["snapshot", 20, False], ["quote", 21, 0, False], ["gap", "feed"]]
     trail += [["quote", 22, 0, True]]
-    follow(trail, 22, tally, "client S")
-    assert tally == Tally(quotes=6, merged=3, snapshots=3, gaps=2, holes=1, lost=9)
+    follow(trail, 22, counts, "client S")
+    assert counts == EventCounts(quotes=6, merged=3, snapshots=3, gaps=2, holes=1, lost=9)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from crew import LONG, StartCrew, wait_for_end
 from redis_process import RedisServer
 from system_clients import Client, Puppet, bare_socket, client_of, open_websocket
 from system_harness import Publish, poll, poll_async
+from worker_daemon import LONG, StartWorkerDaemon, wait_for_end
 
 MOMENTS = 40 if LONG else 6
 WITH_AND_WITHOUT = pytest.mark.parametrize("workers", [2, 0], ids=["workers", "alone"])
@@ -27,9 +27,9 @@ WITH_AND_WITHOUT = pytest.mark.parametrize("workers", [2, 0], ids=["workers", "a
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("group", [False, True], ids=["process", "group"])
 def test_a_stop_is_told_to_load_balancers_then_to_clients_and_leaves_nothing(
-    crew: StartCrew, workers: int, number: signal.Signals, group: bool
+    worker_daemon: StartWorkerDaemon, workers: int, number: signal.Signals, group: bool
 ) -> None:
-    served = crew("--channels", "end.*", "--drain-delay", "1", workers=workers)
+    served = worker_daemon("--channels", "end.*", "--drain-delay", "1", workers=workers)
     assert served.ask("ready") == (200, {"ready": True, "faults": []})
 
     async def run() -> None:
@@ -63,9 +63,9 @@ def test_a_stop_is_told_to_load_balancers_then_to_clients_and_leaves_nothing(
 
 @WITH_AND_WITHOUT
 def test_the_time_for_draining_holds_whatever_clients_do(
-    crew: StartCrew, workers: int, redis_server: RedisServer, publish: Publish
+    worker_daemon: StartWorkerDaemon, workers: int, redis_server: RedisServer, publish: Publish
 ) -> None:
-    served = crew(
+    served = worker_daemon(
         *("--channels", "deadline.*", "--drain-timeout", "2", "--close-timeout", "60"),
         *("--stall-timeout", "60"),
         workers=workers,
@@ -93,8 +93,10 @@ def test_the_time_for_draining_holds_whatever_clients_do(
 
 @WITH_AND_WITHOUT
 @pytest.mark.parametrize("pause", [0.0, 0.5], ids=["at once", "later"])
-def test_a_second_stop_ends_at_once(crew: StartCrew, workers: int, pause: float) -> None:
-    served = crew("--channels", "second.*", "--close-timeout", "60", workers=workers)
+def test_a_second_stop_ends_at_once(
+    worker_daemon: StartWorkerDaemon, workers: int, pause: float
+) -> None:
+    served = worker_daemon("--channels", "second.*", "--close-timeout", "60", workers=workers)
 
     async def run() -> None:
         async with bare_socket(served) as mute, bare_socket(served) as another:
@@ -115,9 +117,9 @@ def test_a_second_stop_ends_at_once(crew: StartCrew, workers: int, pause: float)
 
 @WITH_AND_WITHOUT
 def test_a_second_stop_in_the_time_for_load_balancers_ends_at_once_too(
-    crew: StartCrew, workers: int
+    worker_daemon: StartWorkerDaemon, workers: int
 ) -> None:
-    served = crew(
+    served = worker_daemon(
         *("--channels", "hasty.*", "--drain-delay", "30", "--close-timeout", "60"),
         workers=workers,
     )
@@ -137,12 +139,14 @@ def test_a_second_stop_in_the_time_for_load_balancers_ends_at_once_too(
 
 
 @WITH_AND_WITHOUT
-def test_a_stop_at_any_moment_of_the_start_leaves_nothing(crew: StartCrew, workers: int) -> None:
+def test_a_stop_at_any_moment_of_the_start_leaves_nothing(
+    worker_daemon: StartWorkerDaemon, workers: int
+) -> None:
     chance = random.Random(workers)
     statuses = []
     # Right when the pidfile is there, and at all other times.
     for at in range(MOMENTS):
-        served = crew("--channels", "early.*", redis="", workers=workers, wait=False)
+        served = worker_daemon("--channels", "early.*", redis="", workers=workers, wait=False)
         # Python itself, where it is still reading modules.
         served.may_log_tracebacks = True
         if at < MOMENTS // 3:
@@ -164,9 +168,13 @@ def test_a_stop_at_any_moment_of_the_start_leaves_nothing(crew: StartCrew, worke
 @WITH_AND_WITHOUT
 @pytest.mark.parametrize("logfile", [True, False], ids=["logfile", "stdout"])
 def test_no_other_signal_ends_anything(
-    crew: StartCrew, workers: int, logfile: bool, redis_server: RedisServer, publish: Publish
+    worker_daemon: StartWorkerDaemon,
+    workers: int,
+    logfile: bool,
+    redis_server: RedisServer,
+    publish: Publish,
 ) -> None:
-    served = crew("--channels", "kind.*", workers=workers, logfile=logfile)
+    served = worker_daemon("--channels", "kind.*", workers=workers, logfile=logfile)
     before = {process.pid for process in served.session()}
 
     async def run() -> None:
@@ -202,9 +210,9 @@ def test_no_other_signal_ends_anything(
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
 def test_such_a_signal_during_the_start_ends_nothing_either(
-    crew: StartCrew, number: signal.Signals
+    worker_daemon: StartWorkerDaemon, number: signal.Signals
 ) -> None:
-    served = crew("--channels", "soon.*", wait=False)
+    served = worker_daemon("--channels", "soon.*", wait=False)
     # Its service begins to listen with the signals caught.
     served.wait_for_log("Starting factory")
     for _ in range(5):
@@ -242,7 +250,7 @@ if os.path.basename(sys.orig_argv[1]) == "twistd":
 @WITH_AND_WITHOUT
 @pytest.mark.parametrize("stopped", [False, True], ids=["starts", "stops"])
 def test_no_signal_ends_it_as_long_as_there_is_a_pidfile(
-    crew: StartCrew, short_directory: Path, workers: int, stopped: bool
+    worker_daemon: StartWorkerDaemon, short_directory: Path, workers: int, stopped: bool
 ) -> None:
     kind = [signal.SIGHUP.value, signal.SIGUSR1.value, signal.SIGUSR2.value]
     ends = [signal.SIGTERM.value, signal.SIGINT.value]
@@ -251,7 +259,7 @@ def test_no_signal_ends_it_as_long_as_there_is_a_pidfile(
     (modules / "sitecustomize.py").write_text(
         AROUND.format(first=kind + ends * stopped, last=kind + ends)
     )
-    served = crew(
+    served = worker_daemon(
         "--channels",
         "around.*",
         workers=workers,
@@ -280,21 +288,21 @@ sys.meta_path.insert(0, Finder())
 
 @WITH_AND_WITHOUT
 def test_an_import_that_swallows_exceptions_swallows_no_stop(
-    crew: StartCrew, short_directory: Path, workers: int
+    worker_daemon: StartWorkerDaemon, short_directory: Path, workers: int
 ) -> None:
     modules = short_directory / "modules"
     modules.mkdir()
     (modules / "sitecustomize.py").write_text(SWALLOWED)
-    served = crew(workers=workers, env={"PYTHONPATH": str(modules)}, wait=False)
+    served = worker_daemon(workers=workers, env={"PYTHONPATH": str(modules)}, wait=False)
     assert served.wait(60) == -signal.SIGINT
     served.check_left_nothing()
 
 
 @WITH_AND_WITHOUT
 def test_a_log_that_was_moved_away_is_begun_anew_at_its_place(
-    crew: StartCrew, workers: int, short_directory: Path
+    worker_daemon: StartWorkerDaemon, workers: int, short_directory: Path
 ) -> None:
-    served = crew("--channels", "log.*", workers=workers, logfile=True)
+    served = worker_daemon("--channels", "log.*", workers=workers, logfile=True)
     moved = served.directory / "log.moved"
     served.logfile.rename(moved)
     served.signal(signal.SIGUSR1)
@@ -320,9 +328,9 @@ def test_a_log_that_was_moved_away_is_begun_anew_at_its_place(
 
 
 def test_a_worker_that_somebody_tells_to_end_is_replaced_and_its_clients_move(
-    crew: StartCrew,
+    worker_daemon: StartWorkerDaemon,
 ) -> None:
-    served = crew("--channels", "told.*")
+    served = worker_daemon("--channels", "told.*")
     before = served.pids()
 
     async def run() -> None:

@@ -22,22 +22,22 @@ from pathlib import Path
 
 import psutil
 import pytest
-from crew import (
-    LONG,
-    SECONDS,
-    Crew,
-    Followers,
-    Market,
-    StartCrew,
-    can_bind,
-    signal_worker,
-    wait_for_end,
-)
 from redis_client import RedisClient
 from redis_process import RedisServer
 from system_clients import Client, Puppet, bare_socket, frame, open_websocket
 from system_harness import DEADLINE, Publish, poll, poll_async
 from websockets.exceptions import InvalidStatus
+from worker_daemon import (
+    LONG,
+    SECONDS,
+    Followers,
+    Market,
+    StartWorkerDaemon,
+    WorkerDaemon,
+    can_bind,
+    signal_worker,
+    wait_for_end,
+)
 
 CLIENTS = 400 if LONG else 80
 SYMBOLS = [f"S{at}" for at in range(200)]
@@ -46,18 +46,18 @@ WATCHED = 4
 PAUSE = 5.0
 
 
-def manager_of(crew: Crew) -> psutil.Process:
-    return psutil.Process(crew.process.pid)
+def manager_of(worker_daemon: WorkerDaemon) -> psutil.Process:
+    return psutil.Process(worker_daemon.process.pid)
 
 
 # -- deaths --------------------------------------------------------------------------------------
 
 
 def test_workers_that_are_killed_cost_their_own_clients_a_moment_and_nobody_else_anything(
-    crew: StartCrew, redis_server: RedisServer
+    worker_daemon: StartWorkerDaemon, redis_server: RedisServer
 ) -> None:
     chance = random.Random(20251122)
-    served = crew("--channels", "kill.*", "--heartbeat", "1000", workers=4, tls=True)
+    served = worker_daemon("--channels", "kill.*", "--heartbeat", "1000", workers=4, tls=True)
     everyone: set[int] = {served.process.pid, *served.pids().values()}
     killed: list[str] = []
 
@@ -105,22 +105,24 @@ def test_workers_that_are_killed_cost_their_own_clients_a_moment_and_nobody_else
     assert not any(psutil.pid_exists(pid) for pid in everyone)
 
 
-async def clients_by_worker(crew: Crew, stack: AsyncExitStack) -> dict[str, Client]:
+async def clients_by_worker(
+    worker_daemon: WorkerDaemon, stack: AsyncExitStack
+) -> dict[str, Client]:
     """A client on each worker that serves, by the worker's epoch."""
     found: dict[str, Client] = {}
-    epochs = {worker["epoch"] for worker in await asyncio.to_thread(crew.workers)}
+    epochs = {worker["epoch"] for worker in await asyncio.to_thread(worker_daemon.workers)}
     deadline = time.monotonic() + DEADLINE
     while found.keys() != epochs:
         assert time.monotonic() < deadline, f"no connection comes to one of {epochs}: {found}"
-        client = Client(await stack.enter_async_context(open_websocket(crew)))
+        client = Client(await stack.enter_async_context(open_websocket(worker_daemon)))
         found.setdefault((await client.expect("welcome"))["epoch"], client)
     return found
 
 
 def test_the_last_value_of_a_quiet_symbol_outlives_the_worker(
-    crew: StartCrew, publish: Publish, redis_server: RedisServer
+    worker_daemon: StartWorkerDaemon, publish: Publish, redis_server: RedisServer
 ) -> None:
-    served = crew("--channels", "quiet.*")
+    served = worker_daemon("--channels", "quiet.*")
     publish(redis_server, [("quiet.A", '"only"')])
 
     async def run() -> None:
@@ -144,8 +146,10 @@ def test_the_last_value_of_a_quiet_symbol_outlives_the_worker(
     asyncio.run(run())
 
 
-def test_connections_that_wait_in_the_queue_outlive_the_worker(crew: StartCrew) -> None:
-    served = crew("--channels", "queue.*", workers=1)
+def test_connections_that_wait_in_the_queue_outlive_the_worker(
+    worker_daemon: StartWorkerDaemon,
+) -> None:
+    served = worker_daemon("--channels", "queue.*", workers=1)
     (pid,) = served.pids().values()
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -169,13 +173,13 @@ if os.path.exists({flag!r}) and "pushservice.workers.worker" in " ".join(sys.ori
 
 
 def test_a_worker_that_dies_each_time_is_started_ever_later_said_loudly_and_recovers(
-    crew: StartCrew, short_directory: Path
+    worker_daemon: StartWorkerDaemon, short_directory: Path
 ) -> None:
     broken = short_directory / "broken"
     modules = short_directory / "modules"
     modules.mkdir()
     (modules / "sitecustomize.py").write_text(FAULT.format(flag=str(broken)))
-    served = crew("--channels", "loop.*", env={"PYTHONPATH": str(modules)})
+    served = worker_daemon("--channels", "loop.*", env={"PYTHONPATH": str(modules)})
     broken.touch()
     signal_worker(served.pids()[2])
     served.wait_for_log("worker 2 ended by SIGKILL")
@@ -202,9 +206,9 @@ def test_a_worker_that_dies_each_time_is_started_ever_later_said_loudly_and_reco
 
 
 def test_a_worker_that_can_not_even_be_started_is_tried_again_until_it_can(
-    crew: StartCrew,
+    worker_daemon: StartWorkerDaemon,
 ) -> None:
-    served = crew("--channels", "files.*")
+    served = worker_daemon("--channels", "files.*")
     manager = manager_of(served)
     soft, hard = manager.rlimit(psutil.RLIMIT_NOFILE)
     used = {int(path.name) for path in Path(f"/proc/{manager.pid}/fd").iterdir()}
@@ -225,9 +229,9 @@ def test_a_worker_that_can_not_even_be_started_is_tried_again_until_it_can(
 
 @pytest.mark.parametrize("busy", [False, True], ids=["mute", "busy"])
 def test_workers_do_not_outlive_a_killed_manager(
-    crew: StartCrew, redis_server: RedisServer, busy: bool
+    worker_daemon: StartWorkerDaemon, redis_server: RedisServer, busy: bool
 ) -> None:
-    served = crew("--channels", "orphan.*")
+    served = worker_daemon("--channels", "orphan.*")
     pidfile = served.pidfile
 
     async def run() -> None:
@@ -260,7 +264,7 @@ def test_workers_do_not_outlive_a_killed_manager(
     assert served.wait() == -signal.SIGKILL
     # Its pidfile is what a killed twistd leaves, and who comes next takes it over.
     assert served.left() == ["pid"]
-    again = crew("--channels", "orphan.*", port=served.port)
+    again = worker_daemon("--channels", "orphan.*", port=served.port)
     assert again.port == served.port
     assert pidfile.exists()
 
@@ -273,11 +277,11 @@ def subscribe_frame(symbols: list[str]) -> bytes:
 
 
 def test_clients_are_shared_out_counted_together_and_all_in_the_registry(
-    crew: StartCrew, redis_server: RedisServer
+    worker_daemon: StartWorkerDaemon, redis_server: RedisServer
 ) -> None:
     most = 210
     prefix = f"share{os.getpid()}:"
-    served = crew(
+    served = worker_daemon(
         *("--channels", "share.*", "--max-connections", str(most), "--affinity"),
         *("--registry-prefix", prefix, "--node", "host"),
     )
@@ -353,17 +357,17 @@ class UnixPuppet(Puppet):
 
 
 def test_a_unix_socket_outlives_rolls_and_deaths_and_not_the_daemon(
-    crew: StartCrew, short_directory: Path
+    worker_daemon: StartWorkerDaemon, short_directory: Path
 ) -> None:
     path = short_directory / "socket"
 
-    def served_by(crew: Crew) -> str:
+    def served_by(worker_daemon: WorkerDaemon) -> str:
         with UnixPuppet(path) as client:
             epoch = client.upgrade()["epoch"]
             assert client.subscribe("A")["symbols"] == ["A"]
             return str(epoch)
 
-    served = crew("--channels", "unix.*", "--listen", f"unix:{path}:mode=660")
+    served = worker_daemon("--channels", "unix.*", "--listen", f"unix:{path}:mode=660")
     inode = path.stat().st_ino
     epochs = {served_by(served)}
     before = served.pids()
@@ -380,12 +384,12 @@ def test_a_unix_socket_outlives_rolls_and_deaths_and_not_the_daemon(
     assert served.stop() == 0
     assert not path.exists()
     served.check_left_nothing()
-    assert {p.name for p in short_directory.iterdir()} == {"crew0"}
+    assert {p.name for p in short_directory.iterdir()} == {"daemon0"}
     # Nobody removes it for a killed manager; who starts next does.
-    killed = crew("--channels", "unix.*", "--listen", f"unix:{path}")
+    killed = worker_daemon("--channels", "unix.*", "--listen", f"unix:{path}")
     killed.stop(signal.SIGKILL)
     poll(lambda: not killed.session(), "the end of the workers")
-    again = crew("--channels", "unix.*", "--listen", f"unix:{path}")
+    again = worker_daemon("--channels", "unix.*", "--listen", f"unix:{path}")
     served_by(again)
     assert again.stop() == 0
     assert not path.exists()
@@ -400,11 +404,13 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-def test_a_socket_of_systemd_is_shared_by_workers_and_survives_a_roll(crew: StartCrew) -> None:
+def test_a_socket_of_systemd_is_shared_by_workers_and_survives_a_roll(
+    worker_daemon: StartWorkerDaemon,
+) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=100) as listening:
         port = listening.getsockname()[1]
         fd = listening.fileno()
-        served = crew(
+        served = worker_daemon(
             *("--channels", "activated.*", "--listen", "systemd:domain=INET:index=0"),
             port=port,
             before=[sys.executable, "-c", ACTIVATE, str(fd)],
@@ -428,14 +434,14 @@ def test_a_socket_of_systemd_is_shared_by_workers_and_survives_a_roll(crew: Star
 
 @pytest.mark.parametrize("workers", [2, 0])
 def test_a_unix_socket_of_systemd_stays_as_it_is(
-    crew: StartCrew, short_directory: Path, workers: int
+    worker_daemon: StartWorkerDaemon, short_directory: Path, workers: int
 ) -> None:
     path = short_directory / "socket"
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
         path.chmod(0o600)
         listening.listen(100)
-        served = crew(
+        served = worker_daemon(
             *("--channels", "activated.*", "--listen", "systemd:domain=UNIX:index=0"),
             workers=workers,
             before=[sys.executable, "-c", ACTIVATE, str(listening.fileno())],

@@ -22,7 +22,7 @@ from pushservice.service.daemon import CannotStart
 from pushservice.tap import Options, makeService
 from pushservice.workers.manager import Manager
 from pushservice.workers.process import Process
-from pushservice.workers.single_process import Solo
+from pushservice.workers.single_process import SingleProcess
 
 TWISTD = str(Path(sys.executable).with_name("twistd"))
 
@@ -368,19 +368,19 @@ def options_of(*words: str) -> Options:
     return options
 
 
-def crew_of(*words: str) -> object:
+def backend_of(*words: str) -> object:
     """Who is to serve clients, by the process that a command line makes."""
     options = options_of(*words)
     process = makeService(options)
     assert isinstance(process, Process)
-    return process._crew
+    return process._backend
 
 
 def test_with_workers_a_manager_is_made_and_without_any_the_process_serves_itself():
     redis = ("--plain", "--redis", "redis://host")
-    assert isinstance(crew_of(*redis), Manager)
-    assert isinstance(crew_of(*redis, "--workers", "2"), Manager)
-    assert isinstance(crew_of(*redis, "--workers", "0"), Solo)
+    assert isinstance(backend_of(*redis), Manager)
+    assert isinstance(backend_of(*redis, "--workers", "2"), Manager)
+    assert isinstance(backend_of(*redis, "--workers", "0"), SingleProcess)
 
 
 def test_the_service_has_the_configuration_of_the_command_line():
@@ -402,8 +402,8 @@ def test_without_any_redis_server_the_embedded_one_is_refused_in_one_line(monkey
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(CannotStart, match=r"^quotepush: --redis embedded needs a redis-server"):
         makeService(options_of("--plain"))
-    assert isinstance(crew_of("--plain", "--redis", "redis://host"), Manager)
+    assert isinstance(backend_of("--plain", "--redis", "redis://host"), Manager)
 
 
 def test_with_a_redis_server_the_embedded_one_is_taken():
-    assert isinstance(crew_of("--plain"), Manager)
+    assert isinstance(backend_of("--plain"), Manager)

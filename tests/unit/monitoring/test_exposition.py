@@ -30,7 +30,7 @@ def some_figures() -> dict[str, Any]:
             "measures": {"receive_to_write_seconds": histogram.snapshot()},
             "process": {"gc": {"0": {"collections": 4, "seconds": 0.25}}},
         },
-        "posts": [
+        "slots": [
             {"number": 1, "flowing": 3, "behind": 1, "feed_up": 1, "process": {"cpu": 2.5}},
             {"number": 2, "flowing": 0, "behind": 0, "feed_up": 0, "process": {"cpu": None}},
             {"number": "manager", "process": {"cpu": 0.5}},

@@ -14,7 +14,7 @@ from pushservice.monitoring.exposition import _at
 from pushservice.monitoring.families import CERTIFICATE, WORKER, Family, Kind, all_families
 from pushservice.redis.url import redis_address
 from pushservice.workers.manager import Plan
-from pushservice.workers.single_process import Solo
+from pushservice.workers.single_process import SingleProcess
 
 EACH = pytest.mark.parametrize("family", all_families(), ids=lambda family: family.name)
 
@@ -56,10 +56,10 @@ def told() -> dict[str, Any]:
         delays=(60.0,),
         auth="redis",
     )
-    figures = Solo(reactor, Plan(config, {})).figures()
+    figures = SingleProcess(reactor, Plan(config, {})).figures()
     figures["certificates"] = [{"file": "a.crt", "names": ["a"], "days": 3}]
     figures["ready"] = 1
-    for each in (figures["totals"], *figures["posts"]):
+    for each in (figures["totals"], *figures["slots"]):
         each["age"], each["registry_lag"] = 5, 0.5
     return figures
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pushservice.monitoring.http_api import Number
+from pushservice.monitoring.http_api import IntParameter
 
-SLOW = Number("slow", 20, 1, 1000)
+SLOW = IntParameter("slow", 20, 1, 1000)
 
 
 @pytest.mark.parametrize(

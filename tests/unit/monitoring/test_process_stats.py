@@ -12,12 +12,12 @@ import psutil
 import pytest
 
 from pushservice.monitoring import process_stats
-from pushservice.monitoring.process_stats import Vitals
+from pushservice.monitoring.process_stats import ProcessStats
 
 
 @pytest.fixture
 def measured():
-    made = Vitals()
+    made = ProcessStats()
     made.start()
     yield made
     made.stop()
@@ -47,7 +47,7 @@ def test_cpu_grows_with_work(measured):
 
 def test_collections_are_counted_by_generation_with_their_time():
     moments = iter([10.0, 10.5])
-    measured = Vitals(lambda: next(moments))
+    measured = ProcessStats(lambda: next(moments))
     gc.disable()
     measured.start()
     try:
@@ -63,7 +63,7 @@ def test_collections_are_counted_by_generation_with_their_time():
 
 
 def test_a_collection_that_had_begun_before_is_left_out():
-    measured = Vitals()
+    measured = ProcessStats()
     measured._collected("stop", {"generation": 2})
     assert measured.snapshot()["gc"]["2"]["collections"] == 0
 
@@ -90,7 +90,7 @@ def test_where_the_kernel_does_not_count_files_they_are_listed_once_in_a_while(m
     monkeypatch.setattr(
         process_stats.os, "listdir", lambda path: listed.append(path) or ["0", "1", "2"]
     )
-    measured = Vitals(lambda: now[0])
+    measured = ProcessStats(lambda: now[0])
     assert [measured.snapshot()["files"] for _ in range(3)] == [2, 2, 2]
     assert len(listed) == 1
     now[0] = 16.0
@@ -104,5 +104,5 @@ def test_what_can_not_be_read_is_none(monkeypatch):
 
     monkeypatch.setattr(process_stats, "Path", NoCount)
     monkeypatch.setattr(process_stats.os, "listdir", refuse)
-    seen = Vitals().snapshot()
+    seen = ProcessStats().snapshot()
     assert (seen["files"], seen["memory"]) == (None, None)

@@ -6,7 +6,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from pushservice.server.balance import PART, PAUSE, SLACK, Balance
-from pushservice.server.client_counts import Tally
+from pushservice.server.client_counts import ClientCounts
 from pushservice.server.ports import Ports
 
 
@@ -28,10 +28,10 @@ class Port:
 class Worker:
     """One worker's ports and its part in the balance."""
 
-    def __init__(self, clock: Clock, tally: Tally, seat: int) -> None:
+    def __init__(self, clock: Clock, counts: ClientCounts, entry: int) -> None:
         self.port, self.ports, self.count = Port(), Ports(), 0
         self.ports.add(self.port)
-        self.balance = Balance(clock, tally, seat, self.ports)
+        self.balance = Balance(clock, counts, entry, self.ports)
         self.balance.serve()
 
     def has(self, count: int) -> None:
@@ -47,31 +47,31 @@ def clock():
 
 
 @pytest.fixture
-def tally():
-    made = Tally()
+def counts():
+    made = ClientCounts()
     yield made
     made.close()
 
 
 @pytest.fixture
-def workers(clock, tally):
-    made = [Worker(clock, tally, seat) for seat in range(4)]
+def workers(clock, counts):
+    made = [Worker(clock, counts, entry) for entry in range(4)]
     yield made
     for worker in made:
         worker.balance.leave()
 
 
-def test_alone_a_worker_never_looks_away(clock, tally):
-    worker = Worker(clock, tally, 0)
+def test_alone_a_worker_never_looks_away(clock, counts):
+    worker = Worker(clock, counts, 0)
     for count in range(1000):
         worker.has(count)
         assert worker.port.accepting
     worker.balance.leave()
 
 
-def test_who_has_more_than_its_share_looks_away_until_the_pause_is_over(clock, workers, tally):
-    for seat in (1, 2, 3):
-        tally.write(seat, 100)
+def test_who_has_more_than_its_share_looks_away_until_the_pause_is_over(clock, workers, counts):
+    for entry in (1, 2, 3):
+        counts.write(entry, 100)
     workers[0].has(112)
     assert [worker.port.accepting for worker in workers] == [True] * 4
     workers[0].has(113)
@@ -121,36 +121,36 @@ def test_where_one_is_always_first_the_shares_come_out_even_all_the_same(clock, 
     clock.advance(PAUSE)
 
 
-def test_others_are_all_but_this_one(workers, tally):
+def test_others_are_all_but_this_one(workers, counts):
     for at, worker in enumerate(workers):
         worker.has(10 * at)
     assert workers[1].balance.others() == 50
     assert workers[0].balance.others() == 60
     workers[3].balance.leave()
-    assert workers[3].balance.others() == 30, "who has left has none in the tally"
-    assert tally.serving() == [0, 10, 20]
+    assert workers[3].balance.others() == 30, "who has left has none in the counts"
+    assert counts.serving() == [0, 10, 20]
 
 
-def test_before_it_serves_a_worker_does_not_count(clock, tally):
-    tally.write(1, 3)
+def test_before_it_serves_a_worker_does_not_count(clock, counts):
+    counts.write(1, 3)
     ports = Ports()
-    balance = Balance(clock, tally, 0, ports)
+    balance = Balance(clock, counts, 0, ports)
     balance.changed(40)
-    assert tally.serving() == [3]
+    assert counts.serving() == [3]
     assert balance.others() == 3
     balance.serve()
-    assert sorted(tally.serving()) == [3, 40]
+    assert sorted(counts.serving()) == [3, 40]
     balance.leave()
 
 
-def test_who_leaves_in_a_pause_lets_its_ports_go_and_counts_no_more(clock, workers, tally):
+def test_who_leaves_in_a_pause_lets_its_ports_go_and_counts_no_more(clock, workers, counts):
     workers[0].has(50)
     workers[0].balance.leave()
     workers[0].balance.leave()
     assert workers[0].port.accepting
     assert clock.getDelayedCalls() == []
     workers[0].has(60)
-    assert tally.serving() == [0, 0, 0]
+    assert counts.serving() == [0, 0, 0]
     assert workers[0].port.accepting
 
 

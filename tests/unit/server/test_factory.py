@@ -16,7 +16,7 @@ from twisted.internet.address import UNIXAddress
 
 from pushservice.protocol.close_codes import CloseCode
 from pushservice.server.balance import PAUSE, Balance
-from pushservice.server.client_counts import Tally
+from pushservice.server.client_counts import ClientCounts
 from pushservice.server.connection_limits import PENDING_GRACE
 from pushservice.server.connections import CROWDED_PAUSE, DRAIN_CHECK_EVERY, DRAIN_GRACE
 
@@ -277,26 +277,26 @@ class Together:
 
     def __init__(self, others: int, most: int | None = None) -> None:
         self.edge = Edge(handshakes=10)
-        self.tally = Tally()
+        self.counts = ClientCounts()
         self.edge.connections.balance = Balance(
-            self.edge.clock, self.tally, 0, self.edge.connections.ports
+            self.edge.clock, self.counts, 0, self.edge.connections.ports
         )
         self.edge.connections.most_together = most
         self.edge.connections.balance.serve()
-        self.tally.write(1, others)
+        self.counts.write(1, others)
 
     def close(self) -> None:
         self.edge.connections.balance.leave()
-        self.tally.close()
+        self.counts.close()
 
 
 def test_the_tally_knows_each_connection_that_comes_and_goes():
     together = Together(0)
     first, second = together.edge.connect(), together.edge.open()
-    assert together.tally.serving() == [2, 0]
+    assert together.counts.serving() == [2, 0]
     first.lose()
     second.lose()
-    assert together.tally.serving() == [0, 0]
+    assert together.counts.serving() == [0, 0]
     together.close()
 
 

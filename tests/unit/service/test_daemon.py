@@ -22,11 +22,11 @@ from pushservice.config.config import Config
 from pushservice.limits import Limits
 from pushservice.protocol.close_codes import CloseCode
 from pushservice.redis.url import redis_address
-from pushservice.server.client_counts import Tally
+from pushservice.server.client_counts import ClientCounts
 from pushservice.server.connection_limits import PENDING_BURST
 from pushservice.server.ports import Listening
 from pushservice.service import daemon as service_room
-from pushservice.service.daemon import Berth, CannotStart, Daemon, raise_file_limit
+from pushservice.service.daemon import CannotStart, Daemon, WorkerSetup, raise_file_limit
 
 REQUEST = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -534,15 +534,15 @@ async def test_who_does_not_go_is_dropped(when):
         left = daemon.leave(CloseCode.GOING_AWAY)
         if when == "told before the ports are closed":
             assert daemon._farewell is None
-            daemon.hurry()
+            daemon.abort()
         elif when == "told":
             await until(lambda: daemon._farewell is not None, "the goodbye")
-            daemon.hurry()
+            daemon.abort()
         began = reactor.seconds()
         await left
         assert reactor.seconds() - began < Limits().close_timeout
     assert daemon.connections.limiter.connections == 0
-    daemon.hurry()
+    daemon.abort()
     await daemon.stopService()
 
 
@@ -550,7 +550,7 @@ async def test_who_does_not_go_is_dropped(when):
 async def test_a_hurry_before_it_leaves_is_nothing():
     daemon = started(local(redis=(redis_address("unix:///nowhere/redis.sock"),)))
     client = await connect(daemon)
-    daemon.hurry()
+    daemon.abort()
     client.say({"op": "ping", "id": 1})
     await until(lambda: client.named("pong"), "an answer")
     left = daemon.stopService()
@@ -559,42 +559,42 @@ async def test_a_hurry_before_it_leaves_is_nothing():
     assert client.code == 1001, "it was told goodbye"
 
 
-# -- on a berth ------------------------------------------------------------------------------------
+# -- on a setup ------------------------------------------------------------------------------------
 
 
 @pytest_twisted.ensureDeferred
 async def test_on_a_berth_clients_are_served_once_that_is_told_and_counted_until_it_leaves():
-    tally = Tally()
+    counts = ClientCounts()
     with socket.create_server(("127.0.0.1", 0)) as server:
         listening = Listening("tcp:0", os.dup(server.fileno()), server.family)
-        berth = Berth(1, 2, tally, sockets=[listening], redis_socket="/nowhere/redis.sock")
+        setup = WorkerSetup(1, 2, counts, sockets=[listening], redis_socket="/nowhere/redis.sock")
         config = Config(plain=True, listen=("tcp:1",), max_connections=1, registry_prefix=None)
-        daemon = Daemon(reactor, config, berth)
+        daemon = Daemon(reactor, config, setup)
         daemon.privilegedStartService()
         daemon.startService()
         with pytest.raises(IndexError):
             daemon.ports[0]
-        assert tally.serving() == []
+        assert counts.serving() == []
         daemon.serve()
-        assert tally.serving() == [0]
+        assert counts.serving() == [0]
         client = await connect(daemon)
-        assert tally.serving() == [1]
+        assert counts.serving() == [1]
         assert daemon.connections.full(), "the most that there may be is for all processes together"
         left = daemon.leave(CloseCode.RESTARTING)
-        assert tally.serving() == []
+        assert counts.serving() == []
         await until(lambda: client.gone, "the client's end")
         await left
         with socket.create_connection(server.getsockname(), timeout=10):
             accepted, _ = server.accept()
             accepted.close()
-    tally.close()
+    counts.close()
 
 
-@pytest.mark.parametrize(("number", "seat", "name"), [(1, 0, "-1a"), (3, 11, "-3d")])
-def test_a_berth_has_a_name_of_its_own_for_each_seat(number, seat, name):
-    tally = Tally()
-    assert Berth(number, seat, tally).name == name
-    tally.close()
+@pytest.mark.parametrize(("number", "entry", "name"), [(1, 0, "-1a"), (3, 11, "-3d")])
+def test_a_berth_has_a_name_of_its_own_for_each_seat(number, entry, name):
+    counts = ClientCounts()
+    assert WorkerSetup(number, entry, counts).name == name
+    counts.close()
 
 
 @pytest_twisted.ensureDeferred

@@ -15,7 +15,7 @@ from waiting import until
 
 from pushservice.fanout.hub import Hub
 from pushservice.limits import Limits
-from pushservice.workers.handover import bequeath, inherit
+from pushservice.workers.handover import dump_values, load_values
 
 
 @pytest.fixture
@@ -29,72 +29,72 @@ def known(hub: Hub) -> dict[str, tuple[int, bytes]]:
     return {symbol: (t, payload) for symbol, t, payload in hub.values()}
 
 
-async def hand_over(elder: Hub, heir: Hub, descriptor: int) -> tuple[int, int]:
-    return await bequeath(elder, descriptor), await inherit(heir, descriptor)
+async def hand_over(source: Hub, successor: Hub, descriptor: int) -> tuple[int, int]:
+    return await dump_values(source, descriptor), await load_values(successor, descriptor)
 
 
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("count", [0, 1, 499, 500, 501, 1234])
 async def test_an_heir_knows_all_that_its_elder_knew(file, count):
     clock = FixedClock()
-    elder, heir = make_hub(clock), make_hub(clock)
+    source, successor = make_hub(clock), make_hub(clock)
     for at in range(count):
-        publish(elder, (f"S{at}", b"%d" % at))
+        publish(source, (f"S{at}", b"%d" % at))
         clock.advance(0.001)
-    assert await hand_over(elder, heir, file) == (count, count)
-    assert known(heir) == known(elder)
-    assert len(known(heir)) == count
-    assert heir.recent_symbols(5) == elder.recent_symbols(5)
+    assert await hand_over(source, successor, file) == (count, count)
+    assert known(successor) == known(source)
+    assert len(known(successor)) == count
+    assert successor.recent_symbols(5) == source.recent_symbols(5)
     assert os.fstat(file).st_size == 0, "no memory is kept"
 
 
 @pytest_twisted.ensureDeferred
 async def test_payloads_of_any_bytes_and_any_size_arrive(file):
-    elder, heir = make_hub(), make_hub()
-    publish(elder, ("A", bytes(range(256))), ("B", b""), ("ü/€", b"x" * 3_000_000))
-    assert await hand_over(elder, heir, file) == (3, 3)
-    assert known(heir) == known(elder)
+    source, successor = make_hub(), make_hub()
+    publish(source, ("A", bytes(range(256))), ("B", b""), ("ü/€", b"x" * 3_000_000))
+    assert await hand_over(source, successor, file) == (3, 3)
+    assert known(successor) == known(source)
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_file_is_used_again_whatever_was_left_in_it(file):
-    elder, heir, later = make_hub(), make_hub(), make_hub()
-    publish(elder, *[(f"S{at}", b"1") for at in range(2000)])
-    await bequeath(elder, file)
+    source, successor, later = make_hub(), make_hub(), make_hub()
+    publish(source, *[(f"S{at}", b"1") for at in range(2000)])
+    await dump_values(source, file)
     publish(later, ("A", b"2"))
-    assert await hand_over(later, heir, file) == (1, 1)
-    assert set(known(heir)) == {"A"}
+    assert await hand_over(later, successor, file) == (1, 1)
+    assert set(known(successor)) == {"A"}
 
 
 @pytest_twisted.ensureDeferred
 async def test_what_is_no_bequest_is_an_error(file):
     os.write(file, (5).to_bytes(4, "big") + b"\xc1\xc1\xc1\xc1\xc1")
     with pytest.raises(msgspec.DecodeError):
-        await inherit(make_hub(), file)
+        await load_values(make_hub(), file)
 
 
 @pytest_twisted.ensureDeferred
 async def test_others_are_served_between_the_steps_and_what_they_change_does_no_harm(file):
     clock = FixedClock()
-    elder, heir = make_hub(clock), make_hub(clock)
+    source, successor = make_hub(clock), make_hub(clock)
     payload = b"1" * 1000
-    publish(elder, *[(f"S{at}", payload) for at in range(30_000)])
-    work = defer.Deferred.fromCoroutine(bequeath(elder, file))
+    publish(source, *[(f"S{at}", payload) for at in range(30_000)])
+    work = defer.Deferred.fromCoroutine(dump_values(source, file))
     turn: defer.Deferred[None] = defer.Deferred()
     while not os.fstat(file).st_size:
         reactor.callLater(0, turn.callback, None)
         await turn
         turn = defer.Deferred()
     assert not work.called, "the reactor has its turn between the steps"
-    elder.forget_value("S29999")
-    publish(elder, ("NEW", b"1"))
+    source.forget_value("S29999")
+    publish(source, ("NEW", b"1"))
     await until(lambda: work.called, "the bequest")
     assert await work == 29_999
-    work = defer.Deferred.fromCoroutine(inherit(heir, file))
-    publish(heir, ("S2", b"newer"))
+    work = defer.Deferred.fromCoroutine(load_values(successor, file))
+    publish(successor, ("S2", b"newer"))
     await work
-    assert known(heir)["S2"][1] == b"newer"
-    assert len(known(heir)) == 29_999
+    assert known(successor)["S2"][1] == b"newer"
+    assert len(known(successor)) == 29_999
 
 
 SYMBOLS = st.sampled_from([f"S{at}" for at in range(8)])
@@ -112,10 +112,10 @@ QUOTES = st.lists(SYMBOLS, max_size=20)
 def test_an_heir_knows_the_newest_of_both_in_order_and_within_its_bounds(
     before, both, own, watched, most
 ):
-    """Some quotes the elder alone had, some both, and some only the heir in its own feed."""
+    """Some quotes the source alone had, some both, and some only the successor in its own feed."""
     clock = FixedClock()
     limits = Limits(total_symbols=most)
-    elder, heir = make_hub(clock), make_hub(clock, limits=limits)
+    source, successor = make_hub(clock), make_hub(clock, limits=limits)
     at = 0
 
     def quote(symbol: str, *hubs: Hub) -> None:
@@ -126,14 +126,14 @@ def test_an_heir_knows_the_newest_of_both_in_order_and_within_its_bounds(
             publish(hub, (symbol, b"%d" % at))
 
     for symbol in before:
-        quote(symbol, elder)
+        quote(symbol, source)
     for symbol in both:
-        quote(symbol, elder, heir)
+        quote(symbol, source, successor)
     for symbol in own:
-        quote(symbol, heir)
-    ours, theirs = known(heir), known(elder)
-    taken = {each[0] for each in elder.values() if heir.inherit(*each)}
-    now = known(heir)
+        quote(symbol, successor)
+    ours, theirs = known(successor), known(source)
+    taken = {each[0] for each in source.values() if successor.inherit(*each)}
+    now = known(successor)
     assert ours.items() <= now.items(), "what its own feed brought stays"
     assert len(now) <= most
     assert now == {**{symbol: theirs[symbol] for symbol in taken}, **ours}
@@ -144,8 +144,10 @@ def test_an_heir_knows_the_newest_of_both_in_order_and_within_its_bounds(
     # The oldest goes first when others come.
     in_order = sorted(now, key=lambda symbol: now[symbol][0])
     for new in range(len(in_order)):
-        publish(heir, *[(f"N{new}-{more}", b"1") for more in range(most - len(known(heir)))])
-        known_now = known(heir)
-        publish(heir, (f"N{new}", b"1"))
-        gone = known_now.keys() - known(heir).keys()
+        publish(
+            successor, *[(f"N{new}-{more}", b"1") for more in range(most - len(known(successor)))]
+        )
+        known_now = known(successor)
+        publish(successor, (f"N{new}", b"1"))
+        gone = known_now.keys() - known(successor).keys()
         assert gone == {in_order[new]}

@@ -26,20 +26,20 @@ from pushservice.service.daemon import CannotStart
 from pushservice.workers import manager, worker_link
 from pushservice.workers.manager import (
     AGE_JITTER,
-    FED_WITHIN,
-    KILLED_AFTER,
-    LAST_DELAY,
-    LOOK_EVERY,
-    OLD_AGAIN_AFTER,
+    AGE_RETRY_DELAY,
+    CHECK_INTERVAL,
+    FEED_TIMEOUT,
+    KILL_DELAY,
+    MAX_RESTART_DELAY,
     STABLE_AFTER,
-    STEP_WITHIN,
+    STEP_TIMEOUT,
     STUCK_AFTER,
     Manager,
     Plan,
     count_of,
-    seats_of,
+    entries_of,
 )
-from pushservice.workers.overview import REPORTED_WITHIN, SILENT_AFTER
+from pushservice.workers.overview import REPORT_TIMEOUT, SILENT_AFTER
 from pushservice.workers.slots import CRASH_LOOP
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
@@ -109,25 +109,27 @@ class Managed:
     def go(self, seconds: float = TALK) -> Any:
         return self.reactor.go(seconds)
 
-    async def start(self, *, fed: bool = True) -> Managed:
+    async def start(self, *, feed_up: bool = True) -> Managed:
         self.manager.privilegedStartService()
         self.manager.startService()
         await self.go()
-        if fed:
+        if feed_up:
             self.feed()
         return self
 
     def feed(self) -> None:
         for process in self.alive():
-            process.says("fed")
+            process.says("feed_up")
 
     def feeding(self) -> None:
         """Workers are fed as soon as they are there."""
-        self.reactor.on_spawn = lambda process: self.reactor.callLater(SOON, process.says, "fed")
+        self.reactor.on_spawn = lambda process: self.reactor.callLater(
+            SOON, process.says, "feed_up"
+        )
 
-    def roll(self, name: str = "second", **values: Any) -> defer.Deferred[bool]:
+    def reload(self, name: str = "second", **values: Any) -> defer.Deferred[bool]:
         plan = Plan(replace(self.config, **values), {"name": name})
-        return defer.Deferred.fromCoroutine(self.manager.roll(plan))
+        return defer.Deferred.fromCoroutine(self.manager.reload(plan))
 
     def states(self) -> list[tuple[int, str]]:
         return [(each["number"], each["state"]) for each in self.manager.status()["workers"]]
@@ -140,7 +142,7 @@ class Managed:
         """Stop in order, and see that nothing is left."""
         if self.stopped is None:
             self.stop()
-        await self.go(60 + STEP_WITHIN)
+        await self.go(60 + STEP_TIMEOUT)
         assert self.stopped.called
         assert self.alive() == []
         assert self.reactor.getDelayedCalls() == []
@@ -170,14 +172,14 @@ in_turns = pytest_twisted.ensureDeferred
 
 @in_turns
 async def test_as_many_workers_serve_as_are_asked_for(make, words):
-    managed = await make(workers=3).start(fed=False)
+    managed = await make(workers=3).start(feed_up=False)
     assert managed.states() == [(1, "serving"), (2, "serving"), (3, "serving")]
     assert [process.asked for process in managed.processes] == [["serve"]] * 3
     assert managed.manager.serves
     assert managed.manager.faults() == ["the feed is down"]
-    managed.processes[1].says("fed")
+    managed.processes[1].says("feed_up")
     assert managed.manager.faults() == []
-    managed.processes[1].says("starved")
+    managed.processes[1].says("feed_down")
     assert managed.manager.faults() == ["the feed is down"]
     assert "is served" in words
 
@@ -188,7 +190,7 @@ async def test_a_worker_that_says_nothing_is_not_counted_on_until_it_does_again(
     one, other = managed.processes
     await managed.go(SILENT_AFTER - 0.5)
     other.says("status", status={})
-    other.says("starved")
+    other.says("feed_down")
     await managed.go(0.6)
     assert managed.manager.faults() == ["the feed is down"], "the one that has it hangs"
     assert managed.manager.status()["totals"]["feed"] == "down"
@@ -210,8 +212,8 @@ async def test_a_worker_is_told_its_place_and_gets_the_sockets(make, monkeypatch
     managed = await make(workers=2, listen=(LOOPBACK, unix), log_level="warn").start()
     first, second = (process.told[0] for process in managed.processes)
     assert [first["number"], second["number"]] == [1, 2]
-    assert first["seat"] in seats_of(1)
-    assert second["seat"] in seats_of(2)
+    assert first["entry"] in entries_of(1)
+    assert second["entry"] in entries_of(2)
     assert first["options"] == {"name": "first"}
     assert first["log_level"] == "warn"
     assert first["redis_socket"] is None
@@ -221,7 +223,7 @@ async def test_a_worker_is_told_its_place_and_gets_the_sockets(make, monkeypatch
     assert first["sockets"][1][0] == unix
     process = managed.processes[0]
     descriptors = process.descriptors
-    assert set(descriptors) == {0, 1, 2, 3, 4, worker_link.TALLY, worker_link.VALUES, 7, 8}
+    assert set(descriptors) == {0, 1, 2, 3, 4, worker_link.COUNTS, worker_link.VALUES, 7, 8}
     for at, family in enumerate(families):
         with socket.socket(fileno=os.dup(descriptors[worker_link.SOCKETS + at])) as theirs:
             assert theirs.family == family
@@ -242,7 +244,7 @@ def test_what_can_not_be_shared_is_refused_at_the_start():
     managed = Managed(listen=("ssl:0:privateKey=/no",))
     with pytest.raises(CannotStart, match=r"quotepush: workers can't share ssl:.* --workers 0"):
         managed.manager.privilegedStartService()
-    managed.manager._tally.close()
+    managed.manager._counts.close()
     os.close(managed.manager._values)
 
 
@@ -299,13 +301,13 @@ async def test_a_worker_that_ends_is_replaced_at_once_and_then_after_longer_and_
 @in_turns
 async def test_a_worker_that_lived_for_long_is_replaced_as_the_first_time(make, words):
     managed = await make().start()
-    while not managed.manager._posts.by_number[1].crash_loop:
+    while not managed.manager._slots.by_number[1].crash_loop:
         managed.processes[-1].ends(signal=11)
         count = len(managed.processes)
         while len(managed.processes) == count:
             await managed.go(SOON)
-    assert managed.manager._posts.by_number[1].delay >= CRASH_LOOP
-    await managed.go(STABLE_AFTER + LOOK_EVERY)
+    assert managed.manager._slots.by_number[1].delay >= CRASH_LOOP
+    await managed.go(STABLE_AFTER + CHECK_INTERVAL)
     managed.feed()
     assert managed.manager.faults() == [], "what works for long keeps ending no more"
     managed.processes[-1].ends()
@@ -319,7 +321,7 @@ async def test_a_worker_that_lived_for_long_is_replaced_as_the_first_time(make, 
 async def test_a_worker_that_never_comes_to_serve_is_tried_again(make, words):
     managed = make()
     managed.reactor.on_spawn = lambda process: process.ignores.add("serve")
-    await managed.start(fed=False)
+    await managed.start(feed_up=False)
     assert managed.manager.faults() == ["no worker serves"]
     assert not managed.manager.serves
     for process in managed.processes:
@@ -338,9 +340,9 @@ async def test_a_worker_that_does_not_get_up_in_time_is_killed_and_tried_again(
 ):
     managed = make()
     managed.reactor.on_spawn = lambda process: process.ignores.add("serve")
-    await managed.start(fed=False)
+    await managed.start(feed_up=False)
     managed.reactor.on_spawn = lambda _process: None
-    for _ in range(round(STEP_WITHIN) + 2):
+    for _ in range(round(STEP_TIMEOUT) + 2):
         await managed.go(1)
         if not managed.processes[0].ended:
             managed.processes[0].says("status", status={})
@@ -355,13 +357,13 @@ async def test_workers_that_take_long_to_fail_at_their_start_are_a_crash_loop_to
 ):
     managed = make(workers=2)
     managed.reactor.on_spawn = lambda process: process.ignores.add("serve")
-    await managed.start(fed=False)
+    await managed.start(feed_up=False)
     managed.processes[0].says("serving")
-    managed.processes[0].says("fed")
-    assert STEP_WITHIN > STABLE_AFTER
-    while not managed.manager._posts.by_number[2].crash_loop:
+    managed.processes[0].says("feed_up")
+    assert STEP_TIMEOUT > STABLE_AFTER
+    while not managed.manager._slots.by_number[2].crash_loop:
         assert len(managed.processes) < 10
-        await speaking(managed, STEP_WITHIN)
+        await speaking(managed, STEP_TIMEOUT)
     assert managed.manager.faults() == ["worker 2 keeps ending"]
     assert words.level_of("worker 2 ended") == "critical"
     logged_failures.flush(defer.TimeoutError)
@@ -378,7 +380,7 @@ async def test_a_process_that_can_not_be_started_is_tried_again(
     managed.processes[0].ends()
     await managed.go(SOON)
     assert (2, "serving") in managed.states()
-    await speaking(managed, LAST_DELAY + 2)
+    await speaking(managed, MAX_RESTART_DELAY + 2)
     assert managed.states() == [(1, "serving"), (2, "serving")]
     logged_failures.flush(ValueError)
 
@@ -392,7 +394,7 @@ async def test_a_first_process_that_can_not_be_started_keeps_no_other_from_it(
     await managed.start()
     assert managed.states() == [(2, "serving")]
     managed.feeding()
-    await speaking(managed, LAST_DELAY + 2)
+    await speaking(managed, MAX_RESTART_DELAY + 2)
     assert managed.states() == [(1, "serving"), (2, "serving")]
     assert logged_failures.flush(ValueError)
 
@@ -401,7 +403,7 @@ async def test_a_first_process_that_can_not_be_started_keeps_no_other_from_it(
 async def test_a_worker_that_talks_nonsense_is_killed_and_replaced(make, logged_failures):
     managed = await make().start()
     first = managed.processes[0]
-    first.protocol.childDataReceived(worker_link.SAYS, b"nonsense\n")
+    first.protocol.childDataReceived(worker_link.MESSAGES, b"nonsense\n")
     assert [int(number) for number in first.signals] == [9]
     await managed.go()
     assert managed.states() == [(1, "serving")]
@@ -484,7 +486,7 @@ async def test_an_old_worker_whose_heir_fails_serves_on_and_is_replaced_later(
     assert "drain" not in old.asked
     assert managed.states() == [(1, "serving")]
     managed.feeding()
-    await speaking(managed, OLD_AGAIN_AFTER + 3)
+    await speaking(managed, AGE_RETRY_DELAY + 3)
     assert len(managed.processes) == 3
     assert old.ended
     assert managed.states() == [(1, "serving")]
@@ -499,19 +501,19 @@ async def test_a_new_worker_gets_its_feed_then_the_values_and_then_serves(make):
     managed = await make(workers=2).start()
     managed.processes[0].ends()
     await managed.go(1)
-    elder, heir = managed.processes[1:]
-    assert heir.asked == []
-    heir.says("fed")
+    source, successor = managed.processes[1:]
+    assert successor.asked == []
+    successor.says("feed_up")
     await managed.go()
-    assert heir.asked == ["inherit", "serve"]
-    assert elder.asked == ["serve", "bequeath"]
+    assert successor.asked == ["load_values", "serve"]
+    assert source.asked == ["serve", "dump_values"]
 
 
 @in_turns
 async def test_a_new_worker_that_gets_no_feed_serves_without_after_a_while(make):
     managed = await make(workers=2).start()
     managed.processes[0].ends()
-    await managed.go(FED_WITHIN - 0.1)
+    await managed.go(FEED_TIMEOUT - 0.1)
     assert managed.processes[2].asked == []
     await managed.go(0.2)
     assert managed.processes[2].asked == ["serve"]
@@ -521,9 +523,9 @@ async def test_a_new_worker_that_gets_no_feed_serves_without_after_a_while(make)
 @pytest.mark.parametrize("values", [{}, {"subscribe": "demand"}], ids=["all", "demand"])
 async def test_no_worker_that_gets_quotes_is_replaced_by_one_that_gets_none(make, values):
     managed = await make(**values).start()
-    rolled = managed.roll(**values)
-    await managed.go(FED_WITHIN + 0.1)
-    assert rolled.result is False
+    reloaded = managed.reload(**values)
+    await managed.go(FEED_TIMEOUT + 0.1)
+    assert reloaded.result is False
     [old, new] = managed.processes
     assert "drain" not in old.asked
     assert new.signals == [signal.SIGABRT]
@@ -536,30 +538,30 @@ async def test_a_worker_that_takes_long_to_start_has_all_its_time_for_the_feed(m
     managed = await make().start()
 
     def slow(process: FakeProcess) -> None:
-        process.takes = 3 * FED_WITHIN
-        managed.reactor.callLater(process.takes + FED_WITHIN - 1, process.says, "fed")
+        process.takes = 3 * FEED_TIMEOUT
+        managed.reactor.callLater(process.takes + FEED_TIMEOUT - 1, process.says, "feed_up")
 
     managed.reactor.on_spawn = slow
-    rolled = managed.roll()
-    await managed.go(4 * FED_WITHIN + 1)
-    assert rolled.result is True
+    reloaded = managed.reload()
+    await managed.go(4 * FEED_TIMEOUT + 1)
+    assert reloaded.result is True
     assert managed.states() == [(1, "serving")]
 
 
 @in_turns
 async def test_where_no_worker_gets_quotes_they_are_replaced_all_the_same(make):
-    managed = await make().start(fed=False)
-    rolled = managed.roll()
+    managed = await make().start(feed_up=False)
+    reloaded = managed.reload()
     await managed.go()
-    assert rolled.result is True
+    assert reloaded.result is True
     assert "drain" in managed.processes[0].asked
 
 
 @in_turns
-@pytest.mark.parametrize("reason", ["demand", "starved"])
+@pytest.mark.parametrize("reason", ["demand", "feed_down"])
 async def test_without_values_that_are_kept_up_to_date_none_are_handed_over(make, reason):
     values = {"subscribe": "demand"} if reason == "demand" else {}
-    managed = await make(workers=2, **values).start(fed=reason != "starved")
+    managed = await make(workers=2, **values).start(feed_up=reason != "feed_down")
     managed.feeding()
     managed.processes[0].ends()
     await managed.go()
@@ -567,51 +569,51 @@ async def test_without_values_that_are_kept_up_to_date_none_are_handed_over(make
 
 
 @in_turns
-@pytest.mark.parametrize("ends", ["elder", "heir"])
-@pytest.mark.parametrize("when", ["bequeath", "inherit"])
+@pytest.mark.parametrize("ends", ["source", "successor"])
+@pytest.mark.parametrize("when", ["dump_values", "load_values"])
 async def test_who_ends_while_values_are_handed_over_holds_up_nobody(make, ends, when):
     managed = await make(workers=3).start()
     managed.feeding()
     managed.processes[0].ends()
-    elder = managed.processes[1]
-    elder.ignores.add("bequeath")
+    source = managed.processes[1]
+    source.ignores.add("dump_values")
     managed.reactor.on_spawn, feeding = (
-        lambda process: (feeding(process), process.ignores.add("inherit")),
+        lambda process: (feeding(process), process.ignores.add("load_values")),
         managed.reactor.on_spawn,
     )
     await managed.go()
-    heir = managed.processes[3]
+    successor = managed.processes[3]
     managed.reactor.on_spawn = feeding
-    assert elder.asked == ["serve", "bequeath"]
-    if when == "inherit":
-        elder.says("bequeathed", values=1)
-        assert heir.asked == ["inherit"]
-    elder.ignores.clear()
-    (elder if ends == "elder" else heir).ends(signal=9)
-    if when == "inherit":
-        heir.says("inherited", values=1)
-    elder.says("bequeathed", values=1)
+    assert source.asked == ["serve", "dump_values"]
+    if when == "load_values":
+        source.says("values_dumped", values=1)
+        assert successor.asked == ["load_values"]
+    source.ignores.clear()
+    (source if ends == "source" else successor).ends(signal=9)
+    if when == "load_values":
+        successor.says("values_loaded", values=1)
+    source.says("values_dumped", values=1)
     await managed.go(1)
     assert managed.states() == [(number, "serving") for number in (1, 2, 3)]
-    assert ("serve" in heir.asked) == (ends == "elder")
+    assert ("serve" in successor.asked) == (ends == "source")
 
 
 @in_turns
 async def test_two_heirs_get_values_one_after_the_other(make):
     managed = await make(workers=3).start()
     managed.feeding()
-    elder = managed.processes[2]
-    elder.ignores.add("bequeath")
+    source = managed.processes[2]
+    source.ignores.add("dump_values")
     managed.processes[0].ends()
     managed.processes[1].ends()
     await managed.go()
-    assert elder.asked == ["serve", "bequeath"]
-    elder.says("bequeathed", values=0)
+    assert source.asked == ["serve", "dump_values"]
+    source.says("values_dumped", values=0)
     await managed.go(SOON / 2)
-    assert elder.asked == ["serve", "bequeath"], "the file is still in use"
+    assert source.asked == ["serve", "dump_values"], "the file is still in use"
     await managed.go()
-    assert elder.asked == ["serve", "bequeath", "bequeath"]
-    elder.says("bequeathed", values=0)
+    assert source.asked == ["serve", "dump_values", "dump_values"]
+    source.says("values_dumped", values=0)
     await managed.go()
     assert managed.states() == [(number, "serving") for number in (1, 2, 3)]
 
@@ -620,16 +622,16 @@ async def test_two_heirs_get_values_one_after_the_other(make):
 
 
 @in_turns
-async def test_a_roll_replaces_each_worker_once_its_heir_serves(make):
+async def test_a_reload_replaces_each_worker_once_its_heir_serves(make):
     managed = await make(workers=2).start()
     managed.feeding()
     for process in managed.processes:
         process.ignores.add("drain")
-    rolled = managed.roll()
+    reloaded = managed.reload()
     await managed.go()
-    first, second, heir = managed.processes
-    assert heir.told[0]["options"] == {"name": "second"}
-    assert heir.asked == ["inherit", "serve"]
+    first, second, successor = managed.processes
+    assert successor.told[0]["options"] == {"name": "second"}
+    assert successor.asked == ["load_values", "serve"]
     assert first.told[-1] == {"do": "drain", "code": CloseCode.RESTARTING}
     assert second.asked == ["serve"], "one at a time"
     first.ends()
@@ -637,13 +639,13 @@ async def test_a_roll_replaces_each_worker_once_its_heir_serves(make):
     assert second.asked[-1] == "drain"
     second.ends()
     await managed.go()
-    assert rolled.result is True
+    assert reloaded.result is True
     assert managed.states() == [(1, "serving"), (2, "serving")]
 
 
 @in_turns
 @pytest.mark.parametrize("how", ["ends", "is not started", "is slow"])
-async def test_a_roll_whose_first_worker_fails_leaves_all_as_it_was(
+async def test_a_reload_whose_first_worker_fails_leaves_all_as_it_was(
     make, logged_failures, how, tmp_path
 ):
     managed = await make(workers=2, redis=()).start()
@@ -655,12 +657,12 @@ async def test_a_roll_whose_first_worker_fails_leaves_all_as_it_was(
         managed.reactor.on_spawn = lambda process: managed.reactor.callLater(SOON, process.ends, 1)
     else:
         managed.reactor.on_spawn = lambda process: process.ignores.add("serve")
-    rolled = managed.roll(
+    reloaded = managed.reload(
         listen=(LOOPBACK, f"unix:{tmp_path}/new"), workers=3, demo=False, redis=(NOWHERE,)
     )
-    await speaking(managed, STEP_WITHIN + FED_WITHIN + 5)
+    await speaking(managed, STEP_TIMEOUT + FEED_TIMEOUT + 5)
     managed.reactor.on_spawn = lambda _process: None
-    assert rolled.result is False
+    assert reloaded.result is False
     assert (manager._plan, manager._ports, manager._development) == before
     assert [process.asked for process in managed.processes[:2]] == [["serve"]] * 2 or how != "ends"
     assert not any("drain" in process.asked for process in managed.processes[:2])
@@ -671,12 +673,12 @@ async def test_a_roll_whose_first_worker_fails_leaves_all_as_it_was(
     assert port.connected
     logged_failures.flush(Exception)
     managed.processes[0].ends()
-    await managed.go(FED_WITHIN + 1)
+    await managed.go(FEED_TIMEOUT + 1)
     assert managed.processes[-1].told[0]["options"] == {"name": "first"}
 
 
 @in_turns
-async def test_a_roll_whose_later_worker_fails_keeps_what_both_plans_need(
+async def test_a_reload_whose_later_worker_fails_keeps_what_both_plans_need(
     make, logged_failures, tmp_path
 ):
     old, new = f"unix:{tmp_path}/old", f"unix:{tmp_path}/new"
@@ -690,9 +692,9 @@ async def test_a_roll_whose_later_worker_fails_keeps_what_both_plans_need(
             managed.reactor.callLater(SOON, process.ends, 1)
 
     managed.reactor.on_spawn = second_fails
-    rolled = managed.roll(listen=(new,), redis=(NOWHERE,), workers=3)
+    reloaded = managed.reload(listen=(new,), redis=(NOWHERE,), workers=3)
     await managed.go(1)
-    assert rolled.result is False
+    assert reloaded.result is False
     assert managed.processes[0].ended
     assert managed.processes[1].asked[-1] != "drain"
     assert (tmp_path / "old").exists(), "one worker still serves there"
@@ -700,13 +702,13 @@ async def test_a_roll_whose_later_worker_fails_keeps_what_both_plans_need(
     assert not managed.reactor.redis[0].ended, "one worker is still fed by it"
     logged_failures.flush(Exception)
     assert managed.states() == [(1, "serving"), (2, "serving"), (3, "serving")]
-    assert managed.processes[-1].told[0]["options"] == {"name": "second"}, "the new post is filled"
-    again = managed.roll(listen=(old, new), redis=(NOWHERE,), workers=3)
+    assert managed.processes[-1].told[0]["options"] == {"name": "second"}, "the new slot is filled"
+    again = managed.reload(listen=(old, new), redis=(NOWHERE,), workers=3)
     await managed.go(1)
     assert again.result is True, "what is still open is used again"
     assert (tmp_path / "old").exists()
     assert managed.reactor.redis[0].ended
-    last = managed.roll(listen=(new,), redis=(NOWHERE,), workers=3)
+    last = managed.reload(listen=(new,), redis=(NOWHERE,), workers=3)
     await managed.go(1)
     assert last.result is True
     assert not (tmp_path / "old").exists()
@@ -716,11 +718,11 @@ async def test_a_roll_whose_later_worker_fails_keeps_what_both_plans_need(
 async def test_more_workers_are_added_and_fewer_drain(make):
     managed = await make(workers=1).start()
     managed.feeding()
-    more = managed.roll(workers=3)
+    more = managed.reload(workers=3)
     await managed.go(1)
     assert more.result is True
     assert [number for number, _ in managed.states()] == [1, 2, 3]
-    fewer = managed.roll(workers=1)
+    fewer = managed.reload(workers=1)
     await managed.go(1)
     assert fewer.result is True
     assert managed.states() == [(1, "serving")]
@@ -737,14 +739,14 @@ async def test_a_plan_that_can_not_be_run_changes_nothing(make, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         busy = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
         with pytest.raises(CannotListen, match="Address already in use"):
-            await managed.roll(listen=(LOOPBACK, f"unix:{tmp_path}/new", busy))
+            await managed.reload(listen=(LOOPBACK, f"unix:{tmp_path}/new", busy))
     with pytest.raises(CannotListen, match="can't share"):
-        await managed.roll(listen=("ssl:0",))
+        await managed.reload(listen=("ssl:0",))
     missing = tmp_path / "missing.pem"
     with pytest.raises(ValueError, match=r"missing\.pem"):
-        await managed.roll(plain=False, cert=(missing,), key=(missing,))
+        await managed.reload(plain=False, cert=(missing,), key=(missing,))
     with pytest.raises(ValueError, match="--workers 0 needs a new start"):
-        await managed.roll(workers=0)
+        await managed.reload(workers=0)
     await managed.go()
     assert (manager._plan, manager._ports, manager._development) == before
     assert not (tmp_path / "new").exists()
@@ -758,7 +760,7 @@ async def test_a_private_redis_that_is_not_wanted_any_more_ends_when_all_have_le
     managed.feeding()
     for process in managed.processes:
         process.ignores.add("drain")
-    rolled = managed.roll(redis=(NOWHERE,))
+    reloaded = managed.reload(redis=(NOWHERE,))
     await managed.go()
     managed.processes[0].ends()
     await managed.go()
@@ -766,7 +768,7 @@ async def test_a_private_redis_that_is_not_wanted_any_more_ends_when_all_have_le
     managed.processes[1].ends()
     await managed.go()
     assert managed.reactor.redis[0].ended
-    assert rolled.result is True
+    assert reloaded.result is True
 
 
 @in_turns
@@ -774,18 +776,18 @@ async def test_a_send_buffer_that_has_changed_holds_for_sockets_that_were_open(m
     managed = await make(limits=Limits(send_buffer=65_536)).start()
     [port] = managed.manager._ports.values()
     managed.feeding()
-    rolled = managed.roll(limits=Limits(send_buffer=20_000))
-    await managed.go(FED_WITHIN + 1)
-    assert rolled.result is True
+    reloaded = managed.reload(limits=Limits(send_buffer=20_000))
+    await managed.go(FEED_TIMEOUT + 1)
+    assert reloaded.result is True
     assert port.socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 40_000
 
 
 @in_turns
-async def test_a_second_roll_waits_for_the_first(make):
+async def test_a_second_reload_waits_for_the_first(make):
     managed = await make().start()
     managed.feeding()
     managed.processes[0].ignores.add("drain")
-    first, second = managed.roll("second"), managed.roll("third")
+    first, second = managed.reload("second"), managed.reload("third")
     await managed.go(1)
     assert len(managed.processes) == 2
     managed.processes[0].ends()
@@ -796,18 +798,18 @@ async def test_a_second_roll_waits_for_the_first(make):
 
 
 @in_turns
-async def test_a_roll_takes_the_place_of_a_restart_that_was_to_come(make):
+async def test_a_reload_takes_the_place_of_a_restart_that_was_to_come(make):
     managed = await make().start()
     for _ in range(6):
         managed.processes[-1].ends(code=1)
         await managed.go(3 if len(managed.processes) < 6 else SOON)
-    assert managed.manager._posts.by_number[1].restart is not None
+    assert managed.manager._slots.by_number[1].restart is not None
     count = len(managed.processes)
-    rolled = managed.roll()
+    reloaded = managed.reload()
     await managed.go()
-    assert rolled.result is True
+    assert reloaded.result is True
     assert len(managed.processes) == count + 1
-    await managed.go(LAST_DELAY)
+    await managed.go(MAX_RESTART_DELAY)
     assert len(managed.processes) == count + 1
     managed.feed()
     assert managed.manager.faults() == []
@@ -816,22 +818,22 @@ async def test_a_roll_takes_the_place_of_a_restart_that_was_to_come(make):
 @in_turns
 async def test_an_old_worker_that_ends_while_its_heir_comes_up_is_not_restarted(make):
     managed = await make().start()
-    rolled = managed.roll()
+    reloaded = managed.reload()
     managed.processes[0].ends(code=1)
-    await managed.go(FED_WITHIN + 1)
-    assert rolled.result is True
+    await managed.go(FEED_TIMEOUT + 1)
+    assert reloaded.result is True
     assert len(managed.processes) == 2
     assert managed.states() == [(1, "serving")]
 
 
 @in_turns
-async def test_a_post_both_of_whose_workers_end_in_a_roll_is_filled_again(make, logged_failures):
+async def test_a_post_both_of_whose_workers_end_in_a_reload_is_filled_again(make, logged_failures):
     managed = await make().start()
-    rolled = managed.roll()
+    reloaded = managed.reload()
     managed.processes[0].ends(code=1)
     managed.processes[1].ends(code=1)
     await managed.go(1)
-    assert rolled.result is False
+    assert reloaded.result is False
     assert managed.states() == [(1, "serving")]
     logged_failures.flush(Exception)
 
@@ -844,18 +846,18 @@ async def test_a_worker_that_comes_up_while_it_is_replaced_is_not_told_to_serve(
     coming = managed.processes[2]
     coming.ignores.add("drain")
     assert coming.asked == []
-    rolled = managed.roll()
+    reloaded = managed.reload()
     await managed.go(SOON)
     managed.feeding()
-    managed.processes[3].says("fed")
+    managed.processes[3].says("feed_up")
     await managed.go()
     assert coming.asked == ["drain"]
-    coming.says("fed")
+    coming.says("feed_up")
     await managed.go()
     assert coming.asked == ["drain"]
     coming.ends()
     await managed.go(1)
-    assert rolled.result is True
+    assert reloaded.result is True
     assert managed.states() == [(1, "serving"), (2, "serving")]
 
 
@@ -867,12 +869,12 @@ async def test_a_worker_that_ends_while_it_drains_is_just_gone(make):
     managed = await make().start()
     managed.feeding()
     managed.processes[0].ignores.add("drain")
-    rolled = managed.roll()
+    reloaded = managed.reload()
     await managed.go()
     assert managed.states() == [(1, "serving"), (1, "draining")]
     managed.processes[0].ends(signal=11)
     await managed.go()
-    assert rolled.result is True
+    assert reloaded.result is True
     assert managed.states() == [(1, "serving")]
     assert managed.manager.status()["workers"][0]["restarts"] == 0
 
@@ -883,13 +885,13 @@ async def test_a_worker_that_does_not_end_in_its_own_time_is_killed(make, words)
     managed.feeding()
     old = managed.processes[0]
     old.ignores.add("drain")
-    rolled = managed.roll(drain_timeout=1.0)
-    await speaking(managed, 20 + KILLED_AFTER - 1)
+    reloaded = managed.reload(drain_timeout=1.0)
+    await speaking(managed, 20 + KILL_DELAY - 1)
     assert old.signals == [], "what it was started with holds"
     await speaking(managed, 2)
     assert [int(number) for number in old.signals] == [9]
     assert "has not ended in 25" in words
-    assert rolled.result is True
+    assert reloaded.result is True
 
 
 # -- stop ------------------------------------------------------------------------------------------
@@ -910,8 +912,8 @@ async def test_a_stop_has_all_drain_at_once_and_closes_the_sockets(make):
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address)
     assert not managed.manager.serves
-    managed.manager.hurry()
-    assert [process.asked[-1] for process in managed.processes] == ["hurry"] * 2
+    managed.manager.abort()
+    assert [process.asked[-1] for process in managed.processes] == ["abort"] * 2
     managed.processes[0].ends()
     await managed.go()
     assert not stopped.called
@@ -935,15 +937,15 @@ async def test_a_stop_cancels_what_was_to_be_restarted(make):
 
 @in_turns
 @pytest.mark.parametrize("after", [0, SOON, 2 * SOON, 3 * SOON, 4 * SOON, 5 * SOON, 6 * SOON])
-async def test_a_stop_in_the_midst_of_a_roll_ends_both(make, after, tmp_path, logged_failures):
+async def test_a_stop_in_the_midst_of_a_reload_ends_both(make, after, tmp_path, logged_failures):
     managed = await make(workers=2, redis=(), listen=(f"unix:{tmp_path}/old",)).start()
     managed.feeding()
-    rolled = managed.roll(workers=3, listen=(f"unix:{tmp_path}/new",), demo=True)
+    reloaded = managed.reload(workers=3, listen=(f"unix:{tmp_path}/new",), demo=True)
     await managed.go(after)
     stopped = managed.stop()
     await managed.go(1)
     assert stopped.called
-    assert rolled.result is False
+    assert reloaded.result is False
     assert managed.alive() == []
     assert all(redis.ended for redis in managed.reactor.redis)
     assert list(tmp_path.iterdir()) == []
@@ -951,16 +953,16 @@ async def test_a_stop_in_the_midst_of_a_roll_ends_both(make, after, tmp_path, lo
 
 
 @in_turns
-async def test_a_stop_does_not_wait_for_a_private_redis_that_a_roll_waits_for(make):
+async def test_a_stop_does_not_wait_for_a_private_redis_that_a_reload_waits_for(make):
     managed = await make().start()
     managed.reactor.redis_gets_ready = False
-    rolled = managed.roll(redis=())
+    reloaded = managed.reload(redis=())
     await managed.go(1)
     assert len(managed.processes) == 1, "workers come once it is there"
     stopped = managed.stop()
     await managed.go(1)
     assert stopped.called
-    assert rolled.result is False
+    assert reloaded.result is False
     assert managed.reactor.redis[0].ended
 
 
@@ -991,8 +993,8 @@ async def test_a_worker_that_is_stuck_holds_up_no_stop_that_is_to_be_at_once(mak
     stopped = managed.stop()
     await managed.go(10)
     assert other.ended
-    managed.manager.hurry()
-    await managed.go(KILLED_AFTER - 1)
+    managed.manager.abort()
+    await managed.go(KILL_DELAY - 1)
     assert stuck.signals == []
     assert not stopped.called
     await managed.go(2)
@@ -1006,7 +1008,7 @@ async def test_a_worker_that_can_not_be_killed_does_not_hold_up_the_stop(make):
     stuck = managed.processes[0]
     stuck.ignores |= {"drain", 9}
     stopped = managed.stop()
-    await managed.go(15 + KILLED_AFTER + STEP_WITHIN + 1)
+    await managed.go(15 + KILL_DELAY + STEP_TIMEOUT + 1)
     assert stopped.called
     stuck.ends(signal=9)
 
@@ -1061,16 +1063,16 @@ async def test_totals_are_of_all_workers_and_do_not_fall_when_one_ends(make):
     third.says("status", status=said(1, quotes_in=5))
     assert totals() == (5, 195)
     figures = managed.manager.figures()
-    posts = {each["number"]: each for each in figures["posts"]}
-    assert posts[1]["counters"]["quotes_in"] == 105
-    assert posts[1]["restarts"] == 1
-    assert posts[2]["counters"]["quotes_in"] == 90
-    assert posts[1]["states"] == {"starting": 0, "serving": 1, "draining": 0}
-    assert posts["manager"]["process"]["memory"] > 0
+    slots = {each["number"]: each for each in figures["slots"]}
+    assert slots[1]["counters"]["quotes_in"] == 105
+    assert slots[1]["restarts"] == 1
+    assert slots[2]["counters"]["quotes_in"] == 90
+    assert slots[1]["states"] == {"starting": 0, "serving": 1, "draining": 0}
+    assert slots["manager"]["process"]["memory"] > 0
 
 
 @in_turns
-async def test_totals_do_not_fall_in_a_roll_or_at_the_end(make):
+async def test_totals_do_not_fall_in_a_reload_or_at_the_end(make):
     managed = await make(workers=2).start()
     # Of these, sums depend on their order if they are rounded one after the other.
     times = iter((0.1, 0.2, 0.3, 0.7))
@@ -1081,7 +1083,7 @@ async def test_totals_do_not_fall_in_a_roll_or_at_the_end(make):
         seen.append((totals["counters"]["quotes_in"], totals["process"]["cpu"]))
 
     def tell(process: FakeProcess, quotes: int) -> None:
-        process.says("fed")
+        process.says("feed_up")
         cpu = {"process": {"cpu": next(times)}}
         process.says("status", status=said(0, quotes_in=quotes) | cpu)
 
@@ -1091,9 +1093,9 @@ async def test_totals_do_not_fall_in_a_roll_or_at_the_end(make):
     reading = LoopingCall(look)
     reading.clock = managed.reactor
     reading.start(SOON / 4)
-    rolled = managed.roll()
+    reloaded = managed.reload()
     await managed.go(1)
-    assert rolled.result
+    assert reloaded.result
     managed.stop()
     await managed.go(1)
     reading.stop()
@@ -1105,9 +1107,9 @@ async def test_totals_do_not_fall_in_a_roll_or_at_the_end(make):
 
 @in_turns
 async def test_the_feed_is_up_where_one_that_serves_is_fed(make):
-    managed = await make(workers=2).start(fed=False)
+    managed = await make(workers=2).start(feed_up=False)
     assert managed.manager.status()["totals"]["feed"] == "down"
-    managed.processes[1].says("fed")
+    managed.processes[1].says("feed_up")
     assert managed.manager.status()["totals"]["feed"] == "up"
     assert managed.manager.faults() == []
 
@@ -1144,7 +1146,7 @@ async def test_who_does_not_answer_in_time_is_left_out_and_named(make):
     report = defer.Deferred.fromCoroutine(managed.manager.clients(2))
     answer(managed.processes[0], clients=[client("a", 5)], total=1)
     managed.processes[2].ends(3)
-    await managed.go(REPORTED_WITHIN - 0.1)
+    await managed.go(REPORT_TIMEOUT - 0.1)
     assert not report.called
     await managed.go(0.2)
     assert report.result == {"clients": [client("a", 5)], "total": 1, "missing": [2, 3]}

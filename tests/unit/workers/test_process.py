@@ -24,7 +24,7 @@ from pushservice.workers.manager import Plan
 from pushservice.workers.process import Process
 
 
-class Crew:
+class Backend:
     """Serves nobody, and keeps what it is told."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Crew:
         self.serves = False
         self.found: list[str] = []
         self.plans: list[Plan] = []
-        self.rolled: list[defer.Deferred[bool]] = []
+        self.reloaded: list[defer.Deferred[bool]] = []
         self.stopped: defer.Deferred[None] = defer.Deferred()
 
     def privilegedStartService(self) -> None:
@@ -45,8 +45,8 @@ class Crew:
         self.told.append("stop")
         return self.stopped
 
-    def hurry(self) -> None:
-        self.told.append("hurry")
+    def abort(self) -> None:
+        self.told.append("abort")
 
     def faults(self) -> list[str]:
         return self.found
@@ -63,10 +63,10 @@ class Crew:
     async def symbols(self, most: int) -> dict[str, Any]:
         return {"symbols": [most]}
 
-    async def roll(self, plan: Plan) -> bool:
+    async def reload(self, plan: Plan) -> bool:
         self.plans.append(plan)
-        self.rolled.append(defer.Deferred())
-        return await self.rolled[-1]
+        self.reloaded.append(defer.Deferred())
+        return await self.reloaded[-1]
 
 
 class Stoppable(Clock):
@@ -92,7 +92,7 @@ class Stoppable(Clock):
 
 
 class Run:
-    """A process around a crew, with a systemd that listens."""
+    """A process around a backend, with a systemd that listens."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, path: str, **values: Any) -> None:
         self.systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -102,10 +102,12 @@ class Run:
         monkeypatch.setenv("WATCHDOG_USEC", "20000000")
         monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
         monkeypatch.setattr("setproctitle.setproctitle", lambda _title: None)
-        self.reactor, self.crew = Stoppable(), Crew()
+        self.reactor, self.backend = Stoppable(), Backend()
         self.next: Plan | Exception = Plan(Config(**values), {})
         config = Config(**{"admin": None} | values)
-        self.process = Process(self.reactor, Plan(config, {}), self.crew, "quotepush", self._load)
+        self.process = Process(
+            self.reactor, Plan(config, {}), self.backend, "quotepush", self._load
+        )
         self.process.privilegedStartService()
         self.process.startService()
         self.ended = False
@@ -128,8 +130,8 @@ class Run:
         if not self.ended:
             self.ended = True
             stopped = self.process.stopService()
-            if not self.crew.stopped.called:
-                self.crew.stopped.callback(None)
+            if not self.backend.stopped.called:
+                self.backend.stopped.callback(None)
             await stopped
         self.systemd.close()
         assert self.reactor.getDelayedCalls() == []
@@ -171,7 +173,7 @@ def test_told_to_end_it_ends_in_order(run):
     daemon.process.leave()
     daemon.reactor.advance(0)
     assert daemon.reactor.stops == 1
-    assert daemon.crew.told == ["listen", "start"]
+    assert daemon.backend.told == ["listen", "start"]
     assert daemon.process.faults() == ["draining"]
 
 
@@ -193,8 +195,8 @@ async def test_told_twice_in_the_delay_it_drops_all_as_soon_as_it_ends(run):
     assert daemon.reactor.stops == 1
     daemon.reactor.advance(11)
     stopped = daemon.process.stopService()
-    assert daemon.crew.told[-2:] == ["stop", "hurry"]
-    daemon.crew.stopped.callback(None)
+    assert daemon.backend.told[-2:] == ["stop", "abort"]
+    daemon.backend.stopped.callback(None)
     await stopped
     daemon.ended = True
 
@@ -205,11 +207,11 @@ async def test_told_again_while_it_ends_it_drops_who_is_left(run):
     daemon.process.leave()
     daemon.reactor.advance(0)
     stopped = daemon.process.stopService()
-    assert daemon.crew.told[-1] == "stop"
+    assert daemon.backend.told[-1] == "stop"
     daemon.process.leave()
-    assert daemon.crew.told[-1] == "hurry"
+    assert daemon.backend.told[-1] == "abort"
     assert daemon.reactor.stops == 1, "it had been stopped"
-    daemon.crew.stopped.callback(None)
+    daemon.backend.stopped.callback(None)
     await stopped
     daemon.ended = True
 
@@ -221,8 +223,8 @@ async def test_signals_are_what_does_all_this(run, monkeypatch):
     turn: defer.Deferred[None] = defer.Deferred()
     reactor.callLater(0.01, turn.callback, None)
     await turn
-    assert len(daemon.crew.plans) == 1
-    daemon.crew.rolled[0].callback(True)
+    assert len(daemon.backend.plans) == 1
+    daemon.backend.reloaded[0].callback(True)
     await daemon.end()
     # What is left is twistd's: its pidfile, say.
     for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
@@ -236,9 +238,9 @@ def test_a_reload_runs_what_is_there_now_and_says_what_it_can_not_change(run, li
     daemon = run(plain=True)
     daemon.next = Plan(Config(plain=True, log_keep=3, drain_delay=4.0, admin=None), {})
     daemon.process.reload()
-    assert daemon.crew.plans == [daemon.next]
+    assert daemon.backend.plans == [daemon.next]
     assert "the configuration is loaded" not in lines
-    daemon.crew.rolled[0].callback(True)
+    daemon.backend.reloaded[0].callback(True)
     assert "the configuration is loaded" in lines
     assert "--log-keep holds from the next start on" in lines
     daemon.process.leave()
@@ -251,17 +253,17 @@ def test_told_to_reload_while_it_reloads_it_does_so_once_more_after_it(run):
     daemon = run(plain=True)
     for _ in range(3):
         daemon.process.reload()
-    assert len(daemon.crew.plans) == 1
-    daemon.crew.rolled[0].callback(True)
-    assert len(daemon.crew.plans) == 2
-    daemon.crew.rolled[1].callback(True)
-    assert len(daemon.crew.plans) == 2
+    assert len(daemon.backend.plans) == 1
+    daemon.backend.reloaded[0].callback(True)
+    assert len(daemon.backend.plans) == 2
+    daemon.backend.reloaded[1].callback(True)
+    assert len(daemon.backend.plans) == 2
     daemon.process.reload()
-    assert len(daemon.crew.plans) == 3
-    daemon.crew.rolled[2].callback(True)
+    assert len(daemon.backend.plans) == 3
+    daemon.backend.reloaded[2].callback(True)
 
 
-@pytest.mark.parametrize("where", ["load", "roll"])
+@pytest.mark.parametrize("where", ["load", "reload"])
 def test_what_can_not_be_run_is_said_line_by_line_and_the_next_reload_is_another_chance(
     run, lines, where
 ):
@@ -272,12 +274,12 @@ def test_what_can_not_be_run_is_said_line_by_line_and_the_next_reload_is_another
         daemon.next = good
     else:
         daemon.process.reload()
-        daemon.crew.rolled[0].errback(CannotListen("one\ntwo"))
+        daemon.backend.reloaded[0].errback(CannotListen("one\ntwo"))
     for words in ("one", "two"):
         assert f"the configuration stays as it was: {words}" in lines
     assert "the configuration is loaded" not in lines
     daemon.process.reload()
-    daemon.crew.rolled[-1].callback(True)
+    daemon.backend.reloaded[-1].callback(True)
     assert "the configuration is loaded" in lines
 
 
@@ -286,10 +288,10 @@ def test_a_reload_that_fails_in_an_unknown_way_is_logged_and_the_next_one_possib
 ):
     daemon = run(plain=True)
     daemon.process.reload()
-    daemon.crew.rolled[0].errback(ZeroDivisionError())
+    daemon.backend.reloaded[0].errback(ZeroDivisionError())
     assert logged_failures.flush(ZeroDivisionError)
     daemon.process.reload()
-    daemon.crew.rolled[1].callback(False)
+    daemon.backend.reloaded[1].callback(False)
 
 
 def test_while_it_ends_nothing_is_loaded_and_no_reload_is_over(run):
@@ -299,8 +301,8 @@ def test_while_it_ends_nothing_is_loaded_and_no_reload_is_over(run):
     daemon.process.leave()
     daemon.messages()
     daemon.process.reload()
-    daemon.crew.rolled[0].callback(False)
-    assert len(daemon.crew.plans) == 1
+    daemon.backend.reloaded[0].callback(False)
+    assert len(daemon.backend.plans) == 1
     assert "READY=1" not in daemon.messages()
     daemon.reactor.advance(0)
 
@@ -313,7 +315,7 @@ def test_systemd_hears_when_it_is_ready_how_it_stands_that_it_lives_and_that_it_
     assert daemon.messages() == ["WATCHDOG=1"]
     daemon.reactor.advance(1)
     assert daemon.messages() == ["STATUS=all is well"]
-    daemon.crew.serves, daemon.crew.found = True, ["the feed is down"]
+    daemon.backend.serves, daemon.backend.found = True, ["the feed is down"]
     daemon.reactor.advance(1)
     assert daemon.messages() == ["READY=1", "STATUS=the feed is down"]
     daemon.reactor.advance(1)
@@ -322,7 +324,7 @@ def test_systemd_hears_when_it_is_ready_how_it_stands_that_it_lives_and_that_it_
     assert daemon.messages() == ["WATCHDOG=1"]
     daemon.process.reload()
     assert daemon.messages()[0].startswith("RELOADING=1\nMONOTONIC_USEC=")
-    daemon.crew.rolled[0].callback(True)
+    daemon.backend.reloaded[0].callback(True)
     assert daemon.messages() == ["READY=1"]
     daemon.process.stopService()
     assert daemon.messages() == ["STOPPING=1"]
@@ -335,7 +337,7 @@ def test_a_reload_that_is_over_before_anybody_is_served_makes_nothing_ready(run)
     daemon.next = ValueError("bad")
     daemon.process.reload()
     assert "READY=1" not in daemon.messages()
-    daemon.crew.serves = True
+    daemon.backend.serves = True
     daemon.reactor.advance(1)
     assert "READY=1" in daemon.messages()
 
@@ -350,7 +352,7 @@ def test_how_it_stands_is_a_line_for_each_process(run, lines):
 def test_histograms_and_sums_are_left_out_of_the_log_and_what_is_there_twice(run, lines):
     daemon = run(plain=True)
     of_process = {"clients": 2, "measures": {"a": 1}}
-    daemon.crew.status = lambda: {
+    daemon.backend.status = lambda: {
         "pid": 1,
         **of_process,
         "workers": [{"number": 0} | of_process],
@@ -361,7 +363,7 @@ def test_histograms_and_sums_are_left_out_of_the_log_and_what_is_there_twice(run
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_crews_answers_are_the_processes_and_it_is_ready_as_that_says(run):
+async def test_the_process_answers_as_its_backend_does_and_is_ready_by_its_faults(run):
     daemon = run(plain=True)
     assert await daemon.process.clients(3) == {"clients": [3]}
     assert await daemon.process.symbols(4) == {"symbols": [4]}
@@ -378,7 +380,7 @@ async def test_operators_are_answered_until_the_end(run):
     assert (await deferToThread(ask, where))["pid"] == 1
     stopped = daemon.process.stopService()
     assert (await deferToThread(ask, where))["faults"] == ["draining"]
-    daemon.crew.stopped.callback(None)
+    daemon.backend.stopped.callback(None)
     await stopped
     daemon.ended = True
     with pytest.raises(ConnectionRefusedError):
@@ -396,7 +398,7 @@ def test_a_busy_admin_port_is_one_line_and_the_end(signal_handlers):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         config = Config(plain=True, admin=taken.getsockname())
         process = Process(
-            Stoppable(), Plan(config, {}), Crew(), "quotepush", lambda: Plan(config, {})
+            Stoppable(), Plan(config, {}), Backend(), "quotepush", lambda: Plan(config, {})
         )
         with pytest.raises(CannotStart, match="quotepush: --admin: can't listen") as caught:
             process.privilegedStartService()

@@ -18,7 +18,7 @@ from pushservice.config.config import Config
 from pushservice.redis.url import redis_address
 from pushservice.tls.factory import development_pair
 from pushservice.workers.manager import Plan
-from pushservice.workers.single_process import Solo, changed_fields
+from pushservice.workers.single_process import SingleProcess, changed_fields
 
 NOWHERE = redis_address("unix:///nowhere/redis.sock")
 
@@ -44,27 +44,27 @@ def pair_in(directory: Path) -> dict[str, Any]:
 
 
 class Served:
-    """A solo daemon that serves."""
+    """A single_process daemon that serves."""
 
     def __init__(self, **values: Any) -> None:
         base = {"listen": ("tcp:0:interface=127.0.0.1",), "redis": (NOWHERE,)}
         self.config = Config(**base | {"registry_prefix": None} | values)
-        self.solo = Solo(reactor, Plan(self.config, {}))
-        self.solo.privilegedStartService()
-        self.solo.startService()
+        self.single_process = SingleProcess(reactor, Plan(self.config, {}))
+        self.single_process.privilegedStartService()
+        self.single_process.startService()
 
-    async def roll(self, **values: Any) -> bool:
-        return await self.solo.roll(Plan(replace(self.config, **values), {}))
+    async def reload(self, **values: Any) -> bool:
+        return await self.single_process.reload(Plan(replace(self.config, **values), {}))
 
     async def certificate(self) -> str:
         """What a client that connects now is shown."""
-        address = ("127.0.0.1", self.solo._daemon.ports[0].getHost().port)
+        address = ("127.0.0.1", self.single_process._daemon.ports[0].getHost().port)
         return await deferToThread(ssl.get_server_certificate, address, timeout=10)
 
 
 @pytest.fixture
 def serve():
-    """serve(**config): a solo daemon that is stopped at the end."""
+    """serve(**config): a single_process daemon that is stopped at the end."""
     made: list[Served] = []
 
     def one(**values: Any) -> Served:
@@ -73,18 +73,18 @@ def serve():
 
     yield one
     for served in made:
-        pytest_twisted.blockon(defer.maybeDeferred(served.solo.stopService))
+        pytest_twisted.blockon(defer.maybeDeferred(served.single_process.stopService))
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_reload_brings_the_certificates_that_are_there_now(serve, tmp_path, lines):
     served = serve(**pair_in(tmp_path / "a"))
     before = await served.certificate()
-    assert await served.roll()
+    assert await served.reload()
     assert await served.certificate() == before
     assert "new certificates for new connections" not in lines
     other = pair_in(tmp_path / "b")
-    assert await served.roll(**other)
+    assert await served.reload(**other)
     assert await served.certificate() == other["cert"][0].read_text()
     assert lines.count("new certificates for new connections") == 1
     assert not [line for line in lines if "start again" in line]
@@ -94,9 +94,9 @@ async def test_a_reload_brings_the_certificates_that_are_there_now(serve, tmp_pa
 async def test_after_a_reload_the_files_that_are_in_use_are_watched(serve, tmp_path):
     first, second = pair_in(tmp_path / "a"), pair_in(tmp_path / "b")
     served = serve(**first, cert_watch=True)
-    await served.roll(**second)
-    assert served.solo._watches[-1]._paths == (*second["cert"], *second["key"])
-    served.solo._renew_certificates()
+    await served.reload(**second)
+    assert served.single_process._watches[-1]._paths == (*second["cert"], *second["key"])
+    served.single_process._renew_certificates()
     assert await served.certificate() == second["cert"][0].read_text()
 
 
@@ -107,12 +107,12 @@ async def test_the_authorities_of_clients_are_watched_too_and_others_need_a_new_
     first, second = pair_in(tmp_path / "a"), pair_in(tmp_path / "b")
     [authority], [other] = first["cert"], second["cert"]
     served = serve(**first, cert_watch=True, client_ca=authority)
-    assert authority in served.solo._watches[-1]._paths
-    authority_before = served.solo._daemon.certificates.materials[0]
-    served.solo._renew_certificates()
-    assert served.solo._daemon.certificates.materials == (authority_before,)
-    assert await served.roll(client_ca=other)
-    assert served.solo._daemon.certificates.materials == (authority_before,)
+    assert authority in served.single_process._watches[-1]._paths
+    authority_before = served.single_process._daemon.certificates.materials[0]
+    served.single_process._renew_certificates()
+    assert served.single_process._daemon.certificates.materials == (authority_before,)
+    assert await served.reload(client_ca=other)
+    assert served.single_process._daemon.certificates.materials == (authority_before,)
     assert [line for line in lines if line.endswith("start again for client_ca")]
 
 
@@ -123,8 +123,8 @@ async def test_files_that_can_not_be_used_leave_those_of_before_serving(serve, t
     before = await served.certificate()
     files["key"][0].write_text("nonsense")
     with pytest.raises(ValueError, match="holds no unencrypted private key"):
-        await served.roll()
-    served.solo._renew_certificates()
+        await served.reload()
+    served.single_process._renew_certificates()
     assert [line for line in lines if "the certificates stay as they are" in line]
     assert await served.certificate() == before
 
@@ -132,7 +132,7 @@ async def test_files_that_can_not_be_used_leave_those_of_before_serving(serve, t
 @pytest_twisted.ensureDeferred
 async def test_what_needs_a_new_start_is_said(serve, lines):
     served = serve(plain=True)
-    assert await served.roll(drain_timeout=1.0, workers=2)
+    assert await served.reload(drain_timeout=1.0, workers=2)
     [line] = [line for line in lines if "start again" in line]
     assert line.endswith("start again for drain_timeout, workers")
 
@@ -140,7 +140,7 @@ async def test_what_needs_a_new_start_is_said(serve, lines):
 @pytest_twisted.ensureDeferred
 async def test_from_tls_to_none_and_back_needs_a_new_start(serve, tmp_path, lines):
     served = serve(**pair_in(tmp_path))
-    assert await served.roll(plain=True, cert=(), key=())
+    assert await served.reload(plain=True, cert=(), key=())
     assert [line for line in lines if "start again for cert, key, plain" in line]
     assert "BEGIN" in await served.certificate()
 
@@ -148,14 +148,14 @@ async def test_from_tls_to_none_and_back_needs_a_new_start(serve, tmp_path, line
 @pytest_twisted.ensureDeferred
 async def test_it_serves_and_says_whether_quotes_come_in(serve):
     served = serve(plain=True)
-    assert served.solo.serves
-    assert served.solo.faults() == ["the feed is down"]
-    served.solo._daemon.announcements.feed_changed(True)
-    assert served.solo.faults() == []
-    status = served.solo.status()
+    assert served.single_process.serves
+    assert served.single_process.faults() == ["the feed is down"]
+    served.single_process._daemon.announcements.feed_changed(True)
+    assert served.single_process.faults() == []
+    status = served.single_process.status()
     assert (status["pid"], status["clients"]) == (os.getpid(), 0)
-    served.solo.hurry()
-    assert served.solo.status()["draining"] is False
+    served.single_process.abort()
+    assert served.single_process.status()["draining"] is False
 
 
 def test_changed_fields_are_those_that_differ():

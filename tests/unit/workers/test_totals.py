@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from pushservice.metrics import Counters, Histogram
-from pushservice.workers.totals import Past, added, figures, grown, of_post, together
+from pushservice.workers.totals import (
+    PastTotals,
+    added,
+    combined,
+    cumulative,
+    figures,
+    slot_figures,
+)
 
 
 def status(clients: int = 0, **counters: int) -> dict[str, Any]:
@@ -40,7 +47,7 @@ def status(clients: int = 0, **counters: int) -> dict[str, Any]:
 def test_what_stands_is_of_those_that_live_each_in_its_way():
     one = status(3) | {"age": 70, "registry_lag": 0.0, "feed": "up"}
     other = status(5) | {"age": 20, "registry_lag": 2.5, "tape": {"used": 9, "dropped": 1}}
-    whole = together([one, other])
+    whole = combined([one, other])
     assert whole["clients"] == 8
     assert whole["connections"] == 10
     assert whole["subscriptions"] == 16
@@ -53,7 +60,7 @@ def test_what_stands_is_of_those_that_live_each_in_its_way():
 
 
 def test_where_there_is_no_process_there_is_nothing_and_the_feed_is_down():
-    assert together([]) == {
+    assert combined([]) == {
         "clients": 0,
         "flowing": 0,
         "behind": 0,
@@ -64,11 +71,11 @@ def test_where_there_is_no_process_there_is_nothing_and_the_feed_is_down():
         "age": None,
         "registry_lag": None,
     }
-    assert together([{}]) == together([]), "nor of one that has said nothing yet"
+    assert combined([{}]) == combined([]), "nor of one that has said nothing yet"
 
 
 def test_what_grows_is_summed():
-    whole = together([status(1, quotes_in=5), status(2, quotes_in=7, merged=1)])
+    whole = combined([status(1, quotes_in=5), status(2, quotes_in=7, merged=1)])
     assert (whole["counters"]["quotes_in"], whole["counters"]["merged"]) == (12, 1)
     assert whole["measures"]["turn_quotes"] == {"bounds": [1, 2], "counts": [1, 1, 0], "sum": 3.0}
     assert whole["process"]["cpu"] == 3.0
@@ -76,14 +83,14 @@ def test_what_grows_is_summed():
 
 
 def test_the_past_stays_in_what_grows_and_in_nothing_else():
-    past = Past()
+    past = PastTotals()
     past.ended(1, status(3, quotes_in=5))
     past.ended(1, status(4, quotes_in=7))
     past.ended(2, status(1, quotes_in=100))
     past.ended(2, {})
     assert past.of(1)["counters"]["quotes_in"] == 12
     assert past.of(3) == {}
-    whole = together([status(2, quotes_in=1)], past.all())
+    whole = combined([status(2, quotes_in=1)], past.all())
     assert whole["counters"]["quotes_in"] == 113
     assert whole["clients"] == 2
     assert whole["process"]["memory"] == 100
@@ -91,14 +98,14 @@ def test_the_past_stays_in_what_grows_and_in_nothing_else():
 
 
 def test_sums_change_nothing_of_what_they_are_made_of():
-    past = Past()
+    past = PastTotals()
     first = status(1, quotes_in=5)
     past.ended(1, first)
-    before = grown(first)
-    together([first, first], past.all())
-    together([first], past.all())
+    before = cumulative(first)
+    combined([first, first], past.all())
+    combined([first], past.all())
     past.ended(1, first)
-    assert grown(first) == before
+    assert cumulative(first) == before
 
 
 def test_histograms_with_other_bounds_are_not_added_up_to_nonsense():
@@ -108,35 +115,35 @@ def test_histograms_with_other_bounds_are_not_added_up_to_nonsense():
 
 def test_a_post_says_in_which_states_its_processes_are():
     old, new = status(3) | {"state": "draining"}, status(1) | {"state": "serving", "feed": "up"}
-    said = of_post(2, 4, [old, new, {"state": "ended"}], {"counters": {"quotes_in": 7}})
+    said = slot_figures(2, 4, [old, new, {"state": "ended"}], {"counters": {"quotes_in": 7}})
     assert said["number"] == 2
     assert said["restarts"] == 4
     assert said["states"] == {"starting": 0, "serving": 1, "draining": 1}
     assert said["feed_up"] == 1
     assert said["clients"] == 4
     assert said["counters"]["quotes_in"] == 7
-    assert of_post(1, 0, [])["feed_up"] == 0
+    assert slot_figures(1, 0, [])["feed_up"] == 0
 
 
 def test_figures_have_the_manager_as_one_that_serves_nobody():
     told = {"version": "1", "certificates": [], "totals": {}, "more": 1}
-    assert figures(told, [{"number": 1}])["posts"] == [{"number": 1}]
+    assert figures(told, [{"number": 1}])["slots"] == [{"number": 1}]
     assert figures(told, [], {"cpu": 2.0}) == {
         "version": "1",
         "certificates": [],
         "totals": {},
-        "posts": [{"number": "manager", "process": {"cpu": 2.0}}],
+        "slots": [{"number": "manager", "process": {"cpu": 2.0}}],
     }
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
 def test_no_rounding_makes_a_time_fall_as_processes_end(order):
     living = {at: {"process": {"cpu": cpu}} for at, cpu in enumerate((0.1, 0.2, 0.3))}
-    past = Past()
-    seen = [together(living.values(), past.all())["process"]["cpu"]]
+    past = PastTotals()
+    seen = [combined(living.values(), past.all())["process"]["cpu"]]
     for at in order:
         past.ended(at, living.pop(at))
-        seen.append(together(living.values(), past.all())["process"]["cpu"])
+        seen.append(combined(living.values(), past.all())["process"]["cpu"])
     assert seen == [seen[0]] * 4
     assert isinstance(seen[-1], float)
-    assert together([], added({}, past.of(1)))["process"]["cpu"] == 0.2
+    assert combined([], added({}, past.of(1)))["process"]["cpu"] == 0.2

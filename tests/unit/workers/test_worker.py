@@ -21,23 +21,23 @@ from worker_doubles import SpawningReactor
 from pushservice.config.config import Config
 from pushservice.protocol.close_codes import CloseCode
 from pushservice.redis.url import redis_address
-from pushservice.server.client_counts import Tally
-from pushservice.service.daemon import Berth, Daemon
+from pushservice.server.client_counts import ClientCounts
+from pushservice.service.daemon import Daemon, WorkerSetup
 from pushservice.workers import worker as worker_room
 from pushservice.workers import worker_link
 from pushservice.workers.worker import (
-    LAST_WORDS,
+    FLUSH_TIMEOUT,
     STATUS_EVERY,
     Worker,
-    berth_and_config,
-    end_once_said,
+    setup_and_config,
+    stop_when_sent,
 )
-from pushservice.workers.worker_link import Lines, encoded
+from pushservice.workers.worker_link import MessageDecoder, encoded
 
 OPTIONS = {"plain": True, "redis": ["unix:///nowhere/redis.sock"], "drain-timeout": "5"}
 FIRST: dict[str, Any] = {
     "number": 2,
-    "seat": 4,
+    "entry": 4,
     "core": None,
     "log_level": "info",
     "materials": [],
@@ -54,7 +54,7 @@ class Link:
         self.said: list[dict[str, Any]] = []
         self.closed = False
 
-    def say(self, message: dict[str, Any], needed: bool = True) -> bool:
+    def send(self, message: dict[str, Any], needed: bool = True) -> bool:
         self.said.append(message)
         return True
 
@@ -63,7 +63,7 @@ class Link:
         return succeed(None)
 
     def words(self) -> list[str]:
-        told_by_themselves = ("status", "fed", "starved")
+        told_by_themselves = ("status", "feed_up", "feed_down")
         return [word["is"] for word in self.said if word["is"] not in told_by_themselves]
 
 
@@ -83,31 +83,31 @@ class Stopping:
 
 @pytest.fixture
 def made(monkeypatch) -> Iterator[tuple[Worker, Link, Stopping, Daemon]]:
-    """A worker in this process, on a berth."""
-    tally = Tally()
+    """A worker in this process, on a setup."""
+    counts = ClientCounts()
     values = os.memfd_create("values")
     monkeypatch.setattr(worker_link, "VALUES", values)
     config = Config(plain=True, redis=(redis_address("unix:///nowhere/s"),), registry_prefix=None)
     link, stopping = Link(), Stopping()
-    daemon = Daemon(stopping, config, Berth(2, 4, tally))
+    daemon = Daemon(stopping, config, WorkerSetup(2, 4, counts))
     worker = Worker(stopping, link, daemon)
     worker.start()
     yield worker, link, stopping, daemon
     pytest_twisted.blockon(daemon.stopService())
     if worker._statuses.running:
         worker._statuses.stop()
-    tally.close()
+    counts.close()
     os.close(values)
 
 
 def test_it_serves_counts_and_says_so_once_it_is_told(made):
     worker, link, _, daemon = made
     assert link.words() == []
-    tally = daemon.factory.balance._tally
-    assert tally.serving() == []
+    counts = daemon.connections.balance._counts
+    assert counts.serving() == []
     worker.heard({"do": "serve"})
     assert link.words() == ["serving"]
-    assert tally.serving() == [0]
+    assert counts.serving() == [0]
 
 
 @pytest_twisted.ensureDeferred
@@ -115,12 +115,12 @@ async def test_values_are_handed_on_and_taken_over_as_it_is_told(made):
     worker, link, _, daemon = made
     daemon.hub.publish("A", b"1")
     daemon.hub.flush()
-    worker.heard({"do": "bequeath"})
-    await until(lambda: "bequeathed" in link.words(), "the bequest")
-    assert link.said[-1] == {"is": "bequeathed", "values": 1}
+    worker.heard({"do": "dump_values"})
+    await until(lambda: "values_dumped" in link.words(), "the bequest")
+    assert link.said[-1] == {"is": "values_dumped", "values": 1}
     daemon.hub.forget_value("A")
-    worker.heard({"do": "inherit"})
-    await until(lambda: "inherited" in link.words(), "its reading")
+    worker.heard({"do": "load_values"})
+    await until(lambda: "values_loaded" in link.words(), "its reading")
     assert daemon.hub.recent_symbols(5) == ["A"]
 
 
@@ -128,9 +128,9 @@ async def test_values_are_handed_on_and_taken_over_as_it_is_told(made):
 async def test_values_that_can_not_be_read_are_none_and_no_end(made, logged_failures):
     worker, link, stopping, _ = made
     os.write(worker_link.VALUES, b"\0\0\0\x05nonsense")
-    worker.heard({"do": "inherit"})
-    await until(lambda: "inherited" in link.words(), "an answer")
-    assert link.said[-1] == {"is": "inherited", "values": 0}
+    worker.heard({"do": "load_values"})
+    await until(lambda: "values_loaded" in link.words(), "an answer")
+    assert link.said[-1] == {"is": "values_loaded", "values": 0}
     assert stopping.running
     assert logged_failures.flush(ValueError)
 
@@ -146,7 +146,7 @@ async def test_it_drains_says_so_and_ends_once(made):
     assert link.words() == ["serving", "drained"]
     assert link.closed
     assert link.said[-2]["status"]["draining"]
-    assert daemon.factory.balance._tally.serving() == []
+    assert daemon.connections.balance._counts.serving() == []
 
 
 def test_a_word_that_fails_or_is_unknown_is_logged_and_ends_nothing(made, logged_failures):
@@ -164,7 +164,7 @@ def test_whether_quotes_come_in_is_said_as_it_changes(made):
     _, link, _, daemon = made
     daemon._sources._feed_changed(True)
     daemon._sources._feed_changed(False)
-    assert [word["is"] for word in link.said[-2:]] == ["fed", "starved"]
+    assert [word["is"] for word in link.said[-2:]] == ["feed_up", "feed_down"]
 
 
 @pytest_twisted.ensureDeferred
@@ -173,12 +173,12 @@ async def test_without_a_manager_it_goes_and_the_kernel_sees_to_it(made, monkeyp
     alarms: list[int] = []
     monkeypatch.setattr(worker_room.signal, "alarm", alarms.append)
     before = signal.getsignal(signal.SIGALRM)
-    worker.orphaned()
+    worker.manager_lost()
     await until(lambda: not stopping.running, "the end")
     signal.signal(signal.SIGALRM, before)
-    assert alarms == [worker_room.ORPHAN_END]
+    assert alarms == [worker_room.ORPHAN_KILL_DELAY]
     for call in reactor.getDelayedCalls():
-        if call.func == worker._daemon.hurry:
+        if call.func == worker._daemon.abort:
             call.cancel()
 
 
@@ -207,29 +207,29 @@ def test_a_manager_that_does_not_listen_is_not_waited_for_for_ever():
     clock = SpawningReactor()
     stops: list[int] = []
     clock.running, clock.stop = True, lambda: stops.append(1)
-    end_once_said(Deaf(), clock)
-    clock.advance(LAST_WORDS - 0.1)
+    stop_when_sent(Deaf(), clock)
+    clock.advance(FLUSH_TIMEOUT - 0.1)
     assert stops == []
     clock.advance(0.2)
     assert stops == [1]
 
 
 def test_a_berth_is_read_from_the_first_message(monkeypatch):
-    tally = Tally()
-    monkeypatch.setattr(worker_link, "TALLY", tally.descriptor)
+    counts = ClientCounts()
+    monkeypatch.setattr(worker_link, "COUNTS", counts.descriptor)
     sockets = [["tcp:1", socket.AF_INET], ["unix:/s", socket.AF_UNIX]]
-    berth, config = berth_and_config(FIRST | {"sockets": sockets, "redis_socket": "/r"})
-    assert (berth.number, berth.seat, berth.redis_socket, berth.name) == (2, 4, "/r", "-2a")
-    assert [tuple(each) for each in berth.sockets] == [
+    setup, config = setup_and_config(FIRST | {"sockets": sockets, "redis_socket": "/r"})
+    assert (setup.number, setup.entry, setup.redis_socket, setup.name) == (2, 4, "/r", "-2a")
+    assert [tuple(each) for each in setup.sockets] == [
         ("tcp:1", worker_link.SOCKETS, socket.AF_INET),
         ("unix:/s", worker_link.SOCKETS + 1, socket.AF_UNIX),
     ]
     assert config.plain
     assert config.drain_timeout == 5
     with pytest.raises(ValueError, match="port"):
-        berth_and_config(FIRST | {"options": {"port": "x"}})
-    berth.tally.close()
-    tally.close()
+        setup_and_config(FIRST | {"options": {"port": "x"}})
+    setup.counts.close()
+    counts.close()
 
 
 # -- as a process ----------------------------------------------------------------------------------
@@ -241,10 +241,10 @@ class Process:
     def __init__(self, first: dict[str, Any], *sockets: socket.socket) -> None:
         told, self.tells = os.pipe()
         hears, says = os.pipe()
-        tally, values = os.memfd_create("tally"), os.memfd_create("values")
-        self.tally = Tally()
-        os.close(tally)
-        given = [told, says, self.tally.descriptor, values, *(each.fileno() for each in sockets)]
+        counts, values = os.memfd_create("counts"), os.memfd_create("values")
+        self.counts = ClientCounts()
+        os.close(counts)
+        given = [told, says, self.counts.descriptor, values, *(each.fileno() for each in sockets)]
         # Descriptors by number, as spawnProcess gives them.
         high = [os.dup(each) for each in given]
         placing = (
@@ -264,7 +264,7 @@ class Process:
         for each in (told, says, values, *high):
             os.close(each)
         self.hears = hears
-        self._lines = Lines()
+        self._lines = MessageDecoder()
         self.heard: list[dict[str, Any]] = []
         self.tell(first)
 
@@ -299,7 +299,7 @@ class Process:
             assert self.process.stderr is not None
             self.errors = self.process.stderr.read()
             self.process.stderr.close()
-            self.tally.close()
+            self.counts.close()
 
     def let_go(self) -> None:
         os.close(self.tells)
@@ -357,7 +357,7 @@ def test_a_process_that_is_told_to_end_by_somebody_else_asks_its_manager():
     worker.process.send_signal(signal.SIGHUP)
     worker.hear("status")
     worker.process.send_signal(signal.SIGTERM)
-    worker.hear("asking")
+    worker.hear("replace_me")
     worker.tell({"do": "drain", "code": int(CloseCode.RESTARTING)})
     worker.hear("drained")
     assert worker.end() == 0

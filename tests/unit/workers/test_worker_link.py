@@ -13,7 +13,13 @@ from twisted.internet import defer, reactor
 from waiting import until
 
 from pushservice.workers import worker_link
-from pushservice.workers.worker_link import Lines, ManagerLink, encoded, first_message, tell
+from pushservice.workers.worker_link import (
+    ManagerLink,
+    MessageDecoder,
+    encoded,
+    first_message,
+    tell,
+)
 
 MESSAGES = st.lists(
     st.dictionaries(st.text(), st.none() | st.integers(-(2**53), 2**53) | st.text()), max_size=5
@@ -23,7 +29,7 @@ MESSAGES = st.lists(
 @given(messages=MESSAGES, data=st.data())
 def test_messages_arrive_whole_wherever_they_are_split(messages, data):
     stream = b"".join(map(encoded, messages))
-    lines, heard = Lines(), []
+    lines, heard = MessageDecoder(), []
     while stream:
         size = data.draw(st.integers(1, len(stream)))
         heard += lines.feed(stream[:size])
@@ -32,7 +38,7 @@ def test_messages_arrive_whole_wherever_they_are_split(messages, data):
 
 
 def test_a_message_is_heard_once_it_is_complete():
-    lines = Lines()
+    lines = MessageDecoder()
     assert lines.feed(b'{"a":1}') == []
     assert lines.feed(b'\n{"b"') == [{"a": 1}]
     assert lines.feed(b":2}\n") == [{"b": 2}]
@@ -41,7 +47,7 @@ def test_a_message_is_heard_once_it_is_complete():
 @pytest.mark.parametrize("line", [b"nonsense\n", b"[1]\n", b"\n", b'{"a":\n', b"\xff\n", b"7\n"])
 def test_what_is_no_message_is_refused(line):
     with pytest.raises(ValueError, match=r"."):
-        Lines().feed(line)
+        MessageDecoder().feed(line)
 
 
 def test_what_is_no_json_can_not_be_said():
@@ -96,13 +102,13 @@ class Manager:
         told, self.tells = os.pipe()
         self.hears, says = os.pipe()
         os.set_blocking(self.hears, False)
-        monkeypatch.setattr(worker_link, "TOLD", told)
-        monkeypatch.setattr(worker_link, "SAYS", says)
+        monkeypatch.setattr(worker_link, "COMMANDS", told)
+        monkeypatch.setattr(worker_link, "MESSAGES", says)
         self.heard: list[dict[str, Any]] = []
         self.lost = 0
         self.link = ManagerLink(self.heard.append, self._lost)
         self.link.open(reactor)
-        self._lines = Lines()
+        self._lines = MessageDecoder()
         self._worker_ends = [told, says]
 
     def _lost(self) -> None:
@@ -141,7 +147,7 @@ async def test_a_worker_hears_what_it_is_told_and_is_heard(manager):
     os.write(manager.tells, b'ain"}\n')
     await until(lambda: len(manager.heard) == 2, "the second")
     assert manager.heard == [{"do": "serve"}, {"do": "drain"}]
-    assert manager.link.say({"is": "serving"})
+    assert manager.link.send({"is": "serving"})
     said: list[Any] = []
     await until(lambda: said.extend(manager.read()) or said, "what it said")
     assert said == [{"is": "serving"}]
@@ -151,16 +157,16 @@ async def test_a_worker_hears_what_it_is_told_and_is_heard(manager):
 async def test_a_lagging_manager_misses_only_what_is_not_needed(manager):
     link = manager.link
     filler = {"is": "log", "event": "x" * 100_000}
-    while link.say(filler, needed=False):
+    while link.send(filler, needed=False):
         await until(lambda: True, "a turn")
-    assert not link.say({"is": "log", "event": "left out"}, needed=False)
-    assert link.say({"is": "fed"})
+    assert not link.send({"is": "log", "event": "left out"}, needed=False)
+    assert link.send({"is": "feed_up"})
     said: list[Any] = []
     await until(
-        lambda: said.extend(manager.read()) or (said and said[-1] == {"is": "fed"}), "all of it"
+        lambda: said.extend(manager.read()) or (said and said[-1] == {"is": "feed_up"}), "all of it"
     )
     assert {"is": "log", "event": "left out"} not in said
-    await until(lambda: link.say({"is": "log", "event": "again"}, needed=False), "no lag")
+    await until(lambda: link.send({"is": "log", "event": "again"}, needed=False), "no lag")
     await until(lambda: said.extend(manager.read()) or said[-1].get("event") == "again", "it")
 
 
@@ -169,7 +175,7 @@ async def test_a_manager_that_goes_is_noticed_once(manager):
     manager.go()
     await until(lambda: manager.lost, "the loss")
     assert manager.lost == 1
-    assert not manager.link.say({"is": "status"})
+    assert not manager.link.send({"is": "status"})
     await manager.link.close()
     assert manager.lost == 1
 
@@ -178,9 +184,9 @@ async def test_a_manager_that_goes_is_noticed_once(manager):
 async def test_a_close_says_what_waits_first_however_much_and_is_no_loss(manager):
     link = manager.link
     for at in range(30):
-        link.say({"is": "log", "event": "x" * 100_000, "at": at})
+        link.send({"is": "log", "event": "x" * 100_000, "at": at})
     closed, again = link.close(), link.close()
-    assert not link.say({"is": "too late"})
+    assert not link.send({"is": "too late"})
     said: list[Any] = []
     await until(lambda: said.extend(manager.read()) or closed.called, "all of it")
     said += manager.read()
@@ -192,7 +198,7 @@ async def test_a_close_says_what_waits_first_however_much_and_is_no_loss(manager
 @pytest_twisted.ensureDeferred
 async def test_a_manager_that_goes_while_the_rest_is_said_ends_the_close(manager):
     for _ in range(30):
-        manager.link.say({"is": "log", "event": "x" * 100_000})
+        manager.link.send({"is": "log", "event": "x" * 100_000})
     closed = manager.link.close()
     manager.go()
     await until(lambda: closed.called, "the end")
@@ -201,7 +207,7 @@ async def test_a_manager_that_goes_while_the_rest_is_said_ends_the_close(manager
 
 def test_a_link_that_was_never_opened_says_nothing_and_is_closed_at_once():
     link = ManagerLink(lambda _message: None, lambda: None)
-    assert not link.say({"is": "fed"})
+    assert not link.send({"is": "feed_up"})
     assert link.close().called
 
 

@@ -61,13 +61,13 @@ def test_it_is_told_first_what_it_needs_and_then_what_to_do():
 def test_what_it_says_is_its_state():
     started = Started()
     worker, fake = started.worker, started.fake()
-    assert (worker.state, worker.fed, worker.status) == ("starting", False, {})
-    fake.says("fed")
+    assert (worker.state, worker.feed_up, worker.status) == ("starting", False, {})
+    fake.says("feed_up")
     fake.says("serving")
     fake.says("status", status={"clients": 3})
-    assert (worker.state, worker.fed, worker.status) == ("serving", True, {"clients": 3})
-    fake.says("starved")
-    assert not worker.fed
+    assert (worker.state, worker.feed_up, worker.status) == ("serving", True, {"clients": 3})
+    fake.says("feed_down")
+    assert not worker.feed_up
     worker.state = "draining"
     fake.says("serving")
     assert worker.state == "draining", "it has served, and does no more"
@@ -77,16 +77,16 @@ def test_each_word_says_that_it_lives():
     started = Started()
     started.reactor.advance(20)
     started.fake().says("status", status={})
-    assert started.worker.heard_at == started.reactor.seconds()
+    assert started.worker.last_message_at == started.reactor.seconds()
     assert started.worker.started_at == started.reactor.seconds() - 20
 
 
 def test_who_waits_for_a_word_gets_the_message_and_everybody_does():
     started = Started()
-    first, second = started.worker.expect("inherited"), started.worker.expect("inherited")
-    other = started.worker.expect("bequeathed")
-    started.fake().says("inherited", values=5)
-    assert first.result == second.result == {"is": "inherited", "values": 5}
+    first, second = started.worker.expect("values_loaded"), started.worker.expect("values_loaded")
+    other = started.worker.expect("values_dumped")
+    started.fake().says("values_loaded", values=5)
+    assert first.result == second.result == {"is": "values_loaded", "values": 5}
     assert not other.called
     other.addErrback(lambda failure: failure.trap(WorkerEnded))
     started.fake().ends()
@@ -94,10 +94,10 @@ def test_who_waits_for_a_word_gets_the_message_and_everybody_does():
 
 def test_who_waited_too_long_is_forgotten():
     started = Started()
-    waiting = started.worker.expect("inherited").addTimeout(5, started.reactor)
+    waiting = started.worker.expect("values_loaded").addTimeout(5, started.reactor)
     started.reactor.advance(5)
     waiting.addErrback(lambda failure: failure.trap(defer.TimeoutError))
-    started.fake().says("inherited", values=5)
+    started.fake().says("values_loaded", values=5)
     gone = started.worker.when_ended().addTimeout(5, started.reactor)
     started.reactor.advance(5)
     gone.addErrback(lambda failure: failure.trap(defer.TimeoutError))
@@ -117,25 +117,25 @@ def test_who_waited_too_long_is_forgotten():
 def test_its_end_is_told_in_words_to_all_who_wait(end, how):
     started = Started()
     waiting, gone = started.worker.expect("serving"), started.worker.when_ended()
-    started.fake().says("fed")
+    started.fake().says("feed_up")
     started.fake().ends(**end)
     assert started.ended == ["ended"]
     assert gone.called
-    assert (started.worker.end, started.worker.pid, started.worker.fed) == (how, None, False)
+    assert (started.worker.end, started.worker.pid, started.worker.feed_up) == (how, None, False)
     for each in (waiting, started.worker.expect("serving")):
         with pytest.raises(WorkerEnded, match=how):
             each.result.raiseException()
         each.addErrback(lambda _failure: None)
     assert started.worker.when_ended().called
     started.worker.tell("serve")
-    started.worker.kill(last_words=True)
+    started.worker.kill(with_traceback=True)
     started.reactor.advance(10)
 
 
 def test_a_kill_with_last_words_asks_first_and_ends_it_then():
     started = Started()
     started.fake().ignores |= {6, 9}
-    started.worker.kill(last_words=True)
+    started.worker.kill(with_traceback=True)
     assert [int(number) for number in started.fake().signals] == [6]
     started.reactor.advance(2)
     assert [int(number) for number in started.fake().signals] == [6, 9]
@@ -161,7 +161,7 @@ def test_what_it_writes_past_its_log_is_a_warning_of_a_bounded_length(lines):
 @pytest.mark.parametrize("words", [b"nonsense\n", b"{}\n", b'{"is":"log"}\n', b'{"is":"status"}\n'])
 def test_one_that_makes_no_sense_is_killed(logged_failures, words):
     started = Started()
-    started.worker.childDataReceived(worker_link.SAYS, words)
+    started.worker.childDataReceived(worker_link.MESSAGES, words)
     assert [int(number) for number in started.fake().signals] == [9]
     started.fake().ends(signal=9)
     started.reactor.advance(1)

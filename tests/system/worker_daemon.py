@@ -1,6 +1,6 @@
-"""What the tests of workers share: daemons with workers, what they say of themselves, and clients.
+"""Daemons with workers for system tests: start, status, log, end; and clients that follow them.
 
-A crew leads a session of its own, so that whatever it leaves behind is found.
+Each daemon leads a session of its own, so that a test finds every process that it leaves behind.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def can_bind(port: int) -> bool:
     return True
 
 
-class Crew(Daemon):
+class WorkerDaemon(Daemon):
     """A daemon whose pidfile, logs and temporary files are in `directory`."""
 
     def __init__(
@@ -189,8 +189,8 @@ class Crew(Daemon):
         self.wait()
 
 
-class StartCrew(Protocol):
-    """The `crew` fixture."""
+class StartWorkerDaemon(Protocol):
+    """The `worker_daemon` fixture."""
 
     def __call__(
         self,
@@ -204,14 +204,14 @@ class StartCrew(Protocol):
         descriptors: Sequence[int] = (),
         port: int | None = None,
         wait: bool = True,
-    ) -> Crew: ...
+    ) -> WorkerDaemon: ...
 
 
-def crews(  # noqa: C901 - the options of a start, one after the other
+def worker_daemons(  # noqa: C901 - the options of a start, one after the other
     redis_server: RedisServer, certs: Path, directory: Path
-) -> Iterator[StartCrew]:
-    """What the `crew` fixture yields, and how it ends."""
-    started: list[Crew] = []
+) -> Iterator[StartWorkerDaemon]:
+    """What the `worker_daemon` fixture yields, and how it ends."""
+    started: list[WorkerDaemon] = []
 
     def start(
         *options: str,
@@ -224,10 +224,10 @@ def crews(  # noqa: C901 - the options of a start, one after the other
         descriptors: Sequence[int] = (),
         port: int | None = None,
         wait: bool = True,
-    ) -> Crew:
+    ) -> WorkerDaemon:
         # A configuration file, where there is one, says on what port, with how many workers and
         # with which certificates.
-        own = directory / f"crew{len(started)}"
+        own = directory / f"worker_daemon{len(started)}"
         own.mkdir()
         port, admin_port = port or free_port(), free_port()
         command = [*before, TWISTD, "-n", "--pidfile", str(own / "pid")]
@@ -240,7 +240,7 @@ def crews(  # noqa: C901 - the options of a start, one after the other
             command += ["--certs", str(certs)] if tls else ["--plain"]
         if redis != "":
             command += ["--redis", redis or redis_server.socket_url]
-        crew = Crew(
+        worker_daemon = WorkerDaemon(
             [*command, *options],
             port=port,
             admin_port=admin_port,
@@ -250,26 +250,26 @@ def crews(  # noqa: C901 - the options of a start, one after the other
             env={"TMPDIR": str(own)} | (env or {}),
             descriptors=descriptors,
         )
-        started.append(crew)
+        started.append(worker_daemon)
         if wait:
-            crew.wait_for_log("is served")
+            worker_daemon.wait_for_log("is served")
             if workers:
-                crew.wait_until_serving(workers)
+                worker_daemon.wait_until_serving(workers)
             else:
-                crew.wait_for_log("connected for the feed")
-        return crew
+                worker_daemon.wait_for_log("connected for the feed")
+        return worker_daemon
 
     yield start
     try:
-        for crew in started:
-            if crew.process.poll() is None:
-                crew.stop()
+        for worker_daemon in started:
+            if worker_daemon.process.poll() is None:
+                worker_daemon.stop()
     finally:
-        for crew in started:
-            crew.end_all()
-    for crew in started:
-        if not crew.may_log_tracebacks:
-            assert "Traceback" not in crew.log(), crew.log()
+        for worker_daemon in started:
+            worker_daemon.end_all()
+    for worker_daemon in started:
+        if not worker_daemon.may_log_tracebacks:
+            assert "Traceback" not in worker_daemon.log(), worker_daemon.log()
 
 
 # -- quotes --------------------------------------------------------------------------------------
@@ -512,7 +512,7 @@ class Followers:
         )
 
 
-def roll(served: Crew, workers: int) -> None:
+def reload_and_wait(served: WorkerDaemon, workers: int) -> None:
     """Have all workers replaced, and wait until that is done."""
     before = [worker["pid"] for worker in served.workers(None)]
     times = served.log().count("the configuration is loaded")
@@ -527,9 +527,9 @@ def signal_worker(pid: int, number: int = signal.SIGKILL) -> None:
         os.kill(pid, number)
 
 
-async def wait_for_end(crew: Crew, seconds: float = PATIENCE) -> int:
+async def wait_for_end(worker_daemon: WorkerDaemon, seconds: float = PATIENCE) -> int:
     """Its exit status, while clients go on."""
-    return await asyncio.to_thread(crew.wait, seconds)
+    return await asyncio.to_thread(worker_daemon.wait, seconds)
 
 
 def until_async(condition: Callable[[], object], what: str) -> Any:
