@@ -14,7 +14,7 @@ from pushservice.fanout.hub import Hub
 from pushservice.fanout.interfaces import DelayedCall, Progress
 from pushservice.fanout.outbox import Outbox
 from pushservice.fanout.shared_frames import SharedFrames
-from pushservice.fanout.topic import Topic
+from pushservice.fanout.watchers import Watchers
 from pushservice.metrics import Counters
 from pushservice.protocol.close_codes import CloseCode
 from pushservice.protocol.codecs import JSON, Codec
@@ -73,13 +73,13 @@ def turns() -> float:
 
 def main() -> None:
     """Both ways in turns, and the ratio of the medians."""
-    nobody_takes = Topic.nobody_takes
+    nobody_takes = Watchers.nobody_takes
     as_it_is, always = [], []
     for _ in range(ROUNDS):
         as_it_is.append(turns())
-        Topic.nobody_takes = lambda _topic: False  # type: ignore[method-assign]  # the other way
+        Watchers.nobody_takes = lambda _watchers: False  # type: ignore[method-assign]  # the other way
         always.append(turns())
-        Topic.nobody_takes = nobody_takes  # type: ignore[method-assign]  # as it was
+        Watchers.nobody_takes = nobody_takes  # type: ignore[method-assign]  # as it was
     here, there = sorted(as_it_is)[ROUNDS // 2], sorted(always)[ROUNDS // 2]
     print(f"merged on ingest {here:.2f} us an update; always made {there:.2f}; {here / there:.2f}")
 

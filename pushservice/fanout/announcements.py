@@ -9,7 +9,6 @@ from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from pushservice.fanout.hub import watchers_of
 from pushservice.fanout.shared_frames import SharedFrames
 from pushservice.protocol import events
 from pushservice.protocol.close_codes import CloseCode
@@ -118,7 +117,7 @@ class Announcements:
         def tell(outbox: Outbox) -> None:
             outbox.send(outbox.codec.frames([outbox.codec.event(event)]))
 
-        self._each(list(topic.watchers()), tell)
+        self._each(self._hub.watchers(topic), tell)
 
     def greet(self, outbox: Outbox) -> None:
         """Tell a client that has just come what is not as it should be."""
@@ -154,7 +153,7 @@ class Announcements:
         ]
         for topic in stale:
             topic.stale = True
-        found = watchers_of(stale)
+        found = self._hub.watchers_of(stale)
         self._each(list(found), lambda outbox: outbox.tell_quiet(found[outbox], stale=True))
 
     def _tell_quiet_feed(self, feed_ms: float, up_since: int) -> None:

@@ -1,4 +1,4 @@
-"""What is kept for one client while it is behind, and what all clients' flows have in common.
+"""What is kept for one client while it is behind.
 
 Must not know: outlets, frames, or when anything is sent.
 """
@@ -6,39 +6,16 @@ Must not know: outlets, frames, or when anything is sent.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from pushservice.metrics import Counters
+from pushservice.fanout.interfaces import Progress
+from pushservice.fanout.topic import Topic
 from pushservice.protocol import events
-
-if TYPE_CHECKING:
-    from pushservice.fanout.interfaces import Progress
-    from pushservice.fanout.outbox import Outbox
-    from pushservice.fanout.topic import Topic
-
 
 #: Symbols of a turn that are looked at one by one.
 _FEW: Final = 16
-
-
-@dataclass(slots=True)
-class Common:
-    """What the outboxes of one hub share.
-
-    `raw_budget`: bytes of raw updates kept for one client; `too_slow` is told whose were more, and
-    closes it. `seconds` is the time since the epoch. `behind`: those that are, in the order in
-    which they fell behind, and when that was. `subscriptions`: how many there are, of all clients.
-    """
-
-    counters: Counters
-    raw_budget: int
-    too_slow: Callable[[Outbox], None]
-    seconds: Callable[[], float]
-    behind: dict[Outbox, float] = field(default_factory=dict)
-    subscriptions: int = 0
 
 
 class Backlog:

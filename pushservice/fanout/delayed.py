@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from pushservice.fanout.announcements import Announcements
 from pushservice.fanout.interfaces import Clock, DelayedCall, Interest
 from pushservice.fanout.outbox import RAW
-from pushservice.fanout.pacing import Paced
+from pushservice.fanout.paced import Paced
 from pushservice.fanout.shared_frames import SharedFrames
 from pushservice.fanout.tape import GAP, LOST, UNHEARD, Tape
 from pushservice.protocol import events
@@ -317,7 +317,7 @@ def move(outbox: Outbox, old: Hub, new: Hub) -> bool:
         old.unsubscribe(outbox, topic)
         # The `n` that the client has: that by which it has ended.
         had = outbox.updates - updates
-        interval_ms = kind.group.pace.interval_ms if isinstance(kind, Paced) else 0
+        interval_ms = kind.interval_ms if isinstance(kind, Paced) else 0
         found = new.subscribe(outbox, topic.symbol, raw=kind is RAW, interval_ms=interval_ms)
         moved[found] = None if topic.payload is None else had
         if found.stale is not was_stale:

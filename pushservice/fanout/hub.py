@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
-from pushservice.fanout.backlog import Common
 from pushservice.fanout.interfaces import Clock, Interest
-from pushservice.fanout.outbox import RAW, Kind, Outbox
-from pushservice.fanout.pacing import Group, Paced, Pacing
+from pushservice.fanout.outbox import RAW, Common, Kind, Outbox
+from pushservice.fanout.paced import Paced
+from pushservice.fanout.pacing import Group, Pacing
 from pushservice.fanout.shared_frames import SharedFrames
 from pushservice.fanout.topic import Topic, Topics
+from pushservice.fanout.watchers import Watchers
 from pushservice.limits import Limits
 from pushservice.metrics import Counters, Measures
 from pushservice.protocol.close_codes import CloseCode
@@ -62,6 +63,8 @@ class Hub:
         self.measures = measures or Measures()
         self._topics = Topics(limits.total_symbols)
         self._by_symbol = self._topics.by_symbol
+        # Who watches each symbol that anybody watches.
+        self._watchers: dict[Topic, Watchers] = {}
         self._turn: dict[Topic, int] = {}
         self._raw_log: list[tuple[Topic, Codec, bytes]] = []
         self._turn_t: int | None = None
@@ -128,7 +131,7 @@ class Hub:
             self._freshened.append(topic)
         audience = topic.audience
         if audience is None:
-            audience = topic.rebuild()
+            audience = self._watchers[topic].rebuild_audience()
         if not audience and not topic.marking:
             self._topics.unwatched(topic)
             return
@@ -137,7 +140,7 @@ class Hub:
             turn[topic] = n - 1
             topic.asleep = None
         elif topic.asleep is None:
-            topic.asleep = topic.nobody_takes()
+            topic.asleep = self._watchers[topic].nobody_takes()
         for mark in topic.marking:
             mark(topic, n - 1)
         if topic.asleep or not audience:
@@ -151,7 +154,7 @@ class Hub:
             piece = topic.newest[codec] = quote(topic.symbol_text, n, t, body)
             for offer in offers:
                 offer(piece)
-            if topic.raw_members:
+            if topic.raw_watchers:
                 self._raw_log.append((topic, codec, piece))
         if replaced:
             self._counters.payloads_not_json += 1
@@ -168,7 +171,10 @@ class Hub:
         if self._interest is not None:
             self._interest.quoted(turn)
         raw_log, self._raw_log = self._raw_log, []
-        dirty: set[Outbox] = set().union(*[topic.listeners for topic in turn])
+        watchers = self._watchers
+        dirty: set[Outbox] = set().union(
+            *[watchers[topic].listeners for topic in turn if topic in watchers]
+        )
         share = SharedFrames()
         failures: list[tuple[Outbox, Exception]] = []
         for outbox in dirty:
@@ -180,12 +186,12 @@ class Hub:
 
     def _tell_fresh(self) -> None:
         topics, self._freshened = self._freshened, []
-        for outbox, symbols in watchers_of(topics).items():
+        for outbox, symbols in self.watchers_of(topics).items():
             outbox.tell_quiet(symbols, stale=False)
 
     def _serve_paced(self, group: Group) -> None:
         """Send the clients of `group` the newest update of each symbol quoted since last time."""
-        turn = group.take()
+        turn = group.changes.take()
         if not turn:
             return
         stopwatch = self.measures.stopwatch
@@ -194,21 +200,21 @@ class Hub:
         pieces: dict[Codec, dict[Topic, bytes]] = {}
         share = SharedFrames()
         failures: list[tuple[Outbox, Exception]] = []
-        for paced in list(group.members):
+        for paced, outbox in list(group.members.items()):
             topics = turn.keys() & paced.topics.keys()
             if not topics:
                 continue
-            outbox = paced.outbox
             try:
                 if outbox.behind:
-                    paced.miss(topics, turn)
+                    outbox.miss_paced(paced, topics, turn)
                     continue
                 merged = paced.correction(topics, jumps) if paced.since else 0
                 if topics and not outbox.closed:
                     codec = outbox.codec
                     if codec not in pieces:
                         pieces[codec] = {
-                            topic: topic.update(codec, topic.marks.get(group, 1)) for topic in turn
+                            topic: topic.update(codec, self._count_members(group, topic))
+                            for topic in turn
                         }
                     merged += sum(map(jumps.__getitem__, topics))
                     outbox.flush_paced(topics, pieces[codec], merged, share)
@@ -216,6 +222,11 @@ class Hub:
                 failures.append((outbox, failure))
         self._end_turn(share, failures)
         self.measures.turn_seconds.observe(stopwatch() - began)
+
+    def _count_members(self, group: Group, topic: Topic) -> int:
+        """How many clients of `group` watch `topic`; one where all have just left."""
+        watchers = self._watchers.get(topic)
+        return 1 if watchers is None else watchers.groups.get(group, 1)
 
     def _end_turn(self, share: SharedFrames, failures: list[tuple[Outbox, Exception]]) -> None:
         self._end_of_turn(share)
@@ -292,6 +303,7 @@ class Hub:
         if self._interest is not None:
             self._interest.unwatched(outbox.conn, topic.symbol, not topic.watched)
         if not topic.watched:
+            del self._watchers[topic]
             self._awaiting.pop(topic, None)
             self._topics.unwatched(topic)
 
@@ -299,7 +311,7 @@ class Hub:
         """Replace how `outbox` watches `topic`; what is pending under the old way is kept."""
         old = outbox.topics[topic]
         if isinstance(old, Paced):
-            if not raw and old.group.pace.interval_ms == self._pacing.interval(interval_ms):
+            if not raw and old.interval_ms == self._pacing.interval(interval_ms):
                 return
             outbox.deliver_pending(topic, old.last(topic))
         elif old is (RAW if raw else None) and not interval_ms:
@@ -314,23 +326,25 @@ class Hub:
         if not interval_ms:
             return None
         interval_ms = self._pacing.interval(interval_ms)
-        return outbox.paced(interval_ms) or self._pacing.paced(outbox, interval_ms)
+        return outbox.paced(interval_ms) or self._pacing.new(interval_ms)
 
-    @staticmethod
-    def _join(outbox: Outbox, topic: Topic, kind: Kind, last: int) -> None:
+    def _join(self, outbox: Outbox, topic: Topic, kind: Kind, last: int) -> None:
+        watchers = self._watchers.get(topic)
+        if watchers is None:
+            watchers = self._watchers[topic] = Watchers(topic)
         if isinstance(kind, Paced):
-            kind.join(topic, last)
+            watchers.add_paced(self._pacing.join(kind, outbox, topic, last))
         else:
-            topic.join(outbox, raw=kind is RAW)
+            watchers.add(outbox, raw=kind is RAW)
         outbox.watch(topic, kind)
 
-    @staticmethod
-    def _part(outbox: Outbox, topic: Topic) -> None:
+    def _part(self, outbox: Outbox, topic: Topic) -> None:
         kind = outbox.topics[topic]
+        watchers = self._watchers[topic]
         if isinstance(kind, Paced):
-            kind.part(topic)
+            watchers.remove_paced(self._pacing.part(kind, topic))
         else:
-            topic.part(outbox, raw=kind is RAW)
+            watchers.remove(outbox, raw=kind is RAW)
 
     # -- values that the feed did not bring ------------------------------------------------------
 
@@ -358,7 +372,7 @@ class Hub:
         topic.newest.clear()
         if self._interest is not None:
             self._interest.quoted({topic: n})
-        for outbox in list(topic.watchers()) if everybody else waiting:
+        for outbox in list(self._watchers[topic]) if everybody else waiting:
             outbox.send_snapshots([(topic, outbox in waiting)])
 
     def values(self) -> Iterator[tuple[str, int, bytes]]:
@@ -401,6 +415,18 @@ class Hub:
     def watched_topics(self) -> list[Topic]:
         """Every symbol that somebody watches."""
         return [topic for topic in self._by_symbol.values() if topic.watched]
+
+    def watchers(self, topic: Topic) -> list[Outbox]:
+        """Every client that watches `topic`."""
+        return list(self._watchers.get(topic, ()))
+
+    def watchers_of(self, topics: Iterable[Topic]) -> dict[Outbox, list[Topic]]:
+        """Every client that watches any of `topics`, with which of them."""
+        found: dict[Outbox, list[Topic]] = {}
+        for topic in topics:
+            for outbox in self._watchers.get(topic, ()):
+                found.setdefault(outbox, []).append(topic)
+        return found
 
     def count_merged(self, outbox: Outbox, updates: int) -> None:
         """So many updates were merged for a client that came from another hub."""
@@ -458,12 +484,3 @@ class Hub:
         quoted = (topic for topic in self._by_symbol.values() if topic.payload is not None)
         newest_first = sorted(quoted, key=lambda topic: topic.t, reverse=True)
         return [topic.symbol for topic in islice(newest_first, limit)]
-
-
-def watchers_of(topics: Iterable[Topic]) -> dict[Outbox, list[Topic]]:
-    """Every client that watches any of `topics`, with which of them."""
-    found: dict[Outbox, list[Topic]] = {}
-    for topic in topics:
-        for outbox in topic.watchers():
-            found.setdefault(outbox, []).append(topic)
-    return found

@@ -7,14 +7,12 @@ implementations of them; the edges implement them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from pushservice.fanout.shared_frames import SharedFrames
+from pushservice.fanout.topic import Topic
 from pushservice.protocol.close_codes import CloseCode
 from pushservice.protocol.codecs import Codec
-
-if TYPE_CHECKING:
-    from pushservice.fanout.topic import Topic
 
 
 class DelayedCall(Protocol):

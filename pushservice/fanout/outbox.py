@@ -9,20 +9,20 @@ keep every update instead, up to a budget. CLOSED: nothing more is taken.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, Final, TypeAlias
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
 
-from pushservice.fanout.backlog import Backlog, Common
+from pushservice.fanout.backlog import Backlog
 from pushservice.fanout.interfaces import Outlet
-from pushservice.fanout.pacing import Paced
+from pushservice.fanout.paced import Paced
 from pushservice.fanout.shared_frames import SharedFrames
+from pushservice.fanout.topic import Topic
+from pushservice.metrics import Counters
 from pushservice.protocol import events
 from pushservice.protocol.codecs import Codec, count_frames
 from pushservice.protocol.frames import pong_frame
-
-if TYPE_CHECKING:
-    from pushservice.fanout.topic import Topic
 
 #: Bytes of answers kept for a client that is behind before its messages are no longer read.
 ANSWERS_BUDGET: Final = 64 * 1024
@@ -44,12 +44,29 @@ Kind: TypeAlias = Paced | _Raw | None
 def how_watched(kind: Kind) -> tuple[bool, int]:
     """Whether that is raw, and the interval in milliseconds that it has."""
     if isinstance(kind, Paced):
-        return False, kind.group.pace.interval_ms
+        return False, kind.interval_ms
     return kind is RAW, 0
 
 
 #: What a turn brought for raw subscriptions: the symbol, the codec, the update as its piece.
-RawLog: TypeAlias = Sequence[tuple["Topic", Codec, bytes]]
+RawLog: TypeAlias = Sequence[tuple[Topic, Codec, bytes]]
+
+
+@dataclass(slots=True)
+class Common:
+    """What the outboxes of one hub share.
+
+    `raw_budget`: bytes of raw updates kept for one client; `too_slow` is told whose were more, and
+    closes it. `seconds` is the time since the epoch. `behind`: those that are, in the order in
+    which they fell behind, and when that was. `subscriptions`: how many there are, of all clients.
+    """
+
+    counters: Counters
+    raw_budget: int
+    too_slow: Callable[[Outbox], None]
+    seconds: Callable[[], float]
+    behind: dict[Outbox, float] = field(default_factory=dict)
+    subscriptions: int = 0
 
 
 class _Special:
@@ -173,10 +190,14 @@ class Outbox:
         self._count_merged(jumps)
         self.outlet.post(list(map(pieces.__getitem__, topics)), self.codec, share)
 
-    def miss(self, topic: Topic, before: int) -> None:
-        """An update of `topic` would be due, but the client is behind; it has `before`."""
+    def miss_paced(self, paced: Paced, topics: Iterable[Topic], turn: Mapping[Topic, int]) -> None:
+        """Note, while this client is behind, which updates of `topics` would be due now."""
         if self._backlog is not None:
-            self._backlog.missed.setdefault(topic, before)
+            missed = self._backlog.missed
+            for topic in topics:
+                before = paced.since.pop(topic, turn[topic])
+                if topic.n > before:
+                    missed.setdefault(topic, before)
 
     # -- called by the hub: interest -------------------------------------------------------------
 
@@ -212,7 +233,7 @@ class Outbox:
             special = self.special = self.special or _Special()
             special.apart.add(topic)
             if isinstance(kind, Paced):
-                special.paced[kind.group.pace.interval_ms] = kind
+                special.paced[kind.interval_ms] = kind
             else:
                 special.raw.add(topic)
                 self._begin_raw(topic)
@@ -225,7 +246,7 @@ class Outbox:
             special.apart.discard(topic)
             special.raw.discard(topic)
             if isinstance(kind, Paced) and not kind.topics:
-                del special.paced[kind.group.pace.interval_ms]
+                del special.paced[kind.interval_ms]
             if not special.apart:
                 self.special = None
 

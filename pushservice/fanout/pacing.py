@@ -9,14 +9,13 @@ each group that watches it, whatever the number of clients.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
 from pushservice.fanout.interfaces import Clock, DelayedCall
-
-if TYPE_CHECKING:
-    from pushservice.fanout.outbox import Outbox
-    from pushservice.fanout.topic import Topic
+from pushservice.fanout.outbox import Outbox
+from pushservice.fanout.paced import Changes, Paced
+from pushservice.fanout.topic import Topic
 
 #: Groups that an interval is dealt to, at most, and the least milliseconds between two of them.
 _MOST_GROUPS: Final = 8
@@ -33,85 +32,13 @@ COARSE_INTERVALS: Final = (
 class Group:
     """Clients of one interval that are served at the same moment."""
 
-    __slots__ = ("_fresh", "mark", "members", "pace")
+    __slots__ = ("changes", "members", "pace")
 
     def __init__(self, pace: Pace) -> None:
         self.pace = pace
-        self.members: dict[Paced, None] = {}
-        # The symbols quoted since the group was last served, each with its `n` before the first.
-        self._fresh: dict[Topic, int] = {}
-        #: called with a topic and its `n` before, for each quote of a symbol the group watches
-        self.mark = self._fresh.setdefault
-
-    def take(self) -> dict[Topic, int]:
-        """What was quoted since the last call: each symbol with its `n` before."""
-        # `mark` is bound to this very dictionary.
-        fresh = self._fresh.copy()
-        self._fresh.clear()
-        return fresh
-
-    def before(self, topic: Topic) -> int:
-        """The `n` of `topic` when the group was last served."""
-        return self._fresh.get(topic, topic.n)
-
-
-class Paced:
-    """One client's subscriptions of one interval."""
-
-    __slots__ = ("group", "outbox", "since", "topics")
-
-    def __init__(self, outbox: Outbox, group: Group) -> None:
-        self.outbox = outbox
-        self.group = group
-        self.topics: dict[Topic, None] = {}
-        #: the `n` this client has, for symbols it got at another moment than its group did
-        self.since: dict[Topic, int] = {}
-
-    def last(self, topic: Topic) -> int:
-        """The `n` of `topic` that this client has, or knows to have missed."""
-        since = self.since.get(topic)
-        return self.group.before(topic) if since is None else since
-
-    def miss(self, topics: Iterable[Topic], turn: Mapping[Topic, int]) -> None:
-        """Note, for a client that is behind, which updates would be due now."""
-        for topic in topics:
-            before = self.since.pop(topic, turn[topic])
-            if topic.n > before:
-                self.outbox.miss(topic, before)
-
-    def correction(self, topics: set[Topic], jumps: Mapping[Topic, int]) -> int:
-        """What to add to `jumps` for symbols of which the client has another `n` than its group.
-
-        Takes out of `topics` those of which it has the newest already.
-        """
-        correction = 0
-        for topic in topics & self.since.keys():
-            before = self.since.pop(topic)
-            if topic.n > before:
-                correction += topic.n - before - 1 - jumps[topic]
-            else:
-                topics.discard(topic)
-        return correction
-
-    def join(self, topic: Topic, last: int) -> None:
-        """Watch `topic`, of which the client has `last`."""
-        self.topics[topic] = None
-        self.since[topic] = last
-        topic.marks[self.group] = topic.marks.get(self.group, 0) + 1
-        topic.marks_changed()
-        self.group.members[self] = None
-
-    def part(self, topic: Topic) -> None:
-        """Watch `topic` no more."""
-        del self.topics[topic]
-        self.since.pop(topic, None)
-        topic.marks[self.group] -= 1
-        if not topic.marks[self.group]:
-            del topic.marks[self.group]
-        topic.marks_changed()
-        if not self.topics:
-            del self.group.members[self]
-            self.group.pace.member_left()
+        #: which of its symbols were quoted since it was last served
+        self.changes = Changes()
+        self.members: dict[Paced, Outbox] = {}
 
 
 class Pace:
@@ -175,12 +102,14 @@ class Pace:
 class Pacing:
     """All intervals that clients of one hub have asked for."""
 
-    __slots__ = ("_clock", "_paces", "_serve")
+    __slots__ = ("_clock", "_groups", "_paces", "_serve")
 
     def __init__(self, clock: Clock, serve: Callable[[Group], None]) -> None:
         self._clock = clock
         self._serve = serve
         self._paces: dict[int, Pace] = {}
+        # The group that each client's subscriptions of an interval are served with.
+        self._groups: dict[Paced, Group] = {}
 
     def interval(self, asked_ms: int) -> int:
         """The interval that `asked_ms` is served with: itself, or rounded up where there are many.
@@ -192,14 +121,33 @@ class Pacing:
             return asked_ms
         return next(coarse for coarse in COARSE_INTERVALS if coarse >= asked_ms)
 
-    def paced(self, outbox: Outbox, interval_ms: int) -> Paced:
-        """A new place for `outbox` among the clients of `interval_ms`, as `interval` gave it."""
+    def new(self, interval_ms: int) -> Paced:
+        """An interval, as `interval` gave it, for a client whose first topic is about to join."""
         pace = self._paces.get(interval_ms)
         if pace is None:
             pace = self._paces[interval_ms] = Pace(
                 interval_ms, self._clock, self._serve, lambda: self._forget(interval_ms)
             )
-        return Paced(outbox, pace.least_group())
+        group = pace.least_group()
+        paced = Paced(interval_ms, group.changes)
+        self._groups[paced] = group
+        return paced
+
+    def join(self, paced: Paced, outbox: Outbox, topic: Topic, last: int) -> Group:
+        """Add `topic`, of which the client has `last`, to `paced`; returns the group it is in."""
+        group = self._groups[paced]
+        paced.add(topic, last)
+        group.members[paced] = outbox
+        return group
+
+    def part(self, paced: Paced, topic: Topic) -> Group:
+        """Take `topic` out of `paced`; returns the group that it was in."""
+        group = self._groups[paced]
+        paced.remove(topic)
+        if not paced.topics:
+            del self._groups[paced], group.members[paced]
+            group.pace.member_left()
+        return group
 
     def count(self) -> int:
         """How many intervals, and so timers, there are."""

@@ -1,20 +1,16 @@
-"""Symbols: of each its number, its last value, and who watches it in which way; and how many.
+"""Symbols as the fan-out knows them: the number and the last value of each, and how many there are.
 
-Must not know: who publishes, when anything is sent, or what clients say.
+Must not know: who watches a symbol, who publishes, or when anything is sent.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable
+from typing import TypeAlias
 
 from pushservice.protocol.codecs import Codec, Quote
 from pushservice.protocol.symbols import symbol_text
-
-if TYPE_CHECKING:
-    from pushservice.fanout.outbox import Outbox
-    from pushservice.fanout.pacing import Group
 
 #: The clients of one codec that watch a symbol, as the append of each one's list of pieces.
 Offers: TypeAlias = tuple[Callable[[bytes], None], ...]
@@ -23,7 +19,7 @@ Audience: TypeAlias = tuple[tuple[Codec, Quote, Offers], ...]
 
 
 class Topic:
-    """One symbol: its number, its last value and its audience.
+    """One symbol: its number, its last value, and what a quote of it has to call.
 
     `n` counts updates; `t` is the last one's receive time in milliseconds since the epoch;
     `payload` is as published, None before the first.
@@ -32,18 +28,16 @@ class Topic:
     __slots__ = (
         "asleep",
         "audience",
-        "listeners",
         "marking",
-        "marks",
-        "members",
         "n",
         "newest",
         "payload",
-        "raw_members",
+        "raw_watchers",
         "stale",
         "symbol",
         "symbol_text",
         "t",
+        "watcher_count",
     )
 
     def __init__(self, symbol: str, n: int = 0) -> None:
@@ -59,37 +53,18 @@ class Topic:
         self.asleep: bool | None = None
         #: the newest update as a piece of each codec in the audience
         self.newest: dict[Codec, bytes] = {}
-        #: the clients that want each update at once, and how many of them want it raw
-        self.members: dict[Outbox, None] = {}
-        self.raw_members = 0
-        #: the groups of clients that want it paced, with how many of them
-        self.marks: dict[Group, int] = {}
-        # Immutable snapshots of the above, rebuilt at the next publish after interest changed: a
-        # publish then costs one C call per client and no look-up.
+        #: how many clients watch it, in whatever mode, and how many of them want it raw
+        self.watcher_count = 0
+        self.raw_watchers = 0
+        # Both are immutable and kept by its Watchers: a publish costs one C call per client and no
+        # look-up. The audience is None after interest changed, until the next publish.
         self.marking: tuple[Callable[[Topic, int], int], ...] = ()
         self.audience: Audience | None = ()
-        self.listeners: frozenset[Outbox] = frozenset()
 
     @property
     def watched(self) -> bool:
-        """Whether any client watches it, in whatever way."""
-        return bool(self.members or self.marks)
-
-    def nobody_takes(self) -> bool:
-        """Whether each member is behind and has its updates merged, so that none needs bytes."""
-        return not self.raw_members and all(outbox.behind for outbox in self.members)
-
-    def watchers(self) -> Iterator[Outbox]:
-        """Every client that watches it, in whatever way."""
-        yield from self.members
-        for group in self.marks:
-            for paced in group.members:
-                if self in paced.topics:
-                    yield paced.outbox
-
-    def count_watchers(self) -> int:
-        """How many they are."""
-        return len(self.members) + sum(self.marks.values())
+        """Whether any client watches it, in whatever mode."""
+        return self.watcher_count > 0
 
     def update(self, codec: Codec, clients: int = 1) -> bytes:
         """The newest update as a piece that so many of `codec` share; there must have been one."""
@@ -104,41 +79,6 @@ class Topic:
         """The last known value as a piece for `codec`; there must be one."""
         assert self.payload is not None, "only what was quoted is sent"
         return codec.snapshot(self.symbol_text, self.n, self.t, codec.body(self.payload))
-
-    def join(self, outbox: Outbox, *, raw: bool) -> None:
-        """`outbox` wants each update at once."""
-        self.members[outbox] = None
-        self.raw_members += raw
-        self._interest_changed()
-
-    def part(self, outbox: Outbox, *, raw: bool) -> None:
-        """`outbox`, which joined in this way, wants no more."""
-        del self.members[outbox]
-        self.raw_members -= raw
-        self._interest_changed()
-
-    def marks_changed(self) -> None:
-        """Another group watches it, or one does no more."""
-        self.marking = tuple(group.mark for group in self.marks)
-
-    def rebuild(self) -> Audience:
-        """Make the audience anew from the members."""
-        self.listeners = frozenset(self.members)
-        by_codec: dict[Codec, list[Callable[[bytes], None]]] = {}
-        for outbox in self.members:
-            by_codec.setdefault(outbox.codec, []).append(outbox.offer)
-        for codec in self.newest.keys() - by_codec.keys():
-            # It would not be kept up to date.
-            del self.newest[codec]
-        self.audience = tuple(
-            (codec, codec.quoting(len(offers)), tuple(offers)) for codec, offers in by_codec.items()
-        )
-        return self.audience
-
-    def _interest_changed(self) -> None:
-        # At once, so that it does not keep a client that left.
-        self.audience = None
-        self.listeners = frozenset()
 
 
 class Topics:

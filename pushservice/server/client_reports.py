@@ -164,8 +164,8 @@ class Symbols:
         return {
             "symbol": topic.symbol,
             "n": topic.n,
-            "watchers": topic.count_watchers()
-            + sum(late.count_watchers() for late in self._topics_of_late(topic.symbol)),
+            "watchers": topic.watcher_count
+            + sum(late.watcher_count for late in self._topics_of_late(topic.symbol)),
             "rate": None if rate is None else round(rate, 3),
             "age": age,
             "stale": topic.stale,

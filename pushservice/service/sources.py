@@ -174,7 +174,7 @@ class Sources:
         hubs = [self._hub] if self._tiers is None else [self._hub, *self._tiers.hubs]
         for hub in hubs:
             for topic in hub.watched_topics():
-                for at, outbox in enumerate(topic.watchers()):
+                for at, outbox in enumerate(hub.watchers(topic)):
                     self._interests.watched(outbox.conn, topic.symbol, at == 0)
 
     def _feed_changed(self, up: bool) -> None:

@@ -266,7 +266,7 @@ def test_intervals_beyond_a_number_are_rounded_up_to_coarse_ones():
     pacing = Pacing(FixedClock(), lambda group: None)
     for interval in range(1001, 1001 + EXACT_INTERVALS):
         assert pacing.interval(interval) == interval
-        pacing.paced(None, interval)
+        pacing.new(interval)
     assert pacing.interval(1001) == 1001, "one that is there costs no other timer"
     assert [pacing.interval(asked) for asked in (1, 10, 249, 3000, 60_000)] == [
         10,
