@@ -276,5 +276,5 @@ def test_intervals_beyond_a_number_are_rounded_up_to_coarse_ones():
         60_000,
     ]
     for interval in range(1, 60_001, 7):
-        pacing.paced(None, pacing.interval(interval))
+        pacing.new(pacing.interval(interval))
     assert pacing.count() <= EXACT_INTERVALS + len(COARSE_INTERVALS)
