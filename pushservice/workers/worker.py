@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 
 from pushservice.config.config import Config
 from pushservice.config.settings import config_from_texts
-from pushservice.monitoring.logs import CarryingObserver
+from pushservice.monitoring.worker_logs import ForwardingObserver
 from pushservice.protocol.close_codes import CloseCode
 from pushservice.server.client_counts import ClientCounts
 from pushservice.server.client_reports import Report
@@ -249,7 +249,7 @@ def main() -> None:
     link = ManagerLink(heard, lost)
     link.open(reactor)
     level = LogLevel.levelWithName(first["log_level"])
-    observer = CarryingObserver(
+    observer = ForwardingObserver(
         lambda event: link.send({"is": "log", "event": event}, False), level
     )
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False, discardBuffer=True)

@@ -20,7 +20,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pushservice.monitoring.logs import emit_carried
+from pushservice.monitoring.worker_logs import emit_worker_event
 from pushservice.workers import worker_link
 from pushservice.workers.worker_link import Message, MessageDecoder
 
@@ -195,7 +195,7 @@ class WorkerProcess(ProcessProtocol):
     def _hear(self, message: Message) -> None:
         word = message["is"]
         if word == "log":
-            emit_carried(message["event"], self.number)
+            emit_worker_event(message["event"], self.number)
         elif word == "status":
             self.status = message["status"]
         elif word == "report":
