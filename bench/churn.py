@@ -1,11 +1,11 @@
-"""Connects and disconnects many clients, and shows that the daemon's memory stays where it was.
+"""Connects and disconnects many clients, and shows that the daemon's memory does not grow.
 
     python bench/churn.py --visits 100000          # plain
     python bench/churn.py --visits 20000 --tls
 
-Starts a daemon of its own on a loopback port, visits it in one of three ways in turn (an orderly
-close, a hang-up, a reset), and prints the daemon's resident memory and open files as it goes. Ends
-by itself; exit status 1 when memory grew by more than --allowed KiB after the warm-up.
+Starts a daemon on a loopback port. Clients connect, subscribe, and leave in one of three ways in
+turn: WebSocket close, TCP close, reset. Prints the daemon's resident memory and open files as it
+goes. Ends by itself; exit status 1 if memory grew by more than --allowed KiB after the warm-up.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from waiting import wait_for_line
 WARM_UP = 10_000
 
 
-async def visit(port: int, context: ssl.SSLContext | None, way: int) -> None:
-    """One client from connect to its end."""
+async def visit(port: int, context: ssl.SSLContext | None, ending: int) -> None:
+    """One client from connecting to its end; `ending` is 0, 1 or 2."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
     writer.write(REQUEST + FRAME)
     await reader.readuntil(b'"total":3}]')
-    if way == 0:
+    if ending == 0:
         writer.write(CLOSE)
         await reader.read()
         writer.close()
-    elif way == 1:
+    elif ending == 1:
         writer.close()
     else:
         writer.transport.abort()
@@ -64,7 +64,7 @@ def main() -> int:
         port = free_port()
         options = ["--port", str(port), "--interface", "127.0.0.1", "--redis", redis.socket_url]
         options += ["--certs", directory] if given.tls else ["--plain"]
-        # All visitors come from one address, as fast as they can.
+        # All clients connect from one address, as fast as they can.
         options += ["--max-per-address", "0", "--connect-rate", "0"]
         twistd = Path(sys.executable).with_name("twistd")
         daemon = subprocess.Popen(
@@ -80,7 +80,7 @@ def main() -> int:
             process = psutil.Process(daemon.pid)
             step = max(given.visits // 10, 1)
             began = time.monotonic()
-            # The allocator's arenas find their size within the first thousands.
+            # The allocator's arenas reach their size within the first thousands.
             asyncio.run(wave(port, context, WARM_UP, given.at_once))
             first = process.memory_info().rss
             print(f"warm-up: {WARM_UP} visits, {first // 1024} KiB, {process.num_fds()} files")

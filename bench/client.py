@@ -1,10 +1,10 @@
-"""How many quotes a second the Python client takes in on one core, without any network.
+"""How many quotes a second the Python client processes on one core, without a network.
 
     python bench/client.py [seconds]
 
 Frames as the daemon writes them, with 1, 10 or 100 quotes of 120 bytes each, go through the
-conversation and, as with asyncio, the mailbox, to a reader that looks at no payload, or has the
-payload decoded, too. On one busy core of a virtual machine, Python 3.11:
+conversation and, as with asyncio, the mailbox, to a reader that ignores payloads, or decodes
+them too. On one busy core of a virtual machine, Python 3.11:
 
        1 a frame:   600,000 quotes/s,   400,000 with data decoded
       10 a frame: 1,100,000 quotes/s,   620,000 with data decoded
@@ -31,7 +31,7 @@ PAYLOAD = (
 
 
 def opened() -> Conversation:
-    """A conversation to which all symbols are served."""
+    """A conversation that is subscribed to all symbols."""
     core = Conversation(Options("ws://localhost/"), random.random)
     core.subscribe(0.0, SYMBOLS, lambda _: None)
     core.open(0.0)
@@ -44,7 +44,7 @@ def opened() -> Conversation:
 
 
 def frames(size: int) -> list[bytes]:
-    """Frames of so many quotes, with each symbol twice at least."""
+    """Frames of `size` quotes, with each symbol at least twice."""
     quotes = [
         f'{{"ev":"quote","s":"{symbol}","n":{n},"t":1763799999123,"d":{PAYLOAD}}}'
         for n in range(1, 3)
@@ -54,7 +54,7 @@ def frames(size: int) -> list[bytes]:
 
 
 def rate(size: int, *, decoded: bool, seconds: float) -> float:
-    """Quotes a second of CPU."""
+    """Quotes per second of CPU."""
     texts = frames(size)
     core, mailbox = opened(), Mailbox(1000)
     count = 0

@@ -1,13 +1,13 @@
-"""What compression costs and saves: the same turns to the same clients, compressed and not.
+"""What compression costs and saves: the same turns to the same clients, compressed and plain.
 
     .venv/bin/python bench/deflate.py [--least 1] [--seconds 1.5]
 
-For each shape a hub whose clients agreed on compression and one whose clients did not take turns,
-over the same connections; another process, on another core, empties these and looks at nothing.
-Quotes are those of the simulated market, under the symbols of the shape. Shown are microseconds of
-CPU for a delivery, all of it from the publish to the kernel, and its bytes on the wire before TLS;
-medians of many pairs of turns. `--least` is from how many clients on all is compressed, instead of
-the daemon's own number. Takes about a minute.
+For each shape, a hub whose clients negotiated compression and one whose clients did not alternate
+over the same connections; another process, on another core, reads and discards. Quotes are those of
+the simulated market, under the symbols of the shape. Shown are microseconds of CPU for a delivery,
+from the publish into the kernel, and its bytes on the wire before TLS; medians of many pairs of
+turns. `--least` is the number of clients from which everything is compressed, instead of the
+daemon's own. Takes about a minute.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ EVENTS = 4000
 
 @dataclass(frozen=True)
 class Case:
-    """A shape: of so many symbols each client watches `watched`; a turn has `burst` quotes."""
+    """A shape: each client watches `watched` of `symbols`; a turn has `burst` quotes."""
 
     name: str
     symbols: int
@@ -74,14 +74,14 @@ CASES = (
 )
 
 
-class Wall:
+class WallClock:
     """A clock for the hub."""
 
     seconds = staticmethod(time.time)
 
 
-class Way:
-    """An outlet whose turn is sent together with all others'."""
+class BatchedOutlet:
+    """An outlet whose turn is sent together with those of all other clients."""
 
     def __init__(self, clients: Clients, way: tuple[int, ...]) -> None:
         self._clients = clients
@@ -100,7 +100,7 @@ class Way:
 
 
 class Clients:
-    """A hub with clients of one codec on given connections."""
+    """A hub whose clients use one codec, on given connections."""
 
     def __init__(
         self, codec: Codec, case: Case, connections: list[tuple[Any, Any]], counters: Counters
@@ -109,21 +109,21 @@ class Clients:
         self.turns: list[list[bytes]] = []
         self._connections = connections
         self._secure = connections[0][1] is not None
-        self.hub = Hub(Wall(), "k", counters, self._failed, self._end_of_turn)
+        self.hub = Hub(WallClock(), "k", counters, self._failed, self._end_of_turn)
         self.bytes = self.deliveries = 0
         names = [f"S{at:04d}" for at in range(case.symbols)]
-        chance = Random(1)
+        rng = Random(1)
         for number, (connection, secure) in enumerate(connections):
             way: tuple[int, ...] = (connection.fileno(),)
             if secure is not None:
                 way = (_address(secure._ssl), _address(secure._from_ssl), *way)
-            outbox = Outbox(codec, Way(self, way), self.hub.common, f"k-{number}")
+            outbox = Outbox(codec, BatchedOutlet(self, way), self.hub.common, f"k-{number}")
             self.hub.enter(outbox)
-            for name in chance.sample(names, case.watched):
+            for name in rng.sample(names, case.watched):
                 self.hub.subscribe(outbox, name)
 
     def turn(self, quotes: list[tuple[str, bytes]]) -> float:
-        """Publish and send them; microseconds of CPU for a delivery."""
+        """Publish quotes and send them; returns microseconds of CPU per delivery."""
         self.bytes = self.deliveries = 0
         began = time.process_time()
         for symbol, payload in quotes:
@@ -148,8 +148,8 @@ def _address(pointer: Any) -> int:
     return int(_openssl.ffi.cast("uintptr_t", pointer))
 
 
-def of_the_market() -> str:
-    """What becomes of its events, each by itself."""
+def market_summary() -> str:
+    """How the market's events compress, each by itself."""
     counters = Counters()
     quote = deflate.codecs(counters, 1)[JSON_SUBPROTOCOL].quoting(1)
     quotes = [(symbol_text(symbol), body) for symbol, body in islice(market(), EVENTS)]
@@ -160,7 +160,7 @@ def of_the_market() -> str:
             quote(symbol, number, 1_763_799_999_000 + number, body)
         times.append((time.process_time() - began) / EVENTS * 1e6)
     before = counters.deflated_bytes_in / counters.deflated_events + len(",")
-    # Between two of them is a stored block's LEN, NLEN and comma.
+    # Between two events is a stored block's LEN, NLEN and comma.
     after = counters.deflated_bytes_out / counters.deflated_events + 5
     return f"the market's events: {before:.0f} bytes, {after:.0f} compressed, {min(times):.1f} us"
 
@@ -175,19 +175,19 @@ def measure(case: Case, connections: list[tuple[Any, Any]], least: int, seconds:
     """One line of the table."""
     codec = deflate.codecs(Counters(), least)[JSON_SUBPROTOCOL]
     pair = [Clients(each, case, connections, Counters()) for each in (JSON, codec)]
-    chance = Random(2)
+    rng = Random(2)
     payloads = cycle([payload for _, payload in islice(market(), EVENTS)])
     cost: list[list[float]] = [[], []]
     size: list[list[float]] = [[], []]
     until = time.monotonic() + seconds
     while time.monotonic() < until or len(cost[1]) < 10:
-        symbols = [f"S{chance.randrange(case.symbols):04d}" for _ in range(case.burst)]
+        symbols = [f"S{rng.randrange(case.symbols):04d}" for _ in range(case.burst)]
         quotes = list(zip(symbols, payloads, strict=False))
-        # Who comes first changes.
+        # The order alternates.
         for at in (0, 1) if len(cost[0]) % 2 else (1, 0):
             cost[at].append(pair[at].turn(quotes))
             size[at].append(pair[at].bytes / max(1, pair[at].deliveries))
-            # The reader's time is nobody's.
+            # Gives the reader time, which is not measured.
             time.sleep(0.004)
     (plain, ours), (bytes_plain, bytes_ours) = (map(median, each) for each in (cost, size))
     return (
@@ -201,7 +201,7 @@ def main() -> None:
     arguments.add_argument("--least", type=int, default=deflate.ALWAYS)
     arguments.add_argument("--seconds", type=float, default=1.5)
     given = arguments.parse_args()
-    print(of_the_market())
+    print(market_summary())
     functions = (_openssl.ffi.addressof(_openssl.lib, name) for name in ("SSL_write", "BIO_read"))
     _fanout.use_openssl(*map(_address, functions))
     with ExitStack() as stack:

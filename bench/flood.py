@@ -1,19 +1,19 @@
-"""A hostile client for the benchmark: floods a server from an address of its own.
+"""A hostile client for the benchmark: floods a server from a separate address.
 
     python bench/flood.py PORT plain|tls          (flooded.py starts it)
 
-Reads commands, one a line, and answers each with one line of JSON:
+Reads commands, one per line, and answers each with one line of JSON:
 
-    connects SECONDS      connect, begin the handshake, abort when the server has answered
-    subscribes SECONDS    subscribe and unsubscribe 200 symbols in turns
+    connects SECONDS      connect, begin the handshake, abort once the server has answered
+    subscribes SECONDS    subscribe and unsubscribe 200 symbols alternately
     pings SECONDS         ping frames of 125 bytes
-    fragments SECONDS     messages of 1,000 bytes in fragments of one
-    texts SECONDS         messages of one byte, which are no commands
+    fragments SECONDS     messages of 1,000 bytes in fragments of one byte
+    texts SECONDS         messages of one byte, which are not commands
 
-It takes only the CPU that nobody else wants (SCHED_IDLE), and keeps to RATE frames or CONNECTS
-connections a second, so that it takes nothing from the load generator on the same core. What the
-server answers is read and dropped. When the server says that it closes, or hangs up, it comes back,
-RETURNS times a second.
+It uses only idle CPU time (SCHED_IDLE) and sends at most RATE frames or CONNECTS connections a
+second, so that it takes nothing from the load generator on the same core. Answers of the server are
+read and discarded. When the server closes the connection it reconnects, at most RECONNECTS times a
+second.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 ADDRESS = "127.0.0.2"
-#: Frames a second, at most; and how many may be made up for after a pause.
+#: The most frames a second, and the most that are made up for after a pause.
 RATE, BURST = 20_000, 200
-#: Connections a second, at most; how many at a time; and seconds after which one is aborted.
+#: The most connections a second, the most at a time, and seconds until one is aborted.
 CONNECTS, AT_ONCE, HOLD = 2_000, 64, 0.02
-#: Connections a second of the kinds that need just one.
-RETURNS = 50
-PATIENCE = 2.0
+#: The most connections a second of the floods that need just one.
+RECONNECTS = 50
+TIMEOUT = 2.0
 REQUEST = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
-#: A close frame, somewhere in what came: its size, and the first byte of its code.
+#: A close frame anywhere in what was received: its size, and the first byte of its code.
 CLOSE = re.compile(rb"\x88[\x02-\x7d][\x03\x04\x0f-\x13]")
 
 
 @dataclass
-class Tally:
-    """What was done: frames or connections sent, and how often the server hung up or refused."""
+class FloodCounts:
+    """Frames or connections sent, and how often the server closed or refused."""
 
     sent: int = 0
     connects: int = 0
@@ -59,7 +59,7 @@ class Tally:
 
 
 def frame(first: int, payload: bytes) -> bytes:
-    """One frame with the first byte as given, masked with zeros."""
+    """One frame with this first byte, masked with zeros."""
     size = len(payload)
     head = bytes([first, 0x80 | size]) if size < 126 else struct.pack("!BBH", first, 254, size)
     return head + bytes(4) + payload
@@ -89,7 +89,7 @@ FRAMES: dict[str, Callable[[], list[bytes]]] = {
 
 
 class Budget:
-    """So many a second, and no more than `burst` at once."""
+    """A token bucket: `rate` a second, and at most `burst` at once."""
 
     def __init__(self, rate: float, burst: int) -> None:
         self._rate = rate
@@ -98,7 +98,7 @@ class Budget:
         self._at = time.monotonic()
 
     def take(self, most: int) -> int:
-        """How many may go now, up to `most`."""
+        """Take up to `most` tokens; returns how many there were."""
         now = time.monotonic()
         self._left = min(self._burst, self._left + (now - self._at) * self._rate)
         self._at = now
@@ -124,28 +124,28 @@ class Flooder:
                 hello.do_handshake()
             self._opening = outgoing.read()
 
-    def run(self, kind: str, seconds: float) -> Tally:
-        """Flood for a while."""
-        tally = Tally()
+    def run(self, kind: str, seconds: float) -> FloodCounts:
+        """Flood for `seconds`."""
+        counts = FloodCounts()
         began = time.monotonic()
         if kind == "connects":
-            self._connects(tally, began + seconds)
+            self._connects(counts, began + seconds)
         else:
-            self._frames(tally, FRAMES[kind](), began + seconds)
-        tally.seconds = time.monotonic() - began
-        return tally
+            self._frames(counts, FRAMES[kind](), began + seconds)
+        counts.seconds = time.monotonic() - began
+        return counts
 
     def _socket(self) -> socket.socket:
         made = socket.socket()
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # A close is a reset: no port is kept for a minute after it.
+        # Close with a reset, so that no port stays in TIME_WAIT.
         made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         made.bind((ADDRESS, 0))
         return made
 
     # -- connections ---------------------------------------------------------------------------
 
-    def _connects(self, tally: Tally, end: float) -> None:
+    def _connects(self, counts: FloodCounts, end: float) -> None:
         poll = select.epoll()
         waiting: dict[int, tuple[socket.socket, float]] = {}
         budget = Budget(CONNECTS, BURST)
@@ -157,9 +157,9 @@ class Flooder:
                     made.connect(("127.0.0.1", self._port))
                 waiting[made.fileno()] = made, now
                 poll.register(made, select.EPOLLOUT)
-                tally.connects += 1
+                counts.connects += 1
             for descriptor, events in poll.poll(0.001):
-                self._connected(tally, poll, waiting, descriptor, events)
+                self._connected(counts, poll, waiting, descriptor, events)
             overdue = [at for at, (_, since) in waiting.items() if now - since > HOLD]
             for descriptor in overdue:
                 waiting.pop(descriptor)[0].close()
@@ -169,54 +169,54 @@ class Flooder:
 
     def _connected(
         self,
-        tally: Tally,
+        counts: FloodCounts,
         poll: select.epoll,
         waiting: dict[int, tuple[socket.socket, float]],
         descriptor: int,
         events: int,
     ) -> None:
-        """A connection is made, or answered."""
+        """A connection was made, or the server answered."""
         made, _ = waiting[descriptor]
         try:
             if events == select.EPOLLOUT:
                 made.send(self._opening)
-                tally.sent += 1
+                counts.sent += 1
                 poll.modify(descriptor, select.EPOLLIN)
                 return
-            tally.closed += not made.recv(65536)
+            counts.closed += not made.recv(65536)
         except OSError:
-            tally.refused += 1
+            counts.refused += 1
         del waiting[descriptor]
         made.close()
 
     # -- frames ----------------------------------------------------------------------------------
 
-    def _frames(self, tally: Tally, frames: list[bytes], end: float) -> None:
+    def _frames(self, counts: FloodCounts, frames: list[bytes], end: float) -> None:
         budget = Budget(RATE, BURST)
         while time.monotonic() < end:
-            came = time.monotonic()
-            tally.connects += 1
+            started = time.monotonic()
+            counts.connects += 1
             connection = None
             try:
-                connection = self._enter()
-                self._send(tally, connection, frames, budget, end)
+                connection = self._open_websocket()
+                self._send(counts, connection, frames, budget, end)
             except ConnectionRefusedError:
-                tally.refused += 1
+                counts.refused += 1
             except OSError:
                 if connection is None:
-                    tally.refused += 1
+                    counts.refused += 1
                 else:
-                    tally.closed += 1
+                    counts.closed += 1
             finally:
                 if connection is not None:
                     connection.close()
-            time.sleep(max(0.0, min(came + 1 / RETURNS, end) - time.monotonic()))
+            time.sleep(max(0.0, min(started + 1 / RECONNECTS, end) - time.monotonic()))
 
-    def _enter(self) -> socket.socket:
-        """A WebSocket."""
+    def _open_websocket(self) -> socket.socket:
+        """Connect and complete the WebSocket handshake."""
         made = self._socket()
         try:
-            made.settimeout(PATIENCE)
+            made.settimeout(TIMEOUT)
             made.connect(("127.0.0.1", self._port))
             if self._context is not None:
                 made = self._context.wrap_socket(made)
@@ -237,23 +237,23 @@ class Flooder:
 
     def _send(
         self,
-        tally: Tally,
+        counts: FloodCounts,
         connection: socket.socket,
         frames: list[bytes],
         budget: Budget,
         end: float,
     ) -> None:
-        """Frames one after the other until the end, or the server's."""
-        at = in_hand = 0
+        """Send frames until `end`, or until the server closes."""
+        at = batch = 0
         unsent = b""
-        # Long ones fewer at a time: those in hand at the end are not counted.
+        # Fewer long frames at a time, because the batch at the end is not counted.
         at_once = max(1, min(BURST, 16384 // len(frames[0])))
         while time.monotonic() < end:
             if not unsent:
-                tally.sent += in_hand
-                in_hand = budget.take(at_once)
-                unsent = b"".join(frames[(at + more) % len(frames)] for more in range(in_hand))
-                at = (at + in_hand) % len(frames)
+                counts.sent += batch
+                batch = budget.take(at_once)
+                unsent = b"".join(frames[(at + more) % len(frames)] for more in range(batch))
+                at = (at + batch) % len(frames)
             if unsent:
                 with contextlib.suppress(BlockingIOError, ssl.SSLWantWriteError):
                     unsent = unsent[connection.send(unsent) :]
@@ -261,7 +261,7 @@ class Flooder:
                 data = connection.recv(65536)
                 if not data or CLOSE.search(data):
                     raise ConnectionResetError
-            # A full socket is waited for, but not for long: answers must be read.
+            # Wait for a full socket only briefly, because answers must be read.
             writing = [connection] if unsent else []
             select.select([connection], writing, [], 0.002)
 

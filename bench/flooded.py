@@ -14,14 +14,14 @@ from typing import ClassVar
 
 from load import Load
 from processes import LOAD_CORE, Server, pinned, stop
-from shape import STEADY_RATE, WARM_UP, Figures, Shape, Terms, ask, mean, window
+from shape import STEADY_RATE, WARM_UP, Figures, RunSettings, Shape, ask, mean, window
 
 PROGRAM = Path(__file__).with_name("flood.py")
-#: What the flooder can do.
+#: The floods, as flood.py names them.
 KINDS = ("connects", "subscribes", "pings", "fragments", "texts")
-#: What is kept of each window.
-TAKEN = ("p50_us", "p99_us", "p999_us", "max_us", "server_busy", "load_busy", "others_busy")
-#: Seconds for which a flood is under way before its window begins, and goes on after its end.
+#: The figures that are kept of each window.
+KEPT = ("p50_us", "p99_us", "p999_us", "max_us", "server_busy", "load_busy", "others_busy")
+#: Seconds by which a flood begins before its window and ends after it.
 LEAD = 0.3
 
 
@@ -37,27 +37,27 @@ class Flooder:
 
     @contextmanager
     def flooding(self, kind: str, seconds: float) -> Iterator[Figures]:
-        """Flood meanwhile, if that is not longer than `seconds`; the tally is complete after it."""
+        """Flood during the context, for at most `seconds`; the counts are filled in at its end."""
         assert self._process.stdin is not None, "opened as a pipe"
         assert self._process.stdout is not None, "opened as a pipe"
         self._process.stdin.write(f"{kind} {seconds + 2 * LEAD}\n")
         self._process.stdin.flush()
         time.sleep(LEAD)
-        tally: Figures = {}
-        yield tally
-        tally |= json.loads(self._process.stdout.readline())
+        counts: Figures = {}
+        yield counts
+        counts |= json.loads(self._process.stdout.readline())
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         stop(self._process)
 
 
 @dataclass(frozen=True)
 class Flooded(Shape):
-    """Clients at a steady rate, and one from elsewhere that floods, in each way for a window.
+    """Clients at a steady rate while one from another address floods, for a window with each flood.
 
-    Each flood is compared with the windows without any right before and after it. Good clients have
-    an address each: the server's limits for an address are as they come.
+    Each flood is compared with the windows without one before and after it. The other clients have
+    an address each, so that the server's default limits per address apply.
     """
 
     servers: ClassVar[str] = "ours"
@@ -67,31 +67,31 @@ class Flooded(Shape):
     def alone(self) -> bool:
         return True
 
-    def measure(self, server: Server, load: Load, terms: Terms) -> Figures:
+    def measure(self, server: Server, load: Load, settings: RunSettings) -> Figures:
         rate = STEADY_RATE / self.audience
         connected = self.connect(load, self.clients, 0, 0, 0, 0, 1)
         ask(load, "open", WARM_UP, rate)
-        flooder = Flooder(server.port, tls=terms.tls)
+        flooder = Flooder(server.port, tls=settings.tls)
         try:
-            windows = [window(server, load, "open", terms.seconds, rate)]
-            tallies = []
+            windows = [window(server, load, "open", settings.seconds, rate)]
+            all_counts = []
             for kind in KINDS:
-                with flooder.flooding(kind, terms.seconds) as tally:
-                    windows.append(window(server, load, "open", terms.seconds, rate))
-                tallies.append(tally)
+                with flooder.flooding(kind, settings.seconds) as counts:
+                    windows.append(window(server, load, "open", settings.seconds, rate))
+                all_counts.append(counts)
                 server.settle()
-                windows.append(window(server, load, "open", terms.seconds, rate))
+                windows.append(window(server, load, "open", settings.seconds, rate))
         finally:
             flooder.close()
         load.ask("disconnect")
         server.settle()
         figures: Figures = {"tls": connected["tls"]} if connected["tls"] else {}
         quiet = windows[::2]
-        for name in TAKEN:
+        for name in KEPT:
             figures[f"quiet_{name}"] = round(mean(quiet, name), 3)
-        for at, (kind, tally) in enumerate(zip(KINDS, tallies, strict=True)):
+        for at, (kind, counts) in enumerate(zip(KINDS, all_counts, strict=True)):
             before, flooded, after = windows[2 * at : 2 * at + 3]
-            for name in TAKEN:
+            for name in KEPT:
                 figures[f"{kind}_{name}"] = flooded[name]
             figures[f"{kind}_p99_ratio"] = round(
                 flooded["p99_us"] / mean([before, after], "p99_us"), 3
@@ -99,8 +99,8 @@ class Flooded(Shape):
             figures[f"{kind}_more_busy"] = round(
                 flooded["server_busy"] - mean([before, after], "server_busy"), 3
             )
-            figures[f"{kind}_per_second"] = round(tally["sent"] / tally["seconds"])
+            figures[f"{kind}_per_second"] = round(counts["sent"] / counts["seconds"])
             for name in ("connects", "closed", "refused"):
-                figures[f"{kind}_{name}"] = tally[name]
+                figures[f"{kind}_{name}"] = counts[name]
         figures["worst_p99_ratio"] = max(figures[f"{kind}_p99_ratio"] for kind in KINDS)
         return figures

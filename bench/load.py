@@ -1,4 +1,4 @@
-"""Builds the load generator (load.c) on the spot, and speaks with it."""
+"""Compiles the load generator (load.c), starts it and sends it commands."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 from processes import LOAD_CORE, pinned, stop
 
 SOURCE = Path(__file__).with_name("load.c")
-#: Seconds after which no answer comes any more: the program gives up well before by itself.
-_PATIENCE = 180
+#: Seconds to wait for an answer; the program itself gives up well before.
+_ANSWER_TIMEOUT = 180
 
 
 class LoadFailed(Exception):
@@ -22,7 +22,7 @@ class LoadFailed(Exception):
 
 
 def build(directory: Path) -> Path:
-    """Compile load.c into `directory` unless this very source is there already."""
+    """Compile load.c into `directory` unless this version is there already."""
     digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]
     program = directory / f"load-{digest}"
     if not program.exists():
@@ -47,26 +47,26 @@ class Load:
         tls: bool,
         token: str | None = None,
     ) -> None:
-        """Every client shows `token` in its handshake, if there is one."""
+        """Every client sends `token`, if given, in its handshake."""
         command = [program, str(port), redis, style, "tls" if tls else "plain"]
-        shown = {} if token is None else {"LOAD_TOKEN": token}
+        variables = {} if token is None else {"LOAD_TOKEN": token}
         with pinned(LOAD_CORE):
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-                env={**os.environ, **shown},
+                env={**os.environ, **variables},
             )
 
     def ask(self, *words: object) -> dict[str, Any]:
-        """Send a command and wait for what came of it."""
+        """Send a command and wait for its result."""
         assert self._process.stdin is not None, "opened as a pipe"
         assert self._process.stdout is not None, "opened as a pipe"
         try:
             self._process.stdin.write(" ".join(map(str, words)) + "\n")
             self._process.stdin.flush()
-            answered, _, _ = select.select([self._process.stdout], [], [], _PATIENCE)
+            answered, _, _ = select.select([self._process.stdout], [], [], _ANSWER_TIMEOUT)
             line = self._process.stdout.readline() if answered else ""
         except BrokenPipeError:
             line = ""
@@ -76,5 +76,5 @@ class Load:
         return answer
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         stop(self._process)

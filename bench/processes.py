@@ -1,4 +1,4 @@
-"""Starts and ends the benchmark's processes: Redis, the server under test, each on its core."""
+"""Starts and ends the benchmark's processes, Redis and the server under test, each on its core."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = Path(__file__).with_name("peers")
-#: The server under test has a core of its own; all else shares the other.
+#: The server under test has a core to itself; everything else shares the other.
 SERVER_CORE = 0
 LOAD_CORE = 1
 _START_SECONDS = 20
@@ -24,11 +24,11 @@ _STOP_SECONDS = 5
 
 
 class DidNotStart(Exception):
-    """A process ended or said nothing in time; the text has its last words."""
+    """A process ended, or was not ready in time; the text has the end of its output."""
 
 
 @dataclass(frozen=True)
-class Contestant:
+class Target:
     """A server to measure: `command` before its options, `style` of its subscribe message."""
 
     name: str
@@ -38,12 +38,12 @@ class Contestant:
     ours: bool = False
 
 
-def _peer(name: str, title: str, file: str, *options: str) -> Contestant:
-    return Contestant(name, title, (sys.executable, str(PEERS / file), *options))
+def _peer(name: str, title: str, file: str, *options: str) -> Target:
+    return Target(name, title, (sys.executable, str(PEERS / file), *options))
 
 
-CONTESTANTS = (
-    Contestant(
+TARGETS = (
+    Target(
         "quotepush",
         "quotepush",
         (
@@ -58,13 +58,13 @@ CONTESTANTS = (
     _peer("picows", "picows, as documented", "picows_server.py"),
     _peer("picows-joined", "picows, joined per read", "picows_server.py", "--joined"),
     _peer("socketify", "socketify (uWebSockets)", "socketify_server.py"),
-    Contestant("node-ws", "Node's ws", ("node", str(PEERS / "ws_server.mjs"))),
+    Target("node-ws", "Node's ws", ("node", str(PEERS / "ws_server.mjs"))),
 )
 
 
 @contextlib.contextmanager
 def pinned(core: int) -> Iterator[None]:
-    """Processes started inside inherit the one core."""
+    """Processes that are started within the context run on this core."""
     usual = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
@@ -74,7 +74,7 @@ def pinned(core: int) -> Iterator[None]:
 
 
 def stop(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
-    """End a process that was started here, by force if it takes too long."""
+    """Terminate a process that was started here; kill it if that takes too long."""
     if process.poll() is None:
         process.terminate()
         try:
@@ -108,7 +108,7 @@ def free_port() -> int:
 def _start(
     command: list[str], core: int, log: Path, words: str, environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    """Start a process whose output goes to `log`; returns once `words` are in it."""
+    """Start a process whose output goes to `log`; returns once `words` are in the log."""
     with log.open("wb") as output, pinned(core):
         process = subprocess.Popen(
             command,
@@ -127,7 +127,7 @@ def _start(
 
 
 class Redis:
-    """A redis-server on a Unix socket alone."""
+    """A redis-server that listens on a Unix socket only."""
 
     def __init__(self, program: str, directory: Path) -> None:
         self.path = directory / "redis.sock"
@@ -137,28 +137,28 @@ class Redis:
         self._process = _start([program, *options], LOAD_CORE, log, "eady to accept", {})
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         stop(self._process)
 
 
 class Server:
-    """A contestant's process, and what it used so far."""
+    """The process of a target, and the resources it has used."""
 
     def __init__(
         self,
-        contestant: Contestant,
+        target: Target,
         directory: Path,
         redis: Path,
         pair: tuple[Path, Path] | None,
         more: Sequence[str] = (),
     ) -> None:
-        """`more` are options of quotepush alone."""
+        """`more` are options for quotepush only."""
         self.port = free_port()
         options = ["--port", str(self.port)]
         if pair is not None:
             options += ["--cert", str(pair[0]), "--key", str(pair[1])]
         words = "ready\n"
-        if contestant.ours:
+        if target.ours:
             words = "connected for the feed"
             options += ["--interface", "127.0.0.1", "--redis", f"unix://{redis}", "--no-page"]
             options += ["--max-symbols", "5000"] + ([] if pair else ["--plain"])
@@ -166,8 +166,8 @@ class Server:
         else:
             options += ["--redis", str(redis)]
         environment = {"BENCH_NODE_MODULES": str(Path(sys.prefix) / "node_modules")}
-        command = [*contestant.command, *options]
-        log = directory / f"{contestant.name}.log"
+        command = [*target.command, *options]
+        log = directory / f"{target.name}.log"
         self._process = _start(command, SERVER_CORE, log, words, environment)
         self._watched = psutil.Process(self._process.pid)
 
@@ -177,9 +177,9 @@ class Server:
         return times.user + times.system
 
     def others_cpu(self) -> float:
-        """Seconds that anything else has used of the server's core; what is charged to nobody too.
+        """Seconds for which anything else has used the server's core, the kernel included.
 
-        The counter goes on from boot: only differences mean something.
+        Counted since boot: only differences have a meaning.
         """
         core = psutil.cpu_times(percpu=True)[SERVER_CORE]
         return sum(core) - core.idle - core.iowait - core.guest - core.guest_nice - self.cpu()
@@ -189,7 +189,7 @@ class Server:
         return int(self._watched.memory_info().rss)
 
     def settle(self) -> None:
-        """Wait until it has nothing to do, for some seconds at most."""
+        """Wait until the process is idle, for some seconds at most."""
         for _ in range(20):
             before = self.cpu()
             time.sleep(0.15)
@@ -197,5 +197,5 @@ class Server:
                 return
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         stop(self._process)

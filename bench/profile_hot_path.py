@@ -1,20 +1,20 @@
-"""Shows where the time of a delivery goes, piece by piece, with quotepush's own parts.
+"""Shows how the time of a delivery is divided among the parts of quotepush.
 
     .venv/bin/python bench/profile_hot_path.py
-    .venv/bin/python bench/profile_hot_path.py --bench results.json    # with what is left over
+    .venv/bin/python bench/profile_hot_path.py --bench results.json    # with the rest
 
-No profiler, which would cost more than what it measures: each part runs alone over the same data,
-in bursts as big as the benchmark's (bench/run.py), and its CPU time is divided by deliveries.
+A profiler would cost more than what it measures. So each part runs alone over the same data, in
+bursts as large as the benchmark's (bench/run.py), and its CPU time is divided by deliveries.
 
-    parse       hiredis takes a read of Redis apart
+    parse       hiredis parses a read of Redis
     symbol      the channel's name gives the symbol
     event       the quote is numbered and becomes an event, once for all clients
-    append      the event is put into each client's list
-    gather      who has something to send; the loop over them, counters
-    join        each client's events become one frame; clients with equal ones share it
+    append      the event is appended to each client's list
+    gather      finding clients that have something to send, the loop over them, counters
+    join        each client's events become one frame, shared by clients with the same events
     encrypt     TLS alone: SSL_write into a memory BIO and BIO_read out of it
-    send        the system call, with all that the kernel does for loopback inside it
-    rest        with --bench: what the server used above all this: the reactor, reading from Redis,
+    send        the system call, which includes the kernel's work for loopback
+    rest        with --bench: what the server used in addition: the reactor, reading from Redis,
                 the outlet's and Twisted's own Python
 """
 
@@ -54,7 +54,7 @@ PARTS = ("parse", "symbol", "event", "append", "gather", "join", "encrypt", "sen
 
 @dataclass(frozen=True)
 class Case:
-    """A shape of the benchmark, and how many quotes a read of Redis brings in it."""
+    """A shape of the benchmark, and how many quotes a read of Redis brings."""
 
     name: str
     clients: int
@@ -77,8 +77,8 @@ CASES = (
 )
 
 
-class Nowhere:
-    """An outlet that takes everything and keeps the last client's frame."""
+class DiscardingOutlet:
+    """An outlet that discards everything but the latest frame."""
 
     def __init__(self) -> None:
         self.data = b""
@@ -97,14 +97,14 @@ class Nowhere:
     def progress(self) -> None: ...
 
 
-class Wall:
+class WallClock:
     """A clock for the hub."""
 
     seconds = staticmethod(time.time)
 
 
 def cost(part: Callable[[], object], seconds: float = 0.3) -> float:
-    """CPU seconds of one call, over enough of them."""
+    """Mean CPU seconds of one call, over `seconds` of calls."""
     part()
     runs = 0
     began = time.process_time()
@@ -115,21 +115,21 @@ def cost(part: Callable[[], object], seconds: float = 0.3) -> float:
 
 
 def symbols_of(case: Case) -> list[list[str]]:
-    """What each client watches, the same in every run."""
+    """The symbols that each client watches, the same in every run."""
     names = [f"S{at:04d}" for at in range(case.symbols)]
-    chance = Random(1)
-    return [chance.sample(names, case.watched) for _ in range(case.clients)]
+    rng = Random(1)
+    return [rng.sample(names, case.watched) for _ in range(case.clients)]
 
 
 def hub_with(watchers: Sequence[Sequence[str]]) -> Hub:
-    """A hub with a client for each element, all of them reading as fast as they are written to."""
+    """A hub with a client for each element of `watchers`; none is ever behind."""
 
     def failed(_outbox: Outbox, failure: Exception) -> None:
         raise failure
 
-    hub = Hub(Wall(), "profile", Counters(), failed)
+    hub = Hub(WallClock(), "profile", Counters(), failed)
     for symbols in watchers:
-        outbox = Outbox(JSON, Nowhere(), hub.common, "profile")
+        outbox = Outbox(JSON, DiscardingOutlet(), hub.common, "profile")
         hub.enter(outbox)
         for symbol in symbols:
             hub.subscribe(outbox, symbol)
@@ -137,7 +137,7 @@ def hub_with(watchers: Sequence[Sequence[str]]) -> Hub:
 
 
 def bursts(case: Case) -> Iterator[list[str]]:
-    """The symbols of one burst after another, round and round."""
+    """The symbols of one burst after another, without end."""
     at = 0
     while True:
         yield [f"S{(at + i) % case.symbols:04d}" for i in range(case.burst)]
@@ -158,7 +158,7 @@ def publish_and_flush(case: Case, hub: Hub, seconds: float = 0.6) -> tuple[float
         flushing += clock() - published
         publishing += published - began
         runs += 1
-        if runs == 20:  # the first ones build audiences and warm up
+        if runs == 20:  # the first runs build audiences and warm up
             publishing = flushing = 0.0
         elif publishing + flushing > seconds:
             break
@@ -188,10 +188,10 @@ def core_parts(case: Case) -> tuple[dict[str, float], list[bytes], int]:
     watchers = symbols_of(case)
     hub = hub_with(watchers)
     publishing, flushing = publish_and_flush(case, hub)
-    # One client for each symbol: what is left is the event, and one append.
+    # One client watches all symbols: what is left is the event and one append.
     alone = hub_with([sorted({symbol for each in watchers for symbol in each})])
     event, _ = publish_and_flush(case, alone)
-    # Joining alone, of such lists; one that equals the list before it is not joined again.
+    # Joining alone; a list that equals the one before it is not joined again.
     pieces = {
         symbol: JSON.quote(symbol_text(symbol), 1000, 1763799999123, PAYLOAD)
         for symbol in next(bursts(case))
@@ -225,7 +225,7 @@ def core_parts(case: Case) -> tuple[dict[str, float], list[bytes], int]:
 
 
 def measured(results: Path | None, case: Case, security: str) -> float | None:
-    """What the benchmark found for the whole of a delivery, in microseconds."""
+    """The benchmark's microseconds for a whole delivery."""
     if results is not None:
         for summary in json.loads(results.read_text())["medians"]:
             place = summary["server"], summary["shape"], summary["security"]
@@ -235,7 +235,7 @@ def measured(results: Path | None, case: Case, security: str) -> float | None:
 
 
 def table(rows: list[list[str]]) -> str:
-    """A simple table in reStructuredText; the first row is its head."""
+    """A simple table in reStructuredText; the first row is its header."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rule = "  ".join("=" * width for width in widths)
     lines = [
@@ -246,7 +246,7 @@ def table(rows: list[list[str]]) -> str:
 
 
 def main() -> None:
-    """Measure, and print one row for each shape, plain and TLS."""
+    """Measure and print one row for each shape, plain and TLS."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bench", type=Path, help="JSON of script/bench, for the rest")
     given = parser.parse_args()

@@ -9,11 +9,11 @@ from statistics import median
 from typing import Any
 
 from flooded import KINDS
-from processes import CONTESTANTS
+from processes import TARGETS
 from shapes import SHAPES
 
-OURS = next(each.name for each in CONTESTANTS if each.ours)
-_TITLES = {each.name: each.title for each in CONTESTANTS}
+OURS = next(each.name for each in TARGETS if each.ours)
+_TITLES = {each.name: each.title for each in TARGETS}
 _SHAPES = {shape.name: shape for shape in SHAPES}
 #: by loop: the figure in which servers are compared, and whether more of it is better
 _COMPARED = {
@@ -119,16 +119,16 @@ Figures = dict[str, Any]
 
 
 def medians(results: Iterable[Figures]) -> list[Figures]:
-    """Median, least and most of each figure over the rounds, and the ratio of ours to a peer's.
+    """Median, minimum and maximum of each figure over the rounds, and the ratio to quotepush.
 
-    `ratio` is how many times better ours is: more deliveries, or fewer microseconds.
+    `ratio` is how many times better quotepush is: more deliveries, or fewer microseconds.
     """
 
-    def place(result: Figures) -> tuple[str, str, str]:
+    def key_of(result: Figures) -> tuple[str, str, str]:
         return result["security"], result["shape"], result["server"]
 
     found: list[Figures] = []
-    for (security, shape, server), group in groupby(sorted(results, key=place), place):
+    for (security, shape, server), group in groupby(sorted(results, key=key_of), key_of):
         rounds = list(group)
         summary: Figures = {"security": security, "shape": shape, "server": server}
         faults = [each["fault"] for each in rounds if "fault" in each]
@@ -167,7 +167,7 @@ def _find(summaries: list[Figures], security: str, shape: str, server: str) -> F
 
 
 def line(where: Figures, figures: Figures) -> str:
-    """One measurement in one line, as it comes."""
+    """One measurement as one line of progress."""
     place = f"{where['round']} {where['security']:5} {where['server']:13} {where['shape']:16}"
     if "fault" in figures:
         return f"{place} FAILED: {figures['fault']}"
@@ -195,8 +195,8 @@ def tables(document: Figures) -> str:
         for security in ("plain", "tls"):
             rows = [
                 summary
-                for contestant in CONTESTANTS
-                if (summary := _find(summaries, security, shape.name, contestant.name)) is not None
+                for target in TARGETS
+                if (summary := _find(summaries, security, shape.name, target.name)) is not None
             ]
             if rows:
                 title = f"{shape.title}, {'TLS' if security == 'tls' else 'plain'}"
@@ -270,9 +270,7 @@ def chart(document: Figures, path: Path) -> None:
         squeeze=False,
         sharey=True,
     )
-    servers = [
-        each.name for each in CONTESTANTS if any(s["server"] == each.name for s in summaries)
-    ]
+    servers = [each.name for each in TARGETS if any(s["server"] == each.name for s in summaries)]
     for row, kind in zip(grid, kinds, strict=True):
         for axes, shape in zip(row, shapes, strict=True):
             _bars(axes, summaries, kind, shape.name, servers)

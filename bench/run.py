@@ -1,4 +1,4 @@
-"""Measures quotepush against other WebSocket servers, in turns, on this machine.
+"""Measures quotepush against other WebSocket servers, alternately, on this machine.
 
     script/bench                                  # everything: three rounds, plain and TLS
     script/bench --quick                          # one short round of the three closed shapes
@@ -6,8 +6,8 @@
     script/bench --shapes stalled,paced,flood     # slow clients, pacing, a hostile client
 
 The server under test has one core to itself; Redis and the load generator share another. Each round
-takes every server through every shape before the next begins, so that what disturbs the machine
-disturbs all alike. The medians of the rounds are shown, with ratios to quotepush. Everything is on
+measures every server in every shape before the next round begins, so that other load on the machine
+affects all alike. The medians of the rounds are shown, with ratios to quotepush. Everything is on
 the loopback interface, and every process ends with the benchmark.
 """
 
@@ -32,25 +32,25 @@ from typing import Any
 import psutil
 import report
 from load import Load, LoadFailed, build
-from processes import CONTESTANTS, ROOT, Contestant, DidNotStart, Redis, Server
-from shape import IN_FLIGHT, STALLED_SECONDS, Shape, Terms, Unsound
+from processes import ROOT, TARGETS, DidNotStart, Redis, Server, Target
+from shape import IN_FLIGHT, STALLED_SECONDS, InvalidMeasurement, RunSettings, Shape
 from shapes import SHAPES
 
 QUICK_SHAPES = "broadcast,watchlist,firehose"
 DEFAULT_SHAPES = "broadcast,watchlist,firehose,idle,steady,steady-watchlist"
 BUILD = Path(sys.prefix) / "build"
 PACKAGES = ("Twisted", "autobahn", "websockets", "picows", "uvloop", "socketify", "txredisapi")
-#: What ends one server's turn but not the benchmark.
-FAULTS = (DidNotStart, LoadFailed, Unsound, psutil.Error)
+#: Errors that end one server's measurements but not the benchmark.
+FAULTS = (DidNotStart, LoadFailed, InvalidMeasurement, psutil.Error)
 
 
 def options() -> argparse.Namespace:
-    """The command line, with everything that can be wrong with it checked."""
+    """The command line, fully checked."""
     parser = argparse.ArgumentParser(prog="script/bench", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measured window")
     parser.add_argument(
-        "--in-flight", type=int, default=IN_FLIGHT, help="deliveries not yet made, closed loop"
+        "--in-flight", type=int, default=IN_FLIGHT, help="deliveries in flight in the closed loop"
     )
     parser.add_argument(
         "--shapes",
@@ -64,7 +64,7 @@ def options() -> argparse.Namespace:
         "--stalled-seconds", type=float, default=STALLED_SECONDS, help="of the shape stalled"
     )
     parser.add_argument(
-        "--servers", help=f"of: {','.join(each.name for each in CONTESTANTS)}; default: all"
+        "--servers", help=f"of: {','.join(each.name for each in TARGETS)}; default: all"
     )
     security = parser.add_mutually_exclusive_group()
     security.add_argument("--plain", action="store_const", const="plain", dest="security")
@@ -81,15 +81,15 @@ def options() -> argparse.Namespace:
         given.stalled_seconds = min(given.stalled_seconds, 10.0)
         if given.shapes == DEFAULT_SHAPES:
             given.shapes = QUICK_SHAPES
-    given.shapes = _chosen(parser, given.shapes, SHAPES)
+    given.shapes = _choose(parser, given.shapes, SHAPES)
     given.named = given.servers is not None
-    every = ",".join(each.name for each in CONTESTANTS)
-    given.servers = _chosen(parser, given.servers or every, CONTESTANTS)
+    every = ",".join(each.name for each in TARGETS)
+    given.servers = _choose(parser, given.servers or every, TARGETS)
     given.security = given.security.split(",")
     return given
 
 
-def _chosen(parser: argparse.ArgumentParser, names: str, known: Sequence[Any]) -> list[Any]:
+def _choose(parser: argparse.ArgumentParser, names: str, known: Sequence[Any]) -> list[Any]:
     by_name = {each.name: each for each in known}
     for name in names.split(","):
         if name not in by_name:
@@ -127,16 +127,16 @@ class Bench:
         self.began = time.time()
 
     def run(self) -> None:
-        """Every round, server and shape."""
+        """Measure every server in every shape, in each round."""
         for round_number in range(1, self._given.rounds + 1):
             for security in self._given.security:
-                for contestant in self._given.servers:
-                    self._turn(round_number, security, contestant)
+                for target in self._given.servers:
+                    self._measure(round_number, security, target)
 
-    def _turn(self, round_number: int, security: str, contestant: Contestant) -> None:
-        """One server through its shapes; some get a process of their own."""
-        shapes = [shape for shape in self._given.shapes if self._is_for(shape, contestant)]
-        terms = Terms(
+    def _measure(self, round_number: int, security: str, target: Target) -> None:
+        """Measure one server in its shapes; some shapes get a server process of their own."""
+        shapes = [shape for shape in self._given.shapes if self._is_for(shape, target)]
+        settings = RunSettings(
             self._given.seconds,
             self._given.in_flight,
             tls=security == "tls",
@@ -148,58 +148,56 @@ class Bench:
             waiting = list(group)
             options = group[0].options
             try:
-                with self._running(contestant, security, options) as (server, load):
+                with self._running(target, security, options) as (server, load):
                     while waiting:
                         shape = waiting.pop(0)
-                        figures = shape.measure(server, load, terms)
-                        self._keep(round_number, security, contestant, shape, figures)
+                        figures = shape.measure(server, load, settings)
+                        self._store(round_number, security, target, shape, figures)
             except FAULTS as fault:
                 for left in [shape, *waiting] if len(waiting) < len(group) else group:
                     figures = {"fault": str(fault)}
-                    self._keep(round_number, security, contestant, left, figures)
+                    self._store(round_number, security, target, left, figures)
 
-    def _is_for(self, shape: Shape, contestant: Contestant) -> bool:
+    def _is_for(self, shape: Shape, target: Target) -> bool:
         return (
-            contestant.ours
+            target.ours
             or shape.servers == "all"
             or (shape.servers == "named" and self._given.named)
         )
 
     @contextlib.contextmanager
     def _running(
-        self, contestant: Contestant, security: str, options: Sequence[str]
+        self, target: Target, security: str, options: Sequence[str]
     ) -> Iterator[tuple[Server, Load]]:
         with contextlib.ExitStack() as stack:
             redis = Redis(self._redis, self._directory)
             stack.callback(redis.close)
             pair = self._pair if security == "tls" else None
-            server = Server(contestant, self._directory, redis.path, pair, options)
+            server = Server(target, self._directory, redis.path, pair, options)
             stack.callback(server.close)
-            load = Load(
-                self._program, server.port, redis.path, contestant.style, tls=pair is not None
-            )
+            load = Load(self._program, server.port, redis.path, target.style, tls=pair is not None)
             stack.callback(load.close)
             yield server, load
 
-    def _keep(
+    def _store(
         self,
         round_number: int,
         security: str,
-        contestant: Contestant,
+        target: Target,
         shape: Shape,
         figures: dict[str, Any],
     ) -> None:
         where = {
             "round": round_number,
             "security": security,
-            "server": contestant.name,
+            "server": target.name,
             "shape": shape.name,
         }
         self.results.append(where | figures)
         print(f"{time.time() - self.began:6.0f} s  {report.line(where, figures)}", file=sys.stderr)
 
     def document(self) -> dict[str, Any]:
-        """All that is known of this run, for JSON."""
+        """This run's results and what they were measured on, as JSON."""
         return {
             "machine": {
                 "cpu": _cpu_model(),
@@ -219,7 +217,7 @@ class Bench:
 
 
 def versions() -> dict[str, str]:
-    """The packages that were measured, and what is under them."""
+    """Versions of the packages that were measured and of what they use."""
     found = {}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -240,7 +238,7 @@ def _cpu_model() -> str:
 
 
 def main() -> int:
-    """Run, and report; exit status 1 when a measurement failed."""
+    """Run and report; exit status 1 if a measurement failed."""
     given = options()
     if len(os.sched_getaffinity(0)) < 2:
         print("the benchmark needs two cores", file=sys.stderr)
@@ -248,7 +246,7 @@ def main() -> int:
     if shutil.which("node") is None:
         given.servers = [each for each in given.servers if each.name != "node-ws"]
         print("no node: Node's ws is left out", file=sys.stderr)
-    # Ended from outside, it still ends what it started, and shows what it has.
+    # After SIGTERM too it ends its processes and shows the results so far.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="quotepush-bench-") as directory:
         try:
@@ -259,7 +257,7 @@ def main() -> int:
         try:
             bench.run()
         except KeyboardInterrupt:
-            print("interrupted; this is what there is", file=sys.stderr)
+            print("interrupted; these are the results so far", file=sys.stderr)
     document = bench.document()
     print(report.tables(document))
     if given.json:

@@ -1,14 +1,14 @@
-"""Measures what being looked at costs: /metrics and the others, in a process that serves clients.
+"""Measures what /metrics and other pages of the admin port cost in a process that serves clients.
 
     .venv-bench/bin/python bench/scrape.py             # about two minutes
     .venv-bench/bin/python bench/scrape.py --rounds 9 --every 0.1
 
 First the CPU that the daemon (--workers 0) uses for one answer, with 500 clients connected and no
-quotes: that is for how long its reactor does nothing else. Then latency and CPU per delivery at a
-steady load, in windows without and with somebody who asks for all of them every second, taken in
-turns, so that what disturbs the machine disturbs both alike; what counts is the ratio.
+quotes: for so long its reactor does nothing else. Then latency and CPU per delivery at a steady
+load, in windows without and with a scraper that requests all pages every second. They alternate, so
+that other load on the machine affects both alike; the ratio is what counts.
 
-Every delivery is checked by the load generator (load.c). Ends by itself; exit status 1 when a
+Every delivery is checked by the load generator (load.c). Ends by itself; exit status 1 if a
 scrape of /metrics takes 5 ms or more.
 """
 
@@ -26,26 +26,26 @@ from pathlib import Path
 from typing import Any, Self
 
 from load import Load, build
-from processes import CONTESTANTS, LOAD_CORE, Redis, Server, free_port
+from processes import LOAD_CORE, TARGETS, Redis, Server, free_port
 from run import BUILD, find_redis
 from shape import STEADY_RATE, WARM_UP, Shape, ask, window
 from shapes import SHAPES
 
-ASKED = ("metrics", "status", "clients?slow=20", "symbols?top=50")
+PAGES = ("metrics", "status", "clients?slow=20", "symbols?top=50")
 MEASURED = ("steady", "steady-watchlist")
-#: Answers that are measured together; psutil counts CPU in hundredths of a second.
+#: Answers that are measured together, because psutil counts CPU in hundredths of a second.
 ANSWERS = 200
-MOST_MS = 5.0
+MAX_MS = 5.0
 
 
 def fetch(admin: int, path: str) -> int:
-    """Ask once; returns the size of the answer."""
+    """Request a page once; returns the size of the answer."""
     with urllib.request.urlopen(f"http://127.0.0.1:{admin}/{path}", timeout=10) as answer:
         return len(answer.read())
 
 
-class Asking:
-    """Somebody who asks for everything, again and again, from a thread."""
+class Scraper:
+    """Requests all pages again and again, from a thread."""
 
     def __init__(self, admin: int, every: float) -> None:
         self.seconds: list[float] = []
@@ -66,19 +66,19 @@ class Asking:
         os.sched_setaffinity(0, {LOAD_CORE})
         while not self._ended.wait(self._every):
             began = time.monotonic()
-            for path in ASKED:
+            for path in PAGES:
                 fetch(self._admin, path)
-            self.seconds.append((time.monotonic() - began) / len(ASKED))
+            self.seconds.append((time.monotonic() - began) / len(PAGES))
 
 
 def costs(server: Server, load: Load, admin: int) -> dict[str, float]:
-    """Milliseconds of the server's CPU for one answer of each kind."""
+    """Milliseconds of the server's CPU for one answer, by page."""
     shape = next(shape for shape in SHAPES if shape.name == "steady-watchlist")
     shape.connect(load, shape.clients)
-    # So that symbols have values, and histograms and rates something in them.
+    # So that symbols have values, and histograms and rates are not empty.
     ask(load, "open", 1.0, STEADY_RATE / shape.audience)
     found = {}
-    for path in ASKED:
+    for path in PAGES:
         size = fetch(admin, path)
         server.settle()
         before = server.cpu()
@@ -93,20 +93,20 @@ def costs(server: Server, load: Load, admin: int) -> dict[str, float]:
 def compare(
     server: Server, load: Load, admin: int, shape: Shape, given: argparse.Namespace
 ) -> dict[bool, list[dict[str, Any]]]:
-    """Windows with nobody who asks, and with somebody."""
+    """Windows without a scraper (False) and with one (True)."""
     found: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
     rate = STEADY_RATE / shape.audience
     shape.connect(load, shape.clients)
     ask(load, "open", WARM_UP, rate)
     for number in range(given.rounds):
-        # Neither is always the first.
-        for asked in (False, True) if number % 2 else (True, False):
-            if asked:
-                with Asking(admin, given.every):
+        # The order alternates.
+        for scraped in (False, True) if number % 2 else (True, False):
+            if scraped:
+                with Scraper(admin, given.every):
                     figures = window(server, load, "open", given.seconds, rate)
             else:
                 figures = window(server, load, "open", given.seconds, rate)
-            found[asked].append(figures)
+            found[scraped].append(figures)
     load.ask("disconnect")
     server.settle()
     return found
@@ -117,12 +117,12 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench/scrape.py", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measured window")
-    parser.add_argument("--every", type=float, default=1.0, help="seconds between two questions")
+    parser.add_argument("--every", type=float, default=1.0, help="seconds between two scrapes")
     return parser.parse_args()
 
 
 def main() -> int:
-    """Measure, and report."""
+    """Measure and report."""
     given = options()
     if len(os.sched_getaffinity(0)) < 2:
         print("the benchmark needs two cores", file=sys.stderr)
@@ -131,7 +131,7 @@ def main() -> int:
         directory, admin = Path(name), free_port()
         redis = Redis(find_redis(), directory)
         try:
-            ours = next(each for each in CONTESTANTS if each.ours)
+            ours = next(each for each in TARGETS if each.ours)
             more = [*Shape.options, "--admin", f"127.0.0.1:{admin}"]
             server = Server(ours, directory, redis.path, None, more)
             try:
@@ -147,12 +147,12 @@ def main() -> int:
                 server.close()
         finally:
             redis.close()
-    return 0 if each["metrics"] < MOST_MS else 1
+    return 0 if each["metrics"] < MAX_MS else 1
 
 
 def report(shape: Shape, found: dict[bool, list[dict[str, Any]]]) -> None:
     """Print the medians of a shape, and their ratios."""
-    print(f"{shape.title}: nobody asks, somebody does, ratio of medians (ratios of each round)")
+    print(f"{shape.title}: without and with a scraper, ratio of medians (ratios of each round)")
     for figure in ("p50_us", "p99_us", "p999_us", "us_per_delivery"):
         without, asked = ([each[figure] for each in found[which]] for which in (False, True))
         medians = statistics.median(without), statistics.median(asked)

@@ -2,9 +2,9 @@
 
     .venv-bench/bin/python bench/send_buffer.py --values 0,16384,65536 --rounds 3 [--tls]
 
-For each value, in turns: the bytes that a client which does not read has been written before it is
-behind, and what the kernel holds for it at the server's side, by bytes and by memory; then the
-closed shapes. "merged" means that clients which do read fell behind there, and missed quotes.
+For each value, alternately: the bytes that are written to a client that does not read until it is
+behind, and what the kernel holds for it at the server's side, in bytes and in memory; then the
+closed shapes. "merged" means that clients that do read fell behind there and missed quotes.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from statistics import median
 from typing import Any
 
 from load import Load, build
-from processes import CONTESTANTS, Redis, Server, send_queues
+from processes import TARGETS, Redis, Server, send_queues
 from run import BUILD, find_redis, make_pair
-from shape import IN_FLIGHT, Shape, Terms, Unsound, ask
+from shape import IN_FLIGHT, InvalidMeasurement, RunSettings, Shape, ask
 from shapes import SHAPES
 
 VALUES = (0, 16384, 32768, 65536, 131072, 262144)
-#: Clients that do not read, and those that do; all watch all symbols.
+#: Clients that do not read, clients that do, and the symbols that all of them watch.
 STALLED, READING, SYMBOLS = 10, 40, 250
-#: Quotes that fill the largest buffers that Linux makes by itself.
+#: Quotes that fill the largest buffers that Linux allocates by itself.
 ENOUGH = 60_000
 CLOSED = [shape for shape in SHAPES if shape.loop == "closed"]
 
 
 def socket_memory(port: int) -> list[int]:
-    """Kernel memory that a port's connections hold for sending, as ss tells."""
+    """Kernel memory for sending of each connection of a port, as ss shows it."""
     try:
         command = ["ss", "-tmnH", "state", "established", f"sport = :{port}"]
         shown = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -45,10 +45,10 @@ def socket_memory(port: int) -> list[int]:
     return [int(each) for each in re.findall(r"skmem:\(.*?,w(\d+),", shown)]
 
 
-def of_the_stalled(server: Server, load: Load) -> dict[str, float]:
-    """KiB for each client that does not read."""
+def measure_stalled(server: Server, load: Load) -> dict[str, float]:
+    """KiB per client that does not read."""
     load.ask("connect", READING + STALLED, SYMBOLS, SYMBOLS, STALLED, 0, SYMBOLS)
-    # A small number in flight: those that read must not fall behind, whatever the buffer.
+    # Few in flight, so that clients that read do not fall behind, whatever the buffer.
     load.ask("closed", 1, 40, ENOUGH)
     held = sorted(socket_memory(server.port))[-STALLED:]
     queued = sorted(send_queues(server.port))[-STALLED:]
@@ -69,8 +69,8 @@ def of_the_stalled(server: Server, load: Load) -> dict[str, float]:
 def running(
     directory: Path, value: int, pair: tuple[Path, Path] | None
 ) -> Iterator[tuple[Server, Load]]:
-    """A server with this --send-buffer, and its load."""
-    ours = next(each for each in CONTESTANTS if each.ours)
+    """A server with this --send-buffer, and its load generator."""
+    ours = next(each for each in TARGETS if each.ours)
     options = [*Shape.options, "--send-buffer", str(value), "--stall-timeout", "300"]
     options += ["--ping-interval", "0"]
     with contextlib.ExitStack() as stack:
@@ -84,15 +84,15 @@ def running(
 
 
 def measure(directory: Path, value: int, pair: Any, seconds: float) -> dict[str, float | None]:
-    """All figures of one value once; None where clients fell behind."""
-    terms = Terms(seconds, IN_FLIGHT, tls=pair is not None)
+    """All figures of one value, once; None if clients fell behind."""
+    settings = RunSettings(seconds, IN_FLIGHT, tls=pair is not None)
     with running(directory, value, pair) as (server, load):
-        figures: dict[str, float | None] = {**of_the_stalled(server, load)}
+        figures: dict[str, float | None] = {**measure_stalled(server, load)}
     with running(directory, value, pair) as (server, load):
         for shape in CLOSED:
             try:
-                figures[shape.name] = shape.measure(server, load, terms)["per_cpu_second"] / 1e6
-            except Unsound as fault:
+                figures[shape.name] = shape.measure(server, load, settings)["per_cpu_second"] / 1e6
+            except InvalidMeasurement as fault:
                 print(f"{value} {shape.name}: {fault}", file=sys.stderr)
                 figures[shape.name] = None
                 load.ask("disconnect")

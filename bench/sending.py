@@ -1,4 +1,4 @@
-"""Encrypts and sends frames to sockets that another process, on another core, empties."""
+"""Encrypts and sends frames to sockets that another process, on another core, reads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def drain(port: int, count: int, tls: bool) -> None:
     for _ in range(count):
         connection = socket.create_connection(("127.0.0.1", port))
         if tls:
-            # What comes after the handshake is counted as read, and not looked at.
+            # Records after the handshake are read and discarded.
             secure = context.wrap_socket(connection)
             connection = socket.socket(fileno=secure.detach())
         connection.setblocking(False)
@@ -45,7 +45,7 @@ def drain(port: int, count: int, tls: bool) -> None:
 
 @contextlib.contextmanager
 def drained(count: int, context: SSL.Context | None) -> Iterator[list[tuple[socket.socket, Any]]]:
-    """Connections that are read from as fast as they are written to."""
+    """Connections whose peer reads as fast as they are written to."""
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         port = listener.getsockname()[1]
         command = [sys.executable, __file__, str(port), str(count)]
@@ -60,7 +60,7 @@ def drained(count: int, context: SSL.Context | None) -> Iterator[list[tuple[sock
             for _ in range(count):
                 connection, _ = listener.accept()
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                secure = None if context is None else shake_hands(connection, context)
+                secure = None if context is None else handshake(connection, context)
                 connection.setblocking(False)
                 accepted.append((connection, secure))
             yield accepted
@@ -74,7 +74,7 @@ def drained(count: int, context: SSL.Context | None) -> Iterator[list[tuple[sock
             os.sched_setaffinity(0, usual)
 
 
-def shake_hands(connection: socket.socket, context: SSL.Context) -> SSL.Connection:
+def handshake(connection: socket.socket, context: SSL.Context) -> SSL.Connection:
     """TLS over a memory BIO, as Twisted does it."""
     secure = SSL.Connection(context, None)
     secure.set_accept_state()
@@ -120,7 +120,7 @@ def send_parts(
             sending += clock() - encrypted
             encrypting += encrypted - began
             runs += 1
-            if runs == 3:  # windows have opened by now
+            if runs == 3:  # TCP windows are open by now
                 encrypting = sending = 0.0
     deliveries = quotes * (runs - 3)
     parts = {"send": sending / deliveries * 1e6}
@@ -130,7 +130,7 @@ def send_parts(
 
 
 def encrypt(secure: SSL.Connection, frame: bytes) -> bytes:
-    """The records for a frame; SSL_write takes one at a time."""
+    """The TLS records for a frame; SSL_write makes one at a time."""
     done = secure.send(frame)
     while done < len(frame):
         done += secure.send(frame[done:])
@@ -138,7 +138,7 @@ def encrypt(secure: SSL.Connection, frame: bytes) -> bytes:
 
 
 def send_all(connection: socket.socket, data: bytes) -> None:
-    """Send; a reader that is late costs time, but no CPU."""
+    """Send; waiting for a slow reader costs time, but no CPU."""
     while data:
         try:
             data = data[connection.send(data) :]

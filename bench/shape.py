@@ -1,4 +1,4 @@
-"""What a shape of load is, and the measurements that suit every server."""
+"""A shape of load, and the measurements that apply to every server."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 from load import Load
 from processes import Server
 
-#: Deliveries that may be on their way at a time in the closed loop, whatever the shape: 32 quotes
-#: to 500 clients on one symbol. More lets every server put more into one system call.
+#: Deliveries in flight in the closed loop, whatever the shape: 32 quotes to 500 clients on one
+#: symbol. With more, every server puts more into one system call.
 IN_FLIGHT = 16_000
 #: Deliveries a second in the open loop.
 STEADY_RATE = 50_000
-#: Seconds before each measured window, in which code and buffers get warm.
+#: Seconds of warm-up before each measured window.
 WARM_UP = 0.5
 #: Seconds of the shapes in which clients do not read.
 STALLED_SECONDS = 60.0
@@ -21,27 +21,27 @@ STALLED_SECONDS = 60.0
 Figures = dict[str, Any]
 
 
-class Unsound(Exception):
-    """A measurement in which something was lost, out of order, or refused; the text says what."""
+class InvalidMeasurement(Exception):
+    """Something was lost, out of order or refused in a measurement; the text says what."""
 
 
 def ask(load: Load, *words: object) -> Figures:
-    """Have quotes published; raises Unsound unless each came once, in order, and to whom it should.
+    """Send a command; raises InvalidMeasurement unless each quote came once, in order, where due.
 
-    Quotes are "held" when so many are on their way that no more can be told apart. Clients are
-    "stale" that did not get the newest quotes.
+    Quotes are "held" if more are in flight than can be told apart. Clients are "stale" if they did
+    not get the newest quotes.
     """
     answer = load.ask(*words)
     for fault in ("gone", "stale", "lost", "misordered", "unexpected", "held", "redis_errors"):
         if answer.get(fault):
             what = "clients" if fault in {"gone", "stale"} else "quotes"
-            raise Unsound(f"{answer[fault]} {what} {fault.replace('_', ' ')}: {answer}")
+            raise InvalidMeasurement(f"{answer[fault]} {what} {fault.replace('_', ' ')}: {answer}")
     return answer
 
 
 @dataclass(frozen=True)
-class Terms:
-    """What holds for every measurement of a run: the length of its windows, the load's depth."""
+class RunSettings:
+    """Settings of every measurement in a run: the length of windows, deliveries in flight, TLS."""
 
     seconds: float
     in_flight: int
@@ -53,8 +53,8 @@ class Terms:
 class Shape:
     """Clients, each watching `watched` of `symbols` symbols.
 
-    `loop` is "closed" (as fast as it goes, a bounded number in flight), "open" (at a steady rate),
-    or "idle" (connections alone, on a process of its own). Other shapes are classes of their own.
+    `loop` is "closed" (as fast as possible with a bounded number in flight), "open" (at a steady
+    rate), or "idle" (connections only, on a process of its own). Other shapes have their own class.
     """
 
     name: str
@@ -64,15 +64,14 @@ class Shape:
     symbols: int
     watched: int
 
-    #: Whether it is measured on: "all" servers, those that are "named" on the command line, or
-    #: "ours" alone.
+    #: The servers that it is measured on: "all", those "named" on the command line, or only "ours".
     servers: ClassVar[str] = "all"
-    #: Options of quotepush; the benchmark's clients come from one address, as fast as they can.
+    #: Options of quotepush; the benchmark's clients connect from one address, as fast as they can.
     options: ClassVar[tuple[str, ...]] = ("--max-per-address", "0", "--connect-rate", "0")
 
     @property
     def alone(self) -> bool:
-        """Whether it gets a server process of its own."""
+        """Whether it needs a server process of its own."""
         return self.loop == "idle"
 
     @property
@@ -80,18 +79,18 @@ class Shape:
         """Clients that get a quote, on average."""
         return self.clients * self.watched / self.symbols
 
-    def measure(self, server: Server, load: Load, terms: Terms) -> Figures:
+    def measure(self, server: Server, load: Load, settings: RunSettings) -> Figures:
         """One measurement, as figures by name."""
         if self.loop == "idle":
-            return self._idle(server, load, tls=terms.tls)
+            return self._idle(server, load, tls=settings.tls)
         connected = self.connect(load, self.clients)
         if self.loop == "closed":
-            depth = max(2, round(terms.in_flight / self.audience))
+            depth = max(2, round(settings.in_flight / self.audience))
             ask(load, "closed", WARM_UP, depth, 0)
-            figures = window(server, load, "closed", terms.seconds, depth, 0)
+            figures = window(server, load, "closed", settings.seconds, depth, 0)
         else:
             ask(load, "open", WARM_UP, STEADY_RATE / self.audience)
-            figures = window(server, load, "open", terms.seconds, STEADY_RATE / self.audience)
+            figures = window(server, load, "open", settings.seconds, STEADY_RATE / self.audience)
         load.ask("disconnect")
         server.settle()
         if connected["tls"]:
@@ -99,21 +98,23 @@ class Shape:
         return figures
 
     def connect(self, load: Load, clients: int, *crowd: int) -> Figures:
-        """Connect `clients`; see load.c for what may follow `watched`."""
+        """Connect `clients`; `crowd` are the optional arguments of `connect` in load.c."""
         answer = load.ask("connect", clients, self.symbols, self.watched, *crowd)
         if answer["ready"] != clients:
             load.ask("disconnect")
-            raise Unsound(f"only {answer['ready']} of {clients} clients got in: {answer}")
+            raise InvalidMeasurement(
+                f"only {answer['ready']} of {clients} clients got in: {answer}"
+            )
         return answer
 
     def _idle(self, server: Server, load: Load, *, tls: bool) -> Figures:
-        """A first wave of connections; over TLS a second and a third, the latter resumed."""
+        """Connect all clients; with TLS again, with resumed sessions."""
         server.settle()
         waves = [("first", "disconnect keep" if tls else "disconnect")]
         if tls:
             waves.append(("resumed", "disconnect"))
         figures: Figures = {}
-        for name, farewell in waves:
+        for name, disconnect in waves:
             rss, cpu = server.rss(), server.cpu()
             answer = self.connect(load, self.clients)
             cpu = server.cpu() - cpu
@@ -126,13 +127,13 @@ class Shape:
                 figures["resumed_share"] = answer["resumed"] / self.clients
             if answer["tls"]:
                 figures["tls"] = answer["tls"]
-            load.ask(farewell)
+            load.ask(disconnect)
             server.settle()
         return figures
 
 
 def window(server: Server, load: Load, *words: object) -> Figures:
-    """Have quotes published, and see what the server and the deliveries took meanwhile."""
+    """Publish quotes, and measure what the server used and how the deliveries went."""
     before, others = server.cpu(), server.others_cpu()
     answer = ask(load, *words)
     cpu, others = server.cpu() - before, server.others_cpu() - others

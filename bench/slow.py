@@ -1,4 +1,4 @@
-"""Shapes with clients that do not get every quote: those that do not read, and those at a pace."""
+"""Shapes with clients that do not get every quote: stalled, slow and paced clients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from load import Load
 from processes import Server, send_queues
-from shape import WARM_UP, Figures, Shape, Terms, Unsound, ask, mean, window
+from shape import WARM_UP, Figures, InvalidMeasurement, RunSettings, Shape, ask, mean, window
 
 #: Quotes a second.
 RATE = 2_000
@@ -19,7 +19,7 @@ FILLING = 5.0
 
 
 class Memory:
-    """A server's resident bytes, once a second."""
+    """Samples of a server's resident bytes, once a second."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -28,7 +28,7 @@ class Memory:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Take samples meanwhile."""
+        """Take samples during the context."""
         thread = threading.Thread(target=self._run, daemon=True)
         thread.start()
         try:
@@ -48,10 +48,10 @@ class Memory:
 class Stalled(Shape):
     """Of all clients, `stalled` stop reading once subscribed, and `slow` read 1 KiB a second.
 
-    Both watch `theirs` symbols, more than the others, so that they soon have more to come than the
-    kernel keeps for them. What is measured is how the good clients fare, and how they fare alone,
-    half of the time before and half after; that memory does not grow; and that the bad ones are
-    current at once when they read again.
+    Both watch `theirs` symbols, more than the others, so that the kernel's buffers fill soon.
+    Measured are the deliveries to the other clients, compared with those without stalled and slow
+    ones, half of the time before and half after; whether memory grows; and how soon stalled and
+    slow clients are current once they read again.
     """
 
     stalled: int
@@ -68,9 +68,9 @@ class Stalled(Shape):
     def alone(self) -> bool:
         return True
 
-    def measure(self, server: Server, load: Load, terms: Terms) -> Figures:
-        seconds = max(1.0, terms.stalled_seconds - FILLING)
-        bad = self.stalled + self.slow
+    def measure(self, server: Server, load: Load, settings: RunSettings) -> Figures:
+        seconds = max(1.0, settings.stalled_seconds - FILLING)
+        impaired = self.stalled + self.slow
         references = [self._reference(server, load, seconds / 2)]
         connected = self.connect(load, self.clients, self.stalled, self.slow, self.theirs, 0, 0)
         server.settle()
@@ -79,7 +79,7 @@ class Stalled(Shape):
             filling = window(server, load, "open", FILLING, RATE)
             filled = server.rss()
             figures = window(server, load, "open", seconds, RATE)
-        queued = sorted(send_queues(server.port))[-bad:]
+        queued = sorted(send_queues(server.port))[-impaired:]
         settled = ask(load, "settle")
         load.ask("disconnect")
         server.settle()
@@ -93,7 +93,7 @@ class Stalled(Shape):
             "reference_busy": round(mean(references, "server_busy"), 3),
             "reference_others_busy": round(mean(references, "others_busy"), 3),
             "p99_ratio": round(figures["p99_us"] / mean(references, "p99_us"), 3),
-            "queued_kib": round(sum(queued) / bad / 1024, 1),
+            "queued_kib": round(sum(queued) / impaired / 1024, 1),
             "swallowed_kib": round(settled["swallowed"] / 1024, 1),
             "merged": settled["merged"],
             "caught_up": settled["caught_up"],
@@ -107,7 +107,7 @@ class Stalled(Shape):
         return figures
 
     def _reference(self, server: Server, load: Load, seconds: float) -> Figures:
-        """The good clients alone."""
+        """Measure without stalled and slow clients."""
         self.connect(load, self.clients - self.stalled - self.slow)
         ask(load, "open", WARM_UP, RATE)
         figures = window(server, load, "open", seconds, RATE)
@@ -128,24 +128,26 @@ class Paced(Shape):
     def alone(self) -> bool:
         return True
 
-    def measure(self, server: Server, load: Load, terms: Terms) -> Figures:
+    def measure(self, server: Server, load: Load, settings: RunSettings) -> Figures:
         connected = self.connect(load, self.clients)
         ask(load, "open", WARM_UP, RATE)
-        unpaced = window(server, load, "open", terms.seconds, RATE)
+        unpaced = window(server, load, "open", settings.seconds, RATE)
         load.ask("disconnect")
         server.settle()
         self.connect(load, self.clients, 0, 0, 0, self.interval, 0)
         ask(load, "open", WARM_UP, RATE)
-        figures = window(server, load, "open", terms.seconds, RATE)
+        figures = window(server, load, "open", settings.seconds, RATE)
         settled = ask(load, "settle")
         load.ask("disconnect")
         server.settle()
         each = figures["delivered"] / (self.clients * self.watched)
-        # One more may fall into the window than intervals do.
-        if each > terms.seconds * 1000 / self.interval + 1:
-            raise Unsound(f"{each:.2f} updates of a symbol in {terms.seconds:g} s: {figures}")
+        # The window may contain one update more than intervals.
+        if each > settings.seconds * 1000 / self.interval + 1:
+            raise InvalidMeasurement(
+                f"{each:.2f} updates of a symbol in {settings.seconds:g} s: {figures}"
+            )
         figures |= {
-            "updates_per_second": round(each / terms.seconds, 3),
+            "updates_per_second": round(each / settings.seconds, 3),
             "unpaced_busy": unpaced["server_busy"],
             "unpaced_rate": unpaced["wall_rate"],
             "unpaced_p50_us": unpaced["p50_us"],

@@ -1,4 +1,4 @@
-"""What it costs to keep fifteen minutes of quotes for clients that get them late.
+"""What it costs to keep fifteen minutes of quotes for clients with a delay.
 
     .venv/bin/python bench/tape.py [BUDGET_MIB ...]
 
@@ -23,29 +23,29 @@ BUDGETS = (256, 75, 52, 24)
 
 def quotes(count: int) -> list[tuple[str, bytes]]:
     """Quotes of a random walk, as a publisher writes them."""
-    chance = random.Random(5)
-    prices = {symbol: chance.uniform(10, 500) for symbol in SYMBOLS}
+    rng = random.Random(5)
+    prices = {symbol: rng.uniform(10, 500) for symbol in SYMBOLS}
     made = []
     for number in range(count):
-        symbol = chance.choice(SYMBOLS)
-        price = prices[symbol] = prices[symbol] * chance.gauss(1, 0.0005)
+        symbol = rng.choice(SYMBOLS)
+        price = prices[symbol] = prices[symbol] * rng.gauss(1, 0.0005)
         text = (
             f'{{"last":{price:.2f},"bid":{price - 0.01:.2f},"ask":{price + 0.01:.2f},'
-            f'"volume":{chance.randrange(10**7)},"ts":{1_763_799_999_123 + number},'
-            f'"change":{chance.uniform(-3, 3):.2f},"venue":"X{number % 40:03d}"}}'
+            f'"volume":{rng.randrange(10**7)},"ts":{1_763_799_999_123 + number},'
+            f'"change":{rng.uniform(-3, 3):.2f},"venue":"X{number % 40:03d}"}}'
         )
         made.append((symbol, text.encode().ljust(120)))
     return made
 
 
 def run(budget: int, some: list[tuple[str, bytes]]) -> tuple[float, float, float, float, float]:
-    """Microseconds to record one and to read what became of it, and so on as `main` shows it."""
+    """Microseconds to record and to read a quote, the slowest turn, MiB kept, share dropped."""
     tape = Tape(budget)
     reader = tape.reader(DELAY)
     now = 1_763_799_999.0
     recording = reading = slowest = 0.0
     most = got = 0
-    # The first fifteen minutes fill the tape; what is measured then has it played as well.
+    # The first fifteen minutes fill the tape; from then on it is read as well.
     for turn in range(2 * SECONDS * RATE // TURN):
         begin = turn * TURN % len(some)
         used = time.thread_time()
@@ -71,7 +71,7 @@ def run(budget: int, some: list[tuple[str, bytes]]) -> tuple[float, float, float
 
 
 def main() -> None:
-    """One line for each budget."""
+    """Print a line for each budget."""
     some = quotes(100_000)
     budgets = [int(word) for word in sys.argv[1:]] or BUDGETS
     print(f"{SECONDS} s of {RATE} quotes/s of {len(some[0][1])} bytes, and as long again")

@@ -1,27 +1,26 @@
-"""Measures whether two workers deliver twice what one does, and what their manager takes meanwhile.
+"""Measures whether two workers deliver twice what one does, and what their manager uses.
 
     .venv-bench/bin/python bench/workers.py            # about a minute
     .venv-bench/bin/python bench/workers.py --tls --rounds 5
 
-Where cores are free, throughput by the clock would say it. On two cores the load generator and
-Redis take a good part of one, so what a delivery costs is measured instead, in CPU time, of workers
-that have work all the time:
+With free cores, throughput would tell. On two cores the load generator and Redis use a good part of
+one, so the CPU time of a delivery is measured instead, with workers that are always busy:
 
 - one worker with all clients, on the first core, which it has to itself;
-- two workers at once, the second on the other core, beside the load generator and Redis. Whatever
-  they do to each other is in it: a lock, a shared structure, caches, and that each parses all
-  quotes for half of the clients. The first often waits for the second here, and gets fewer quotes
-  at a time, which are dearer, while the second gets more: so both count together. With a core
-  each, two workers deliver 2 / cost;
-- one worker with half of the clients, as each of two has. It is never short of work, but the load
-  generator has little, sleeps, and has to be woken up, which costs the worker.
+- two workers at once, the second on the other core, beside the load generator and Redis. This
+  includes all that they cost each other: locks, shared structures, caches, and that each parses all
+  quotes for half of the clients. The first often waits for the second, and then gets fewer quotes
+  at a time, which cost more each, while the second gets more: so their costs are added up. With a
+  core each, two workers deliver 2 / cost;
+- one worker with half of the clients, as each of two has. It is always busy, but the load generator
+  has little to do, sleeps, and has to be woken up, which costs the worker.
 
-A cost would not show workers that wait for each other. So the throughput by the clock is shown too,
-next to what it would be if nobody ever waited. Both daemons live all the time and are measured in
-turns; of all rounds the least cost counts, as others use the machine too.
+CPU time does not show workers that wait for each other. So the throughput in wall-clock time is
+shown too, next to what it would be without waiting. Both daemons run all the time and are measured
+alternately; the lowest cost of all rounds counts, because the machine may be shared.
 
-Every delivery is checked by the load generator (load.c). Ends by itself; exit status 1 when two
-workers make up for less than 1.7, or the manager takes more than 1% of a core.
+Every delivery is checked by the load generator (load.c). Ends by itself; exit status 1 if two
+workers deliver less than 1.7 times what one does, or the manager uses more than 1% of a core.
 """
 
 from __future__ import annotations
@@ -48,26 +47,26 @@ from shape import WARM_UP, Shape, ask
 from shapes import SHAPES
 
 MEASURED = ("broadcast", "watchlist")
-ENOUGH = 1.7
-MANAGER_MOST = 0.01
-#: Deliveries on their way at a time; see shape.py.
+MIN_SPEEDUP = 1.7
+MAX_MANAGER = 0.01
+#: Deliveries in flight; see shape.py.
 IN_FLIGHT = 16_000
 _START_SECONDS = 30
 
 
 @dataclass(frozen=True)
-class Way:
-    """How many workers there are, and which part of the shape's clients come to them."""
+class Setup:
+    """How many workers there are, and by what the shape's number of clients is divided."""
 
     title: str
     workers: int
     part: int
 
 
-ALONE, HALF, BOTH = Way("alone", 1, 1), Way("half", 1, 2), Way("two", 2, 1)
-WAYS = (ALONE, BOTH, HALF)
-#: Windows by the shape's name and the way.
-Found = dict[tuple[str, Way], list[dict[str, Any]]]
+ALONE, HALF, BOTH = Setup("alone", 1, 1), Setup("half", 1, 2), Setup("two", 2, 1)
+SETUPS = (ALONE, BOTH, HALF)
+#: Windows by the shape's name and the setup.
+Found = dict[tuple[str, Setup], list[dict[str, Any]]]
 
 
 @dataclass
@@ -80,11 +79,11 @@ class WorkerDaemon:
     workers: list[psutil.Process]
 
     def cpu(self) -> tuple[float, list[float]]:
-        """Seconds of CPU that the manager has used so far, and each worker."""
+        """Seconds of CPU used so far by the manager, and by each worker."""
         return _cpu(self.manager), [_cpu(worker) for worker in self.workers]
 
     def clients(self) -> list[int]:
-        """How many clients each worker has, a second ago at most."""
+        """The number of clients of each worker, at most a second old."""
         return [each["clients"] for each in _workers(self.admin)]
 
 
@@ -97,7 +96,7 @@ def _cpu(process: psutil.Process) -> float:
 def running(
     count: int, directory: Path, redis: Path, pair: tuple[Path, Path] | None
 ) -> Iterator[WorkerDaemon]:
-    """A daemon with so many workers, which all serve and are fed."""
+    """A daemon with `count` workers, all of which serve and have a feed."""
     port, admin = free_port(), free_port()
     command = [str(ROOT / ".venv/bin/twistd"), "-n", "--pidfile=", "quotepush"]
     command += ["--interface", "127.0.0.1", "--port", str(port), "--admin", f"127.0.0.1:{admin}"]
@@ -134,18 +133,18 @@ def _workers(admin: int) -> list[dict[str, Any]]:
 
 
 def measure(
-    worker_daemon: WorkerDaemon, load: Load, shape: Shape, clients: int, seconds: float
+    daemon: WorkerDaemon, load: Load, shape: Shape, clients: int, seconds: float
 ) -> dict[str, Any]:
-    """One window in the closed loop, with so many quotes on their way whatever `clients` are."""
+    """One window in the closed loop, with as many deliveries in flight whatever `clients` is."""
     shape.connect(load, clients)
     depth = max(2, round(IN_FLIGHT / shape.audience))
     ask(load, "closed", WARM_UP, depth, 0)
-    manager, workers = worker_daemon.cpu()
+    manager, workers = daemon.cpu()
     began = time.monotonic()
     answer = ask(load, "closed", seconds, depth, 0)
     lasted = time.monotonic() - began
-    manager_after, workers_after = worker_daemon.cpu()
-    shares = worker_daemon.clients()
+    manager_after, workers_after = daemon.cpu()
+    shares = daemon.clients()
     load.ask("disconnect")
     used = [after - before for before, after in zip(workers, workers_after, strict=True)]
     return {
@@ -174,7 +173,7 @@ def options() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Measure one worker and two in turns, and report."""
+    """Measure one worker and two alternately, and report."""
     given = options()
     if len(os.sched_getaffinity(0)) < 2:
         print("the benchmark needs two cores", file=sys.stderr)
@@ -194,46 +193,46 @@ def main() -> int:
             own.mkdir()
             redis = Redis(find_redis(), own)
             stack.callback(redis.close)
-            worker_daemon = stack.enter_context(running(count, own, redis.path, pair))
-            load = Load(program, worker_daemon.port, redis.path, "json", tls=given.tls)
+            daemon = stack.enter_context(running(count, own, redis.path, pair))
+            load = Load(program, daemon.port, redis.path, "json", tls=given.tls)
             stack.callback(load.close)
-            daemons[count] = worker_daemon, load
+            daemons[count] = daemon, load
         for _ in range(given.rounds):
             for shape in shapes:
-                for way in WAYS:
-                    worker_daemon, load = daemons[way.workers]
-                    clients = shape.clients // way.part
-                    figures = measure(worker_daemon, load, shape, clients, given.seconds)
-                    found.setdefault((shape.name, way), []).append(figures)
+                for setup in SETUPS:
+                    daemon, load = daemons[setup.workers]
+                    clients = shape.clients // setup.part
+                    figures = measure(daemon, load, shape, clients, given.seconds)
+                    found.setdefault((shape.name, setup), []).append(figures)
     return report([shape.name for shape in shapes], found)
 
 
 def report(shapes: list[str], found: Found) -> int:
-    """Print what was found; the exit status."""
+    """Print the results; returns the exit status."""
 
-    def best(shape: str, way: Way) -> dict[str, Any]:
-        return min(found[shape, way], key=lambda window: window["cost"])
+    def best(shape: str, setup: Setup) -> dict[str, Any]:
+        return min(found[shape, setup], key=lambda window: window["cost"])
 
     good = True
     print("microseconds of CPU per delivery, million deliveries a second")
     for shape in shapes:
-        alone, half, both = (best(shape, way)["cost"] for way in (ALONE, HALF, BOTH))
-        good = good and 2 * alone / both >= ENOUGH
+        alone, half, both = (best(shape, setup)["cost"] for setup in (ALONE, HALF, BOTH))
+        good = good and 2 * alone / both >= MIN_SPEEDUP
         print(
             f"{shape}: {alone:.3f} us alone, {both:.3f} us of two at once: with a core each, two"
             f" deliver {2 / both:.2f} million, {2 * alone / both:.2f} times the {1 / alone:.2f} of"
             f" one; {half:.3f} us with half of the clients: {2 * alone / half:.2f} times"
         )
-        for way in WAYS:
-            window = best(shape, way)
+        for setup in SETUPS:
+            window = best(shape, setup)
             cost, load = window["cost"], window["load_cost"]
-            # One worker has a core, and the load the other; two share both cores with the load.
-            bound = 1 / max(cost, load) if way.workers == 1 else 2 / (cost + load)
+            # One worker has a core and the load the other; two share both with the load.
+            bound = 1 / max(cost, load) if setup.workers == 1 else 2 / (cost + load)
             each = " and ".join(f"{cost:.3f}" for cost in window["costs"])
-            rounds = " ".join(f"{each['cost']:.3f}" for each in found[shape, way])
+            rounds = " ".join(f"{each['cost']:.3f}" for each in found[shape, setup])
             print(
-                f"    {way.title}: by the clock {window['wall']:.2f}, and {bound:.2f} if nobody"
-                f" waited: {each} us of workers and {load:.3f} of the load;"
+                f"    {setup.title}: wall clock {window['wall']:.2f}, and {bound:.2f} without"
+                f" waiting: {each} us of workers and {load:.3f} of the load;"
                 f" {window['per_frame']:.0f} quotes a frame; clients {window['clients']};"
                 f" all rounds: {rounds}"
             )
@@ -241,7 +240,7 @@ def report(shapes: list[str], found: Found) -> int:
     took = sum(window["manager_seconds"] for window in each)
     manager = took / sum(window["seconds"] for window in each)
     print(f"the manager: {took:.2f} s of CPU while quotes flowed, {manager:.2%} of a core")
-    return 0 if good and manager <= MANAGER_MOST else 1
+    return 0 if good and manager <= MAX_MANAGER else 1
 
 
 if __name__ == "__main__":
