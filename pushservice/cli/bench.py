@@ -1,6 +1,6 @@
-"""`quotepush bench`: a load of clients on a daemon of one's own, and what that came to.
+"""`quotepush bench`: puts a load of clients on a daemon and prints the results.
 
-Must not know: how clients connect, or how times are counted. It imports what it needs when it runs.
+Must not know: how clients connect, or how times are counted. It imports most modules when it runs.
 """
 
 from __future__ import annotations
@@ -11,14 +11,19 @@ from typing import Any, Final
 
 import click
 
-from pushservice.cli.client_options import client_options, client_settings, explained, symbols_of
-from pushservice.cli.load import Load
+from pushservice.cli.bench_results import Results
+from pushservice.cli.client_options import (
+    client_options,
+    client_settings,
+    explain_error,
+    symbols_of,
+)
 from pushservice.cli.status_line import StatusLine
 
-_MOST_CLIENTS: Final = 5000
-_MOST_SECONDS: Final = 600
-#: symbols that are subscribed where none is named
-_MOST_RECENT: Final = 1000
+_MAX_CLIENTS: Final = 5000
+_MAX_SECONDS: Final = 600
+#: symbols that are subscribed when none is named
+_MAX_RECENT: Final = 1000
 
 _EXAMPLES = """\b
 Examples:
@@ -27,34 +32,34 @@ Examples:
   quotepush bench wss://localhost:8008 --insecure --clients 200 --symbols-each 10
   quotepush bench ws://localhost:8008 AAPL --json | jq .latency_ms.p99
 
-Quotes have to come from somewhere: quotepush feed --rate 1000. Latency is from the daemon's receive
-time, in whole milliseconds, to a client here; where the two machines' clocks differ, that is in it.
-One process has all the clients, so that past some 50,000 quotes a second it is its own limit: see
-own CPU. docs/performance.rst has the larger benchmark. The exit status is 0, also after Ctrl-C, and
-1 when no client was served."""
+The daemon needs quotes, for example from quotepush feed --rate 1000. Latency is the time from the
+daemon's receive time, in whole milliseconds, to a client here; it includes the difference of the
+two machines' clocks. All clients run in one process, which reaches its own limit at some 50,000
+quotes a second: see own CPU. docs/performance.rst has the larger benchmark. The exit status is 0,
+also after Ctrl-C, and 1 when no client connected."""
 
 
-@click.command(short_help="Put a load of clients on a daemon of yours.", epilog=_EXAMPLES)
+@click.command(short_help="Measure a daemon of yours with many clients.", epilog=_EXAMPLES)
 @client_options
 @click.option(
     "--clients",
-    type=click.IntRange(1, _MOST_CLIENTS),
+    type=click.IntRange(1, _MAX_CLIENTS),
     default=100,
     show_default=True,
-    help="Clients that connect.",
+    help="Number of clients.",
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, _MOST_SECONDS, min_open=True),
+    type=click.FloatRange(0, _MAX_SECONDS, min_open=True),
     default=10,
     show_default=True,
-    help="How long quotes are counted, once all are connected.",
+    help="Time for which quotes are counted, once all clients are connected.",
 )
 @click.option(
     "--symbols-each",
     type=click.IntRange(1),
     metavar="N",
-    help="Symbols that each client subscribes, going round; all when not given.",
+    help="Symbols per client, taken round robin; all when not given.",
 )
 @click.option(
     "--connect-rate",
@@ -64,64 +69,69 @@ own CPU. docs/performance.rst has the larger benchmark. The exit status is 0, al
     help="New connections a second.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-@click.option("--quiet", is_flag=True, help="Do not say every second how it goes.")
+@click.option("--quiet", is_flag=True, help="Print no progress.")
 @click.option(
     "--yes-this-is-mine",
     "mine",
     is_flag=True,
-    help="The daemon is on another machine, and mine to put a load on.",
+    help="Confirm that a daemon on another machine is yours to test.",
 )
 def bench(*, as_json: bool, quiet: bool, mine: bool, **given: Any) -> None:
-    """Have many clients watch each SYMBOL at the daemon at URL, and say how that went.
+    """Measure the daemon at URL with many clients that watch each SYMBOL.
 
-    Connects them one after the other, counts for some seconds, and leaves. A daemon on another
-    machine is left alone unless it is said to be yours. Without a SYMBOL it takes what the daemon
-    was quoted last.
+    Connects the clients one after the other, counts quotes for some seconds, and disconnects. It
+    refuses a daemon on another machine unless you confirm that it is yours. Without a SYMBOL, the
+    clients watch the symbols that were quoted last.
     """
     import asyncio
 
-    from pushservice.cli.benching import is_loopback, make_room, put_load, shares
+    from pushservice.cli.bench_clients import (
+        is_loopback,
+        raise_file_limit,
+        run_load,
+        symbols_per_client,
+    )
     from pushservice.client.events import QuoteError
 
     url, settings = client_settings(given)
     if not mine and not is_loopback(url):
         raise click.ClickException(
-            "that daemon is not on this machine: a load on somebody else's is an attack;"
-            " if it is yours, say --yes-this-is-mine"
+            "the daemon is not on this machine, and a load on somebody else's is an attack;"
+            " if it is yours, add --yes-this-is-mine"
         )
-    symbols = symbols_of(given, url, settings, _MOST_RECENT)
+    symbols = symbols_of(given, url, settings, _MAX_RECENT)
     clients = given["clients"]
     status = StatusLine(sys.stderr, quiet=quiet)
     try:
-        make_room(clients)
-        load = asyncio.run(
-            put_load(
+        raise_file_limit(clients)
+        results = asyncio.run(
+            run_load(
                 url,
                 settings,
-                shares(symbols, given["symbols_each"], clients),
+                symbols_per_client(symbols, given["symbols_each"], clients),
                 seconds=given["seconds"],
                 connect_rate=given["connect_rate"],
                 say=status.say,
             )
         )
     except QuoteError as error:
-        raise click.ClickException(explained(error)) from None
+        raise click.ClickException(explain_error(error)) from None
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     status.end()
-    if load.most_connected:
-        _print(load, as_json=as_json)
-    for note in load.notes():
+    if results.most_connected:
+        _print(results, as_json=as_json)
+    for note in results.notes():
         click.echo(f"note: {note}", err=True)
-    if not load.most_connected:
-        raise click.ClickException("no client was served")
+    if not results.most_connected:
+        raise click.ClickException("no client connected")
 
 
-def _print(load: Load, *, as_json: bool) -> None:
+def _print(results: Results, *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(load.told(), indent=2))
+        click.echo(json.dumps(results.as_dict(), indent=2))
     else:
-        rows = list(load.rows())
+        rows = list(results.rows())
         width = max(len(name) for name, _ in rows)
         for name, value in rows:
             click.echo(f"{name.ljust(width)}  {value}")

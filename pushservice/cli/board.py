@@ -1,7 +1,7 @@
-"""The rows of a table of live quotes: what each symbol says last, how it moves, how fast it comes.
+"""The quote board: for each symbol its last quote, its change, its rate and its latency.
 
 Must not know: terminals, connections, or what a clock says (times are passed in, in seconds since
-the epoch). It is told what happens, and read when it is shown.
+the epoch).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pushservice.market.payload_fields import Ticker, read_ticker
 
 #: Seconds without a quote after which a symbol counts as quiet.
 QUIET_AFTER: Final = 10.0
-#: Seconds for which a changed price stands out.
+#: Seconds for which a changed price is highlighted.
 FLASH: Final = 0.7
 
 
@@ -69,46 +69,46 @@ class Row:
 
     @property
     def percent(self) -> Decimal | None:
-        """The same in percent of the opening price."""
+        """The change in percent of the opening price."""
         change = self.change
         if change is None or self.ticker is None or not self.ticker.open:
             return None
         return change / self.ticker.open * 100
 
     def is_quiet(self, now: float) -> bool:
-        """Whether it is stale, or nothing came for a while."""
+        """Whether it is stale, or no quote came for QUIET_AFTER seconds."""
         return self.stale or (self.at is not None and now - self.at > QUIET_AFTER)
 
     def flashes(self, now: float) -> bool:
-        """Whether its price has changed just now."""
+        """Whether its price changed less than FLASH seconds ago."""
         return self.moved != 0 and now - self.moved_at < FLASH
 
     def measure(self, seconds: float) -> None:
-        """So much time has passed since this was called before."""
+        """Measure the rate; `seconds` have passed since the last call."""
         self.rate = (self.count - self._counted) / seconds
         self._counted = self.count
 
 
 class Board:
-    """All rows, in the order in which symbols were asked for, and how the connection stands."""
+    """All rows, in the order in which symbols were requested, and the connection's state."""
 
     def __init__(self, symbols: Iterable[str], price_field: str | None = None) -> None:
         self._price_field = price_field
         self._rows = {symbol: Row(symbol) for symbol in symbols}
         self._measured_at: float | None = None
-        #: how the connection stands, as the client says it, and why if that is known
+        #: the client's name for the connection's state, and its reason if known
         self.state = "connecting"
         self.reason = ""
-        #: seconds since the epoch when it connects again; None where nobody knows
+        #: seconds since the epoch when it reconnects; None where not known
         self.again_at: float | None = None
-        #: None before anything is known
+        #: None until it is known
         self.feed_up: bool | None = None
         self.heard_at: float | None = None
-        #: quotes that were merged into others, and holes nobody can count, in all
+        #: totals of merged quotes and of gaps
         self.merged = 0
         self.gaps = 0
         self.count = 0
-        #: quotes a second in all
+        #: total quotes a second
         self.rate: float | None = None
         self._counted = 0
 
@@ -119,10 +119,10 @@ class Board:
 
     @property
     def refused(self) -> list[Row]:
-        """The rows of symbols that are."""
+        """The rows of symbols that are refused."""
         return [row for row in self._rows.values() if row.refused is not None]
 
-    # -- what happens ------------------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------------------
 
     def quote(
         self, symbol: str, payload: bytes, t: int, now: float, *, merged: int, snapshot: bool
@@ -138,7 +138,7 @@ class Board:
             row.moved = 1 if ticker.price > before else -1
             row.moved_at = now
         if snapshot:
-            # It may be old: neither its age nor its pace says anything of now.
+            # It may be old: it counts neither for the rate nor for the latency.
             row.at = t / 1000
             return
         row.stale = False
@@ -154,11 +154,11 @@ class Board:
         self.gaps += 1
 
     def refuse(self, symbol: str, why: str) -> None:
-        """The daemon does not serve a symbol."""
+        """The daemon refused a symbol."""
         self._row(symbol).refused = why
 
     def set_stale(self, symbols: Iterable[str] | None, *, stale: bool) -> None:
-        """Symbols, or all, are not current any more, or are again."""
+        """Symbols (None: all) became stale, or current again."""
         for row in self._rows.values() if symbols is None else map(self._row, symbols):
             row.stale = stale
 
@@ -167,15 +167,15 @@ class Board:
         self.state, self.reason, self.again_at = state, reason, again_at
 
     def feed(self, *, up: bool) -> None:
-        """The daemon has its source of quotes, or lost it."""
+        """The daemon's feed is up or down."""
         self.feed_up = up
 
     def heartbeat(self, now: float, *, up: bool) -> None:
-        """The link lives."""
+        """A heartbeat came, with the state of the feed."""
         self.heard_at, self.feed_up = now, up
 
     def measure(self, now: float) -> None:
-        """Find out how fast quotes come; called about once a second."""
+        """Measure the rates; to be called about once a second."""
         if self._measured_at is not None and now > self._measured_at:
             seconds = now - self._measured_at
             for row in self._rows.values():

@@ -1,4 +1,4 @@
-"""Options of the commands that are clients: where, which symbols, whom to trust, and as whom.
+"""Options of the commands that are clients: URL, symbols, certificates and tokens.
 
 Must not know: what the commands do with them.
 """
@@ -17,44 +17,50 @@ from pushservice.client.refusals import TLS_FAILED
 from pushservice.protocol.close_codes import CloseCode
 from pushservice.protocol.symbols import symbol_fault
 
-#: symbols that are watched where none is named
-MOST_RECENT = 60
+#: symbols that are watched when none is named
+MAX_RECENT = 60
 
 Command = Callable[..., None]
 
 
 def client_options(command: Command) -> Command:
-    """Gives a command URL and SYMBOL, and the options about trust and tokens."""
+    """Adds URL, SYMBOL, and the options about certificates and tokens to a command."""
     options = [
         click.argument("url", metavar="URL"),
         click.argument("symbols", nargs=-1, metavar="[SYMBOL]..."),
         click.option(
             "--ca",
             type=click.Path(dir_okay=False),
-            help="Trust the certificates in this file (PEM) in place of the system's.",
+            help="Trust the certificates in this file (PEM) instead of the system's.",
         ),
-        click.option("--insecure", is_flag=True, help="Trust whoever answers; for development."),
+        click.option(
+            "--insecure",
+            is_flag=True,
+            help="Do not verify the daemon's certificate; for development.",
+        ),
         click.option(
             "--token",
             envvar="QUOTEPUSH_TOKEN",
             show_envvar=True,
             metavar="TEXT",
-            help="A token, where the daemon asks for one. Others can see it on a command line: use"
-            " the variable or --token-file.",
+            help="Token for a daemon that requires one. Others can see a command line: use the"
+            " variable or --token-file instead.",
         ),
         click.option(
             "--token-file",
             type=click.Path(dir_okay=False),
-            help="A file with the token; read again whenever another one is needed.",
+            help="File with the token; it is read again whenever a new token is needed.",
         ),
         click.option(
             "--interval",
             type=click.IntRange(0, 60_000),
             default=0,
             metavar="MS",
-            help="At most one update of a symbol in so many milliseconds.",
+            help="At most one update of a symbol in this many milliseconds.",
         ),
-        click.option("--no-snapshot", is_flag=True, help="Without the last known quotes at first."),
+        click.option(
+            "--no-snapshot", is_flag=True, help="Do not begin with the last known quotes."
+        ),
     ]
     for option in reversed(options):
         command = option(command)
@@ -62,7 +68,7 @@ def client_options(command: Command) -> Command:
 
 
 def client_settings(given: dict[str, Any]) -> tuple[str, Settings]:
-    """The address and all that the Python client is told, taken out of `given`.
+    """The URL and the settings of the Python client, taken out of `given`.
 
     Raises ClickException, which says what would be right.
     """
@@ -81,7 +87,7 @@ def client_settings(given: dict[str, Any]) -> tuple[str, Settings]:
     try:
         Options(url, **settings)
     except ValueError as error:
-        raise click.UsageError(_in_words_of_the_shell(str(error))) from None
+        raise click.UsageError(_with_option_names(str(error))) from None
     ca = settings["ca"]
     if ca is not None and not Path(ca).is_file():
         raise click.UsageError(f"--ca: there is no file {ca}")
@@ -92,7 +98,7 @@ def _read_token(file: str) -> str:
     try:
         token = Path(file).read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise click.ClickException(f"--token-file: can't read {file}: {why}") from None
     if not token:
         raise click.ClickException(f"--token-file: {file} is empty")
@@ -100,9 +106,9 @@ def _read_token(file: str) -> str:
 
 
 def symbols_of(given: dict[str, Any], url: str, settings: Settings, limit: int) -> list[str]:
-    """The symbols that are named; where none is, those that the daemon was quoted lately.
+    """The symbols that are named; when none is, those that were quoted last at the daemon.
 
-    Says so on the standard error. Raises ClickException.
+    The standard error tells which is the case. Raises ClickException.
     """
     symbols = list(dict.fromkeys(given.pop("symbols")))
     for symbol in symbols:
@@ -111,43 +117,42 @@ def symbols_of(given: dict[str, Any], url: str, settings: Settings, limit: int) 
             raise click.UsageError(f"{symbol!r}: {fault}")
     if symbols:
         return symbols
-    from pushservice.cli.recent import NotTold, recent_symbols
+    from pushservice.cli.recent_symbols import SymbolsUnavailable, recent_symbols
 
     try:
         found = recent_symbols(url, limit, settings["ca"], insecure=settings["insecure"])
-    except NotTold as error:
+    except SymbolsUnavailable as error:
         raise click.ClickException(
-            f"no SYMBOL is named, and the daemon does not say which there are: {error}"
-            f"{_trust_hint(str(error))}"
+            f"no SYMBOL is named, and the daemon gives no list: {error}{_trust_hint(str(error))}"
         ) from None
     if not found:
         raise click.ClickException(
-            "no SYMBOL is named, and the daemon tells of none: no quote came yet, or it tells"
-            " nobody; name them, such as AAPL"
+            "no SYMBOL is named, and the daemon's list of symbols is empty: no quote came yet, or"
+            " it keeps the list to itself; name symbols, such as AAPL"
         )
-    click.echo(f"no SYMBOL is named: these {len(found)} are those that were quoted last", err=True)
+    click.echo(f"no SYMBOL is named: taking the {len(found)} that were quoted last", err=True)
     return found
 
 
-def explained(error: QuoteError) -> str:
-    """Why there is no connection, with what to type for that to change."""
-    text = _in_words_of_the_shell(error.message or f"the connection ended with {error.code}")
+def explain_error(error: QuoteError) -> str:
+    """Why there is no connection, with the options that may help."""
+    text = _with_option_names(error.message or f"the connection ended with {error.code}")
     if error.code == TLS_FAILED:
         return f"{text}{_trust_hint(text)}"
     if error.code in (CloseCode.AUTHENTICATION_FAILED, CloseCode.AUTHENTICATION_TOO_LATE):
-        return f"{text} (--token-file FILE or QUOTEPUSH_TOKEN say as whom)"
+        return f"{text} (give a token with --token-file FILE or QUOTEPUSH_TOKEN)"
     return text
 
 
 def _trust_hint(text: str) -> str:
     if "certificate" not in text:
         return ""
-    other = "--insecure trusts whoever answers"
+    other = "--insecure trusts any certificate"
     return f"; {other}" if "--ca" in text else f"; --ca FILE names what to trust, {other}"
 
 
-def _in_words_of_the_shell(text: str) -> str:
-    """What the Python client says, with options in place of its arguments."""
+def _with_option_names(text: str) -> str:
+    """An error of the Python client, with options in place of its arguments."""
     for argument, option in (("ca=", "--ca"), ("token=", "--token"), ("insecure=", "--insecure")):
         text = text.replace(argument, option)
     return text

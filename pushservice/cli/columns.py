@@ -1,4 +1,4 @@
-"""The columns of the table of quotes: what each shows of a row, and which stay where it is narrow.
+"""The columns of the table of quotes: what each shows of a row, and which fit into a terminal.
 
 Must not know: terminals, or where rows come from.
 """
@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from pushservice.cli.board import Row
-from pushservice.market.payload_fields import plain, shown
+from pushservice.market.payload_fields import format_number, printable
 
 UP: Final = "green"
 DOWN: Final = "red"
@@ -26,14 +26,14 @@ class Column(NamedTuple):
     """A column; `cell` is given a row and the time."""
 
     title: str
-    #: the more, the earlier it goes where there is no room
+    #: columns with a higher rank are left out first where there is no room
     rank: int
     cell: Callable[[Row, float], Text]
     right: bool = True
 
 
 def _symbol(row: Row, _now: float) -> Text:
-    return Text(plain(row.symbol), "bold")
+    return Text(printable(row.symbol), "bold")
 
 
 def _price(row: Row, now: float) -> Text:
@@ -41,14 +41,14 @@ def _price(row: Row, now: float) -> Text:
     if ticker is None:
         return Text("—", "dim")
     if ticker.price is None:
-        text = Text(plain(ticker.text), "italic")
+        text = Text(printable(ticker.text), "italic")
         text.truncate(_TEXT, overflow="ellipsis")
         return text
     arrow = {1: " ▲", -1: " ▼"}.get(row.moved, "  ")
     style = {1: UP, -1: DOWN}.get(row.moved, "")
     if row.flashes(now):
         style = f"bold white on {style}"
-    return Text(f"{shown(ticker.price)}{arrow}", style)
+    return Text(f"{format_number(ticker.price)}{arrow}", style)
 
 
 def _signed(number: object, places: str) -> Text:
@@ -72,19 +72,19 @@ def _percent(row: Row, _now: float) -> Text:
 
 def _bid(row: Row, _now: float) -> Text:
     ticker = row.ticker
-    return Text("" if ticker is None or ticker.bid is None else shown(ticker.bid))
+    return Text("" if ticker is None or ticker.bid is None else format_number(ticker.bid))
 
 
 def _ask(row: Row, _now: float) -> Text:
     ticker = row.ticker
-    return Text("" if ticker is None or ticker.ask is None else shown(ticker.ask))
+    return Text("" if ticker is None or ticker.ask is None else format_number(ticker.ask))
 
 
 def _volume(row: Row, _now: float) -> Text:
-    ticker = row.ticker
-    if ticker is None or ticker.volume is None:
+    volume = None if row.ticker is None else row.ticker.volume
+    if volume is None:
         return Text()
-    return Text(f"{ticker.volume:,f}" if ticker.volume.adjusted() < _TEXT else shown(ticker.volume))
+    return Text(f"{volume:,f}" if volume.adjusted() < _TEXT else format_number(volume))
 
 
 def _rate(row: Row, _now: float) -> Text:
@@ -106,11 +106,11 @@ def _lag(row: Row, _now: float) -> Text:
 
 
 def _age(row: Row, now: float) -> Text:
-    return Text("" if row.at is None else since(now - row.at))
+    return Text("" if row.at is None else format_age(now - row.at))
 
 
 def _name(row: Row, _now: float) -> Text:
-    text = Text("" if row.ticker is None else plain(row.ticker.name or ""))
+    text = Text("" if row.ticker is None else printable(row.ticker.name or ""))
     text.truncate(_TEXT, overflow="ellipsis")
     return text
 
@@ -131,8 +131,8 @@ COLUMNS: Final = (
 )
 
 
-def that_fit(cells: dict[Column, list[Text]], width: int) -> list[Column]:
-    """The columns for which there is room, in their order; those that are empty need none."""
+def fitting_columns(cells: dict[Column, list[Text]], width: int) -> list[Column]:
+    """The columns that fit into `width` cells, in their order; empty ones are left out."""
     chosen: list[Column] = []
     left = width
     for column in sorted(cells, key=lambda column: column.rank):
@@ -141,16 +141,16 @@ def that_fit(cells: dict[Column, list[Text]], width: int) -> list[Column]:
         size = max(cell_len(column.title), *(text.cell_len for text in cells[column] or [Text()]))
         left -= size + (GAP if chosen else 0)
         if left < 0 and column.rank > 1:
-            # One that is narrower and matters less is not shown in its place; and of those that
-            # matter the same there are all or none.
+            # No narrower column of a higher rank takes its place, and columns of the same rank are
+            # shown together or not at all.
             chosen = [each for each in chosen if each.rank != column.rank]
             break
         chosen.append(column)
     return sorted(chosen, key=list(cells).index)
 
 
-def since(seconds: float) -> str:
-    """A length of time, in few letters."""
+def format_age(seconds: float) -> str:
+    """A duration in few letters, such as `1.5 s` or `3 min`."""
     seconds = max(seconds, 0.0)
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:

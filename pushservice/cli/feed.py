@@ -1,7 +1,7 @@
 """`quotepush feed`: publishes a simulated market in Redis, or plays a recording there.
 
-Must not know: how prices move, how recordings are kept, or how Redis is reached. It imports what it
-needs when it runs.
+Must not know: how prices move, how recordings are stored, or how Redis is reached. It imports most
+modules when it runs.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import click
 from pushservice.cli.daemon_options import redis_config, redis_options
 from pushservice.cli.status_line import StatusLine, count_of
 from pushservice.config.config import Config
-from pushservice.market.instruments import Listing, listings_of
+from pushservice.market.instruments import Listing, parse_listings
 
 if TYPE_CHECKING:
     from twisted.internet import defer
 
-    from pushservice.market.playback import Playback, Simulated, Source
-    from pushservice.market.publishing import Publishing
+    from pushservice.market.playback import PlaybackSource, SimulatedSource, Source
+    from pushservice.market.publisher import Publisher
     from pushservice.market.recording_format import Header
 
 _EXAMPLES = """\b
@@ -35,15 +35,16 @@ Examples:
   quotepush feed monday.jsonl.zst --speed 10 --loop
   quotepush feed monday.jsonl.zst --speed max
 
-Quotes come from the daemon if it is told the same Redis: twistd -n quotepush --redis URL. The exit
-status is 0, also after Ctrl-C, and 1 when Redis was never there or the recording can't be read."""
+A daemon with the same Redis sends the quotes to its clients: twistd -n quotepush --redis URL. The
+exit status is 0, also after Ctrl-C, and 1 when Redis was never reached or the recording can't be
+read."""
 
-#: seconds for what is under way when it is to end
-_PATIENCE = 2.0
+#: seconds to wait at the end for Redis to answer the last publishes
+_TIMEOUT_S = 2.0
 
 
-class Listings(click.ParamType[tuple[Listing, ...]]):
-    """How many symbols, or which."""
+class SymbolsParam(click.ParamType[tuple[Listing, ...]]):
+    """The value of --symbols: how many symbols, or which."""
 
     name = "symbols"
 
@@ -51,13 +52,13 @@ class Listings(click.ParamType[tuple[Listing, ...]]):
         if isinstance(value, tuple):
             return value
         try:
-            return listings_of(value)
+            return parse_listings(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
 
-class Speed(click.ParamType[float | None]):
-    """How many times as fast, or None for as fast as can be."""
+class SpeedParam(click.ParamType[float | None]):
+    """The value of --speed: a factor, or None for as fast as possible."""
 
     name = "speed"
 
@@ -88,36 +89,38 @@ class Speed(click.ParamType[float | None]):
 )
 @click.option(
     "--symbols",
-    type=Listings(),
+    type=SymbolsParam(),
     default="200",
     show_default=True,
     metavar="N|A,B,C",
-    help="How many symbols the simulated market has, or which.",
+    help="Symbols of the simulated market: how many, or which.",
 )
-@click.option("--seed", type=int, help="The same number gives the same market again.")
+@click.option(
+    "--seed", type=int, help="Seed of the simulated market; the same seed gives the same market."
+)
 @click.option(
     "--speed",
-    type=Speed(),
+    type=SpeedParam(),
     default="1",
     show_default=True,
     metavar="N|max",
-    help="How many times as fast as it was a recording is played; max for as fast as can be.",
+    help="Speed of a recording, as a factor; max for as fast as possible.",
 )
-@click.option("--loop", is_flag=True, help="Begin the recording again when it ends, until Ctrl-C.")
-@click.option("--count", type=click.IntRange(1), help="End after so many quotes.")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="End after that time.")
-@click.option("--quiet", is_flag=True, help="Do not say every second how it goes.")
+@click.option("--loop", is_flag=True, help="Repeat the recording until Ctrl-C.")
+@click.option("--count", type=click.IntRange(1), help="Stop after this many quotes.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Stop after this time.")
+@click.option("--quiet", is_flag=True, help="Print no progress.")
 @redis_options(
-    "channel on which a symbol is published, with * in the symbol's place; a recording's own"
-    " channels unless this is typed"
+    "channel on which a symbol is published, with * in place of the symbol; when not typed, a"
+    " recording keeps its own channels"
 )
 @click.pass_context
 def feed(context: click.Context, /, file: str | None, **given: Any) -> None:
     """Publish a simulated market in Redis, or play the recording FILE there.
 
     FILE is what `quotepush record` wrote, compressed or not; - is the standard input. Its messages
-    are published on the channels they came from, with the time between them as it was. While Redis
-    is away time stands still: nothing of a recording is left out.
+    are published on the channels they came from, with the original time between them. Playback
+    pauses while Redis is away, so that no message of a recording is lost.
     """
     from pushservice.cli.foreground import run
     from pushservice.market.recording_files import BadRecording
@@ -127,19 +130,19 @@ def feed(context: click.Context, /, file: str | None, **given: Any) -> None:
         for name in given
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     }
-    _refuse_what_means_nothing(file, typed)
+    _check_applicable(file, typed)
     config = redis_config(given)
     if len(config.redis) > 1:
         raise click.ClickException(
-            f"--redis: {len(config.redis)} are given, and quotes are published in one"
+            f"--redis: {len(config.redis)} are given, but quotes are published in one only"
         )
     status = StatusLine(sys.stderr, quiet=given["quiet"])
     counts = Counts()
     source: Source
     if file is None:
-        source = _market(config, counts, given)
+        source = _simulated_source(config, counts, given)
     else:
-        source = _playback(file, config if "channels" in typed else None, given)
+        source = _playback_source(file, config if "channels" in typed else None, given)
 
     async def main(reactor: Any, interrupted: defer.Deferred[None]) -> bool:
         return await _publish(
@@ -154,28 +157,30 @@ def feed(context: click.Context, /, file: str | None, **given: Any) -> None:
     finally:
         status.line(counts.summary())
     if not reached:
-        raise click.ClickException(f"Redis {config.redis[0]} was not there")
+        raise click.ClickException(f"Redis {config.redis[0]} could not be reached")
 
 
-def _refuse_what_means_nothing(file: str | None, typed: set[str]) -> None:
+def _check_applicable(file: str | None, typed: set[str]) -> None:
     of_market, of_recording = {"rate", "symbols", "seed"}, {"speed", "loop"}
     wrong = typed & (of_recording if file is None else of_market)
     if wrong:
-        need = "needs the FILE of a recording" if file is None else "is for the simulated market"
+        need = (
+            "needs the FILE of a recording" if file is None else "is for the simulated market only"
+        )
         raise click.UsageError(f"--{min(wrong)} {need}")
     if file == "-" and "loop" in typed:
-        raise click.UsageError("--loop needs a file: the standard input can be read once")
+        raise click.UsageError("--loop needs a file: the standard input can be read only once")
 
 
-# -- what is published -----------------------------------------------------------------------------
+# -- sources -----------------------------------------------------------------------------
 
 
-def _market(config: Config, counts: Counts, given: dict[str, Any]) -> Simulated:
-    from pushservice.market.playback import Simulated
+def _simulated_source(config: Config, counts: Counts, given: dict[str, Any]) -> SimulatedSource:
+    from pushservice.market.playback import SimulatedSource
     from pushservice.market.simulator import Market
 
     market = Market(given["seed"], given["symbols"])
-    return Simulated(market, _channel(config), given["rate"], counts.left_out, given["count"])
+    return SimulatedSource(market, _channel(config), given["rate"], counts.dropped, given["count"])
 
 
 def _channel(config: Config) -> Callable[[str], str]:
@@ -187,12 +192,12 @@ def _channel(config: Config) -> Callable[[str], str]:
     return lambda symbol: config.demo_channel(symbol) or symbol
 
 
-def _playback(file: str, renamed: Config | None, given: dict[str, Any]) -> Playback:
-    """What plays the recording in `file`; `renamed` says on which channels, if others are meant."""
-    from pushservice.market.playback import Playback
+def _playback_source(file: str, renamed: Config | None, given: dict[str, Any]) -> PlaybackSource:
+    """The source that plays the recording in `file`, on the channels of `renamed` if given."""
+    from pushservice.market.playback import PlaybackSource
     from pushservice.market.recording_files import BadRecording, Recording
 
-    # Once now, so that what is no recording is said at once; the first pass reads on in it.
+    # Open it now, so that an error is reported at once; the first pass reads on from here.
     try:
         opened = [Recording(file)]
     except BadRecording as error:
@@ -205,20 +210,20 @@ def _playback(file: str, renamed: Config | None, given: dict[str, Any]) -> Playb
         for warning in recording.warnings:
             click.echo(f"warning: {warning}", err=True)
 
-    return Playback(
+    return PlaybackSource(
         begin, given["speed"], loop=given["loop"], channel_of=rename, count=given["count"]
     )
 
 
 def _renaming(header: Header, channel_of: Callable[[str], str]) -> Callable[[str], str]:
-    """A recorded channel's counterpart, by the symbol in it."""
+    """A function from a recorded channel to the channel of the same symbol by `channel_of`."""
     from pushservice.feed.symbol_reader import SymbolReader
 
     try:
         reader = SymbolReader(header.channels)
     except ValueError as error:
         raise click.ClickException(
-            f"--channels: the recording does not tell symbols from channels: {error}"
+            f"--channels: the symbols can't be read from the recording's channels: {error}"
         ) from None
     patterns = [pattern.encode() for pattern in header.channels]
 
@@ -232,35 +237,35 @@ def _renaming(header: Header, channel_of: Callable[[str], str]) -> Callable[[str
     return rename
 
 
-# -- how it goes -----------------------------------------------------------------------------------
+# -- progress -----------------------------------------------------------------------------------
 
 
 class Counts:
-    """What became of the quotes so far."""
+    """Counts of published and failed quotes."""
 
     def __init__(self) -> None:
         self.published = 0
         self.errors = 0
-        #: the most that any quote of the last second reached, and any at all
+        #: most receivers of one quote, in the last second and ever
         self.receivers = 0
         self.most_receivers = 0
         self._began = self._said = time.monotonic()
         self._published_then = 0
 
     def settled(self, receivers: int | None) -> None:
-        """One was published, or was not."""
+        """A quote was published to so many receivers; None where that failed."""
         if receivers is None:
             self.errors += 1
         else:
             self.published += 1
             self.receivers = max(self.receivers, receivers)
 
-    def left_out(self, count: int) -> None:
-        """So many were not published, because Redis did not answer to those before."""
+    def dropped(self, count: int) -> None:
+        """So many quotes were not published, because Redis had not answered earlier ones."""
         self.errors += count
 
-    def since_the_last_time(self, publishing: Publishing) -> str:
-        """How it goes, in a line."""
+    def progress(self, publishing: Publisher) -> str:
+        """The progress since the last call, in a line."""
         now = time.monotonic()
         rate = (self.published - self._published_then) / max(now - self._said, 1e-9)
         self._said, self._published_then = now, self.published
@@ -273,7 +278,7 @@ class Counts:
         return f"{doing}, {self.published:,} published, {count_of(self.errors, 'error')}"
 
     def summary(self) -> str:
-        """What came of it, in a line."""
+        """The totals, in a line."""
         seconds = max(time.monotonic() - self._began, 1e-9)
         most = max(self.most_receivers, self.receivers)
         reached = f"to {count_of(most, 'receiver')} at most" if most else "and nobody listened"
@@ -292,16 +297,16 @@ async def _publish(
     status: StatusLine,
     seconds: float | None,
 ) -> bool:
-    """Publish until the source ends, or somebody has it end; whether Redis was there at all."""
+    """Publish until the source, the time or Ctrl-C ends it; whether Redis was ever reached."""
     from twisted.internet.task import LoopingCall
 
     from pushservice.cli.foreground import after, first_of
-    from pushservice.market.publishing import Publishing
+    from pushservice.market.publisher import Publisher
 
-    publishing = Publishing(
+    publishing = Publisher(
         "feed", reactor, config.redis[0], source, counts.settled, config.redis_tls
     )
-    saying = LoopingCall(lambda: status.say(counts.since_the_last_time(publishing)))
+    saying = LoopingCall(lambda: status.say(counts.progress(publishing)))
     saying.clock = reactor
     saying.start(1, now=False)
     publishing.start()
@@ -309,7 +314,7 @@ async def _publish(
         with after(reactor, seconds) as over:
             await first_of(publishing.done, over, interrupted)
         publishing.finish()
-        with after(reactor, _PATIENCE) as too_late:
+        with after(reactor, _TIMEOUT_S) as too_late:
             await first_of(publishing.done, too_late)
     finally:
         saying.stop()

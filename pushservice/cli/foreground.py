@@ -1,6 +1,7 @@
-"""Runs something in a reactor of its own until it ends, or somebody presses Ctrl-C; for a shell.
+"""Runs a coroutine in a reactor of its own until it ends or Ctrl-C is pressed.
 
-Must not know: what is run.
+Must not know: what is run. Own code: twisted.internet.task.react installs the global reactor, ends
+the process, and cancels at Ctrl-C, where commands print a summary.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def run(main: Callable[[Any, defer.Deferred[None]], Coroutine[Any, Any, Result]]
 
     The reactor ends with it. In a thread other than the main one there are no signals.
     """
-    # One of its own, so that it can run wherever another one does already.
+    # A reactor of its own runs also where the global one runs already, as in tests.
     reactor: Any = SelectReactor()
     interrupted: defer.Deferred[None] = defer.Deferred()
     outcome: list[Any] = []
@@ -80,7 +81,7 @@ async def first_of(*waited: defer.Deferred[Any]) -> None:
 
 @contextmanager
 def after(reactor: Any, seconds: float | None) -> Iterator[defer.Deferred[None]]:
-    """Fires in so many seconds, for None never; nothing is left when the block is."""
+    """Gives a Deferred that fires after `seconds`, never for None; no timer outlives the block."""
     waiting: defer.Deferred[None] = defer.Deferred()
     call = None if seconds is None else reactor.callLater(seconds, waiting.callback, None)
     try:

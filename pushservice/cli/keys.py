@@ -1,6 +1,7 @@
-"""Keys as they are pressed at a terminal, which is as it was before once they are not read.
+"""Reads keys at a terminal, and restores the terminal afterwards.
 
-Must not know: what follows from a key.
+Must not know: what a key does. Own code: a table of eight sequences; prompt_toolkit or textual
+would take over the whole terminal.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-#: what arrives for keys that are no character
+#: the sequences of keys that are not characters
 _NAMES: Final = {
     "\x1b[A": "up",
     "\x1b[B": "down",
@@ -30,7 +31,7 @@ _KEY: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1bO.|.", re.DOTALL)
 
 
 def keys_in(data: bytes) -> list[str]:
-    """The names of keys: `up`, `down`, `page up`, ... or the character that it is."""
+    """The names of keys: `up`, `down`, `page up`, ... or the character itself."""
     return [_NAMES.get(each, each) for each in _KEY.findall(data.decode("utf-8", "replace"))]
 
 
@@ -51,7 +52,7 @@ def keys(descriptor: int, pressed: Callable[[str], None]) -> Iterator[None]:
         except OSError:
             data = b""
         if not data:
-            # Its other end is gone: there will be no key any more.
+            # The other end is closed: no key will come any more.
             loop.remove_reader(descriptor)
         for key in keys_in(data):
             pressed(key)

@@ -1,7 +1,7 @@
-"""`quotepush`: what an operator asks beside the running daemon, on a command line of its own.
+"""`quotepush`: the command and its overview, with `check` and `completion`.
 
-Must not know: how anything works. Its commands import what they need when they run, so that each
-of them starts fast.
+Must not know: how the daemon works. Commands import most modules when they run, so that each of
+them starts fast.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import click
 
 from pushservice import __version__
 from pushservice.cli.bench import bench
-from pushservice.cli.daemon_options import declared
+from pushservice.cli.daemon_options import daemon_option
 from pushservice.cli.feed import feed
 from pushservice.cli.record import record
 from pushservice.cli.token import token
@@ -31,7 +31,7 @@ from pushservice.config.settings import Settings
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-#: what the overview is made of: headings, and the commands below each
+#: the overview: headings, and the commands below each
 _GROUPS: Final = {
     "Quotes": ("feed", "watch", "record", "bench"),
     "The daemon": ("check", "token"),
@@ -67,7 +67,7 @@ class _Overview(click.Group):
 def main() -> None:
     """Live market quotes from Redis to WebSocket clients: tools beside the daemon.
 
-    The daemon itself is started with twistd: `twistd quotepush --help` tells how.
+    The daemon itself is started with twistd: see `twistd quotepush --help`.
     """
 
 
@@ -81,10 +81,10 @@ Examples:
   quotepush completion fish > ~/.config/fish/completions/quotepush.fish"""
 
 
-@main.command(short_help="Print what has a shell complete commands.", epilog=_COMPLETION_EXAMPLES)
+@main.command(short_help="Print the completion script of a shell.", epilog=_COMPLETION_EXAMPLES)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the script with which SHELL completes commands, options and files after Tab."""
+    """Print the script by which SHELL completes commands, options and files."""
     from click.shell_completion import get_completion_class
 
     made = get_completion_class(shell)
@@ -93,9 +93,9 @@ def completion(shell: str) -> None:
 
 
 def _daemon_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command every option of the daemon; what was typed comes as one keyword each."""
+    """Adds every option of the daemon to a command, which gets each as a keyword."""
     for option in reversed((CONFIG_FILE, *OPTIONS)):
-        command = declared(option)(command)
+        command = daemon_option(option)(command)
     return command
 
 
@@ -108,10 +108,10 @@ Examples:
 @main.command(short_help="Say whether the configuration is good.", epilog=_CHECK_EXAMPLES)
 @_daemon_options
 def check(**given: Any) -> None:
-    """Say what every option is set to, who set it, and all that is wrong with it.
+    """Print the value of every option, who set it, and all errors of the configuration.
 
-    Takes the options of the daemon, and reads the same environment and the same file. Starts
-    nothing. The exit status is 0 when the daemon would take the configuration, and 1 when not.
+    Takes the options of the daemon, and reads the same environment and the same file, but starts
+    nothing. The exit status is 0 when the daemon would accept the configuration, and 1 when not.
     """
     configs = given.pop(CONFIG_FILE.name)
     typed = {name.replace("_", "-"): value for name, value in given.items() if value}
@@ -132,7 +132,7 @@ def check(**given: Any) -> None:
 
 
 def _table(settings: Settings) -> Iterator[str]:
-    """The lines of the table of all options; what is secret is masked."""
+    """The lines of the table of all options; secrets are masked."""
     rows = [("SECTION", "OPTION", "VALUE", "ORIGIN")] + [
         (each.option.section or "-", each.option.name, each.shown() or "-", each.origin)
         for each in sorted(settings.settings, key=lambda each: SECTIONS.index(each.option.section))
@@ -145,9 +145,9 @@ def _table(settings: Settings) -> Iterator[str]:
 
 
 def _faults(settings: Settings) -> Iterator[str]:
-    """What would keep the daemon from starting, as far as files and programs tell.
+    """What files and programs of this machine would keep the daemon from starting.
 
-    All of it, whatever else is wrong, but for what may only follow from that.
+    All of it, whatever other errors there are, except for what may follow from those.
     """
     from twisted.internet import reactor
 
@@ -164,7 +164,7 @@ def _faults(settings: Settings) -> Iterator[str]:
         except ValueError as error:
             yield settings.with_origins(str(error), options)
 
-    # Which keys belong to which certificates is clear as far as there are both.
+    # Check the pairs that are complete: where a key is missing, that is another error.
     certificates, keys = settings["cert"].value or (), settings["key"].value or ()
     for pair in zip(map(Path, certificates), map(Path, keys), strict=False):
         yield from refusals(("cert", "key"), server_options, *pair)
@@ -182,7 +182,7 @@ def _faults(settings: Settings) -> Iterator[str]:
         for error in _unusable_endpoints(config):
             yield settings.with_origins(error, ("listen", "interface", "port"))
     if not settings.errors and not settings.config.redis:
-        # Only then it is known that none is named.
+        # With errors it is not known whether the embedded Redis is meant.
         yield from _no_redis_server()
     yield from refusals((), outlets_here, reactor)
 
@@ -205,7 +205,7 @@ def _no_redis_server() -> Iterator[str]:
 
 
 def _unusable_endpoints(config: Config) -> Iterator[str]:
-    """Those that Twisted does not understand, or workers can't share; nothing listens."""
+    """Errors of endpoints that Twisted can't parse or workers can't share; nothing listens."""
     from twisted.internet import reactor
     from twisted.internet.endpoints import serverFromString
 
@@ -213,7 +213,7 @@ def _unusable_endpoints(config: Config) -> Iterator[str]:
 
     for text in config.endpoints():
         if text.startswith("systemd:"):
-            # Its socket is there for the daemon alone.
+            # systemd passes its socket to the daemon only.
             continue
         try:
             serverFromString(reactor, text)
@@ -226,9 +226,9 @@ def _unusable_endpoints(config: Config) -> Iterator[str]:
 
 
 def _notes(config: Config) -> Iterator[str]:
-    """What the daemon would make of this machine."""
+    """Notes on how the configuration meets this machine."""
     cores = len(os.sched_getaffinity(0))
     if config.workers == AUTO:
-        yield f"--workers auto is {cores} here, one for each core"
+        yield f"--workers auto is {cores} here, one per core"
     elif isinstance(config.workers, int) and config.workers > cores:
-        yield f"--workers {config.workers} is more than the {cores} cores that are here"
+        yield f"--workers {config.workers} is more than the {cores} cores of this machine"

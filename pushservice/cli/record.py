@@ -1,6 +1,6 @@
 """`quotepush record`: writes a recording of what is published in Redis.
 
-Must not know: how recordings are written, or how Redis is reached. It imports what it needs when it
+Must not know: how recordings are written, or how Redis is reached. It imports most modules when it
 runs.
 """
 
@@ -33,10 +33,10 @@ Examples:
   quotepush record - --compress zstd > monday.jsonl.zst
   quotepush record - | head -3
 
-The first line of a recording is its header, each other a message: t is when it came, in
-milliseconds since the epoch, c its channel, and d the payload byte for byte (x for text that is no
-JSON, b for base64 of what is no text). quotepush feed FILE plays it. The exit status is 0, also
-after Ctrl-C, and 1 when Redis was never there or the file can't be written."""
+The first line of a recording is its header, every other line a message: t is when it came, in
+milliseconds since the epoch, c its channel, and d the payload byte for byte (x for text that is not
+JSON, b for base64 of what is not UTF-8). quotepush feed FILE plays it. The exit status is 0, also
+after Ctrl-C, and 1 when Redis was never reached or the file can't be written."""
 
 
 @click.command(short_help="Write a recording of what is published.", epilog=_EXAMPLES)
@@ -44,18 +44,18 @@ after Ctrl-C, and 1 when Redis was never there or the file can't be written."""
 @click.option(
     "--compress",
     type=click.Choice(["none", "gzip", "zstd"]),
-    help="How; when not given, FILE's name says it: .gz, .zst, or anything else for none.",
+    help="Compression; when not given, by FILE's name: .gz, .zst, or anything else for none.",
 )
-@click.option("--overwrite", is_flag=True, help="Write FILE though there is one already.")
-@click.option("--count", type=click.IntRange(1), help="End after so many messages.")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="End after that time.")
-@click.option("--quiet", is_flag=True, help="Do not say every second how it goes.")
+@click.option("--overwrite", is_flag=True, help="Overwrite FILE if it exists.")
+@click.option("--count", type=click.IntRange(1), help="Stop after this many messages.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Stop after this time.")
+@click.option("--quiet", is_flag=True, help="Print no progress.")
 @redis_options("Redis channel pattern to record")
 def record(file: str, *, compress: str | None, overwrite: bool, **given: Any) -> None:
     """Write what is published in Redis to FILE, or for - to the standard output.
 
-    All that was published until a second before is in the file, whatever happens. Where Redis was
-    lost meanwhile, a line of the recording says so.
+    The file is flushed once a second, so that a crash loses a second at most. A line of the
+    recording marks where Redis was lost.
     """
     from pushservice.cli.foreground import run
     from pushservice.market.recorder import Recorder
@@ -64,14 +64,14 @@ def record(file: str, *, compress: str | None, overwrite: bool, **given: Any) ->
     config = redis_config(given)
     compression = compress or compression_of(file)
     if file == "-" and compression != "none" and sys.stdout.isatty():
-        raise click.UsageError("a compressed recording is nothing for a terminal: use > FILE")
+        raise click.UsageError("a compressed recording can't be shown on a terminal: use > FILE")
     status = StatusLine(sys.stderr, quiet=given["quiet"])
     try:
         lines = RecordingFile(file, compression, overwrite=overwrite)
         recorder = Recorder(lines, config.channels, _now, given["count"])
     except FileExistsError:
         raise click.ClickException(
-            f"{file} is there already: choose another name, or say --overwrite"
+            f"{file} exists already: choose another name, or add --overwrite"
         ) from None
     except OSError as error:
         raise click.ClickException(f"can't write {file}: {error.strerror}") from None
@@ -87,8 +87,8 @@ def record(file: str, *, compress: str | None, overwrite: bool, **given: Any) ->
             reached = run(main)
             lines.close()
     except BrokenPipeError:
-        # Whoever read the standard output has enough.
-        _leave_standard_output()
+        # The reader of the standard output closed it.
+        _detach_standard_output()
         return
     except OSError as error:
         raise click.ClickException(f"can't write {file}: {error.strerror}") from None
@@ -96,7 +96,7 @@ def record(file: str, *, compress: str | None, overwrite: bool, **given: Any) ->
         raise click.ClickException(str(error)) from None
     status.line(progress.summary(file))
     if not reached:
-        raise click.ClickException(f"Redis {progress.where} was not there")
+        raise click.ClickException(f"Redis {progress.where} could not be reached")
 
 
 def _now() -> int:
@@ -104,7 +104,7 @@ def _now() -> int:
 
 
 class _Progress:
-    """How it goes, in lines."""
+    """The progress, in lines."""
 
     def __init__(self, recorder: Recorder, config: Config) -> None:
         self.where = ", ".join(map(str, config.redis))
@@ -114,7 +114,7 @@ class _Progress:
         self._messages_then = 0
 
     def now(self, *, up: bool) -> str:
-        """What happened since the last time, and in all."""
+        """The rate since the last call, and the totals."""
         now = time.monotonic()
         messages = self._recorder.messages
         rate = (messages - self._messages_then) / max(now - self._said, 1e-9)
@@ -122,18 +122,18 @@ class _Progress:
         doing = f"recording {self._channels}: {rate:,.0f}/s"
         if not up:
             doing = f"waiting for Redis {self.where}"
-        return f"{doing}, {self._in_all()}"
+        return f"{doing}, {self._totals()}"
 
     def summary(self, file: str) -> str:
-        """What came of it."""
+        """The totals at the end."""
         seconds = time.monotonic() - self._began
         name = "the standard output" if file == "-" else file
         size = "" if file == "-" else f" ({size_of(Path(file).stat().st_size)})"
         lost = self._recorder.losses
-        losses = f"; Redis was lost {count_of(lost, 'time')}, as it says" if lost else ""
-        return f"{self._in_all()} in {seconds:.1f} s, recorded in {name}{size}{losses}"
+        losses = f"; Redis was lost {count_of(lost, 'time')}, as marked in it" if lost else ""
+        return f"{self._totals()} in {seconds:.1f} s, recorded in {name}{size}{losses}"
 
-    def _in_all(self) -> str:
+    def _totals(self) -> str:
         messages = count_of(self._recorder.messages, "message")
         return f"{messages} with {size_of(self._recorder.size)} of payloads"
 
@@ -148,7 +148,7 @@ async def _record(
     status: StatusLine,
     seconds: float | None,
 ) -> bool:
-    """Record until somebody has it end; whether Redis was there at all."""
+    """Record until the count, the time or Ctrl-C ends it; whether Redis was ever reached."""
     from twisted.internet.task import LoopingCall
 
     from pushservice.cli.foreground import after, first_of
@@ -188,13 +188,13 @@ async def _record(
         with after(reactor, seconds) as over:
             await first_of(recorder.done, over, interrupted)
     finally:
-        # That the feed goes now is no loss.
+        # Do not record the feed's own stop as a loss.
         recorder.finish()
         saying.stop()
         await feeds.stop()
     return counters.feed_connects > 0
 
 
-def _leave_standard_output() -> None:
-    """Have the interpreter find something to flush to at its end."""
+def _detach_standard_output() -> None:
+    """Point the standard output to /dev/null, as the interpreter flushes it when it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,6 +1,6 @@
-"""A board as a table on a terminal, as wide and as high as that is.
+"""Shows a board as a table that fills the terminal.
 
-Must not know: connections, keys, or what comes. It is given a board whenever it is to be shown.
+Must not know: connections, keys, or events. It is given a board whenever it is to be shown.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pushservice.cli.board import Board, Row
-from pushservice.cli.columns import COLUMNS, DOWN, GAP, UP, since, that_fit
-from pushservice.market.payload_fields import plain
+from pushservice.cli.columns import COLUMNS, DOWN, GAP, UP, fitting_columns, format_age
+from pushservice.market.payload_fields import printable
 
 _STATES: Final = {
     "open": "green",
@@ -25,25 +25,25 @@ _STATES: Final = {
     "waiting": "yellow",
     "closed": "red",
 }
-#: refused symbols that are shown one by one
-_MOST_REFUSED: Final = 3
+#: refused symbols that are listed
+_MAX_REFUSED: Final = 3
 
 
 def picture(
     board: Board, title: str, now: float, width: int, height: int, *, first: int = 0
 ) -> RenderableType:
-    """The board within so many cells and lines.
+    """The board in `width` cells and `height` lines.
 
-    `first` rows are scrolled away, as far as that can be.
+    `first` rows are scrolled away, or as many as there are to scroll.
     """
     about = _about_connection(board, now)
-    # How it stands matters more than where.
+    # The connection's state matters more than the URL.
     if len(title) + 3 + about[0].cell_len <= width:
         about.insert(0, Text(title, "bold"))
     head = [_fitted(about, width)]
     head.append(_fitted(_about_quotes(board, now), width))
-    refused = board.refused[:_MOST_REFUSED]
-    foot = [_line(_refusal(row), width) for row in refused]
+    refused = board.refused[:_MAX_REFUSED]
+    foot = [_line(_verify_error(row), width) for row in refused]
     if len(board.refused) > len(refused):
         more = f"and {len(board.refused) - len(refused)} more are refused"
         foot.append(_line(Text(more, "red"), width))
@@ -58,7 +58,7 @@ def picture(
 
 def _table(rows: Sequence[Row], now: float, width: int) -> Table:
     cells = {column: [column.cell(row, now) for row in rows] for column in COLUMNS}
-    chosen = that_fit(cells, width)
+    chosen = fitting_columns(cells, width)
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
     for column in chosen:
         table.add_column(
@@ -83,12 +83,12 @@ def _about_connection(board: Board, now: float) -> list[Text]:
         said = f"{said} {max(board.again_at - now, 0.0):.0f} s"
     parts = [Text(f"● {said}", style)]
     if board.reason and board.state != "open":
-        parts.append(Text(plain(board.reason), style))
+        parts.append(Text(printable(board.reason), style))
         return parts
     if board.feed_up is not None:
         parts.append(Text("feed up", UP) if board.feed_up else Text("feed down", f"bold {DOWN}"))
     if board.heard_at is not None:
-        parts.append(Text(f"heard {since(now - board.heard_at)} ago", "dim"))
+        parts.append(Text(f"heard {format_age(now - board.heard_at)} ago", "dim"))
     return parts
 
 
@@ -111,14 +111,14 @@ def _about_keys(first: int, visible: int, rows: int) -> list[Text]:
     return parts
 
 
-def _refusal(row: Row) -> Text:
+def _verify_error(row: Row) -> Text:
     return Text.assemble(
-        ("✗ ", "red"), (plain(row.symbol), "bold red"), f"  {plain(row.refused or '')}"
+        ("✗ ", "red"), (printable(row.symbol), "bold red"), f"  {printable(row.refused or '')}"
     )
 
 
 def _fitted(parts: Sequence[Text], width: int) -> Text:
-    """As many of the parts as one line has room for; the last one that is shown may be cut."""
+    """As many parts as fit into one line; the last of them may be cut."""
     line = Text()
     for part in filter(None, parts):
         if line and line.cell_len + 3 + min(part.cell_len, 8) > width:
@@ -137,7 +137,7 @@ def _line(text: Text, width: int) -> Text:
 
 
 class Screen:
-    """A terminal's other screen, as long as it is entered; then all is as it was before."""
+    """The alternate screen of a terminal while entered; then the terminal is as before."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console()
@@ -147,7 +147,7 @@ class Screen:
 
     @property
     def usable(self) -> bool:
-        """Whether a table can be shown there at all."""
+        """Whether the terminal can show a table."""
         return self._console.is_terminal and not self._console.is_dumb_terminal
 
     def __enter__(self) -> Self:
@@ -163,7 +163,7 @@ class Screen:
         self._live.stop()
 
     def show(self, board: Board, title: str, now: float) -> None:
-        """Show the board as it is now, as large as the terminal is now."""
+        """Show the board, in the terminal's current size."""
         width, height = self._console.size
         shown_now = picture(board, title, now, width, height, first=self.first)
         self._live.update(shown_now, refresh=True)
@@ -174,5 +174,5 @@ class Screen:
 
     @property
     def page(self) -> int:
-        """Rows that one page has, about."""
+        """The number of rows to scroll by for a page."""
         return max(self._console.size.height - 6, 1)

@@ -1,6 +1,7 @@
-"""How it goes, said once a second on the standard error by what runs in a terminal.
+"""A progress line on the standard error, and counts and sizes for people.
 
-Must not know: what goes on.
+Must not know: what progresses. Own code: one line; progress libraries (click, rich, tqdm) show bars
+with a known end, and print nothing useful where the output is not a terminal.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ if TYPE_CHECKING:
 
 
 class StatusLine:
-    """One line on a terminal, that is written anew; elsewhere a line each time."""
+    """A line that is overwritten on a terminal; elsewhere a new line each time."""
 
     def __init__(
         self, stream: TextIO, *, quiet: bool = False, local: Callable[[], str] | None = None
     ) -> None:
-        """With `quiet`, only warnings and what is said last are written. `local` is the time."""
+        """With `quiet`, only warnings and summaries are written. `local` gives the local time."""
         self._stream = stream
         self._live = stream.isatty()
         self._quiet = quiet
@@ -29,29 +30,29 @@ class StatusLine:
         self._open = False
 
     def say(self, text: str) -> None:
-        """How it goes now."""
+        """Show the progress."""
         if self._quiet:
             return
         text = f"{self._time()}  {text}"
         if self._live:
-            # To the line's beginning, and what was there is cleared.
+            # Go to the beginning of the line and clear it.
             self._write(f"\r\x1b[K{self._fitted(text)}")
             self._open = True
         else:
             self._write(f"{text}\n")
 
     def line(self, text: str) -> None:
-        """A line that stays."""
+        """Write a line that stays."""
         self._write(f"{self._ended()}{text}\n")
 
     def end(self) -> None:
-        """What others write begins on a line of its own."""
+        """End the progress line, so that other output begins on a new line."""
         if self._open:
             self._write(self._ended())
 
     @contextmanager
     def warnings(self) -> Iterator[None]:
-        """What is logged as a warning or worse becomes a line that stays."""
+        """Within the block, warnings and errors that are logged become lines that stay."""
         from twisted.logger import (
             FilteringLogObserver,
             ILogObserver,
@@ -74,11 +75,11 @@ class StatusLine:
             globalLogPublisher.removeObserver(observer)
 
     def _fitted(self, text: str) -> str:
-        """As much as one line has room for: of two lines the next text would clear the last."""
+        """`text` cut to one line: of a text of two lines the next one would clear only the last."""
         try:
             width = os.get_terminal_size(self._stream.fileno()).columns
         except OSError:
-            # A terminal of which nobody knows the width.
+            # A terminal of unknown width.
             return text
         # Some report none. The last cell stays free: some terminals go on to the next line there.
         return text if len(text) < width or not width else f"{text[: max(width - 2, 0)]}…"
@@ -92,12 +93,12 @@ class StatusLine:
             self._stream.write(text)
             self._stream.flush()
         except OSError:
-            # Nobody reads it any more, which is no reason to end.
+            # Nobody reads it any more, which is no reason to stop.
             self._quiet = True
 
 
 def count_of(number: int, one: str, many: str | None = None) -> str:
-    """A number with its word: `1 error`, `1,200 errors`."""
+    """A number with its noun: `1 error`, `1,200 errors`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 

@@ -32,7 +32,7 @@ from pushservice.protocol.commands import MAX_INTERVAL_MS
 from pushservice.protocol.symbols import symbol_fault
 
 #: seconds that a token or a ticket may live: ten years
-_LONGEST: Final = 10 * 366 * 86_400
+_MAX_LIFETIME_S: Final = 10 * 366 * 86_400
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _TIMES: Final = ("exp", "nbf", "iat")
 _ALGORITHMS: Final = click.Choice(["HS256", "EdDSA"])
@@ -76,7 +76,7 @@ def _duration(text: str) -> int:
     """Seconds."""
     parts = re.fullmatch(r"([0-9]{1,10})([smhd])", text, re.ASCII)
     length = int(parts[1]) * _UNITS[parts[2]] if parts else 0
-    if not 1 <= length <= _LONGEST:
+    if not 1 <= length <= _MAX_LIFETIME_S:
         raise ValueError(f"{text!r} is no time such as 90s, 15m, 1h or 7d, up to ten years")
     return length
 
@@ -168,7 +168,7 @@ def _redis(command: Command) -> Command:
     return command
 
 
-def _ask(given: dict[str, Any], *commands: list[str | bytes | int]) -> None:
+def _send_to_redis(given: dict[str, Any], *commands: list[str | bytes | int]) -> None:
     """Have Redis do `commands`; a failure is told in one line."""
     from pushservice.redis.one_shot import RequestFailed, execute
     from pushservice.redis.url import RedisTLS, redis_address
@@ -269,18 +269,18 @@ def show(text: str, key: Path | None, jwks: Path | None, **given: Any) -> None:
         header, claims = unverified(text)
     except Refused as error:
         raise click.ClickException(str(error)) from None
-    for line in _described(header, claims):
+    for line in _format_token(header, claims):
         click.echo(line)
     if key is None and jwks is None:
         click.echo("verifies: not looked at, without a key")
         return
-    refusal = _refusal(text, key, jwks, given)
+    refusal = _verify_error(text, key, jwks, given)
     click.echo(f"verifies: {'yes' if refusal is None else f'no: {refusal}'}")
     if refusal is not None:
         sys.exit(1)
 
 
-def _refusal(
+def _verify_error(
     text: str, key: Path | None, jwks: Path | None, given: dict[str, Any]
 ) -> Exception | None:
     """Why a token does not verify; None where it does."""
@@ -307,30 +307,30 @@ class _SystemClock:
         raise NotImplementedError("nothing waits here")
 
 
-def _described(header: dict[str, Any], claims: dict[str, Any]) -> Iterator[str]:
+def _format_token(header: dict[str, Any], claims: dict[str, Any]) -> Iterator[str]:
     # As ASCII, so that nothing in a token speaks to the terminal.
     yield "header:"
     for name, value in header.items():
         yield f"  {json.dumps(name)}: {json.dumps(value)}"
     yield "claims:"
     for name, value in claims.items():
-        said = f" ({_time_in_words(value)})" if name in _TIMES else ""
+        said = f" ({_format_time(value)})" if name in _TIMES else ""
         yield f"  {json.dumps(name)}: {json.dumps(value)}{said}"
 
 
-def _time_in_words(value: object) -> str:
+def _format_time(value: object) -> str:
     try:
         at = time_of({"it": value}, "it")
     except Refused:
         return "no time"
     assert at is not None, "it is there"
     away = at - time.time()
-    length = _length_in_words(abs(away))
+    length = _format_duration(abs(away))
     when = f"in {length}" if away > 0 else f"{length} ago"
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC, {when}"
 
 
-def _length_in_words(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     for name, size in (("day", 86_400), ("hour", 3600), ("minute", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {name}s"
@@ -363,7 +363,7 @@ def ticket(expires: int, *, once: bool, **given: Any) -> None:
     text = json.dumps({name: each for name, each in value.items() if each is not None})
     if len(text) > MOST_VALUE:
         raise click.ClickException(f"the ticket would have {len(text)} bytes; {MOST_VALUE} may be")
-    _ask(given, ["SET", ticket_key(made, given["prefix"]), text, "EX", expires])
+    _send_to_redis(given, ["SET", ticket_key(made, given["prefix"]), text, "EX", expires])
     click.echo(made)
 
 
@@ -381,7 +381,7 @@ def revoke(user: str | None, id: str | None, **given: Any) -> None:
         raise click.ClickException("say whose tokens: --user, or which one: --id")
     kind, name = ("token", id) if user is None else ("user", user)
     prefix = given["prefix"]
-    _ask(
+    _send_to_redis(
         given,
         ["MULTI"],
         ["HSET", revoked_hash(prefix), f"{kind}:{name}", f"{time.time():.3f}"],

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pushservice.market.playback import Simulated
-from pushservice.market.publishing import Publishing
+from pushservice.market.playback import SimulatedSource
+from pushservice.market.publisher import Publisher
 from pushservice.market.simulator import Market
 from pushservice.metrics import Counters
 from pushservice.redis.url import RedisAddress, RedisTLS
@@ -29,18 +29,16 @@ class DemoMarket:
         tls: RedisTLS | None = None,
     ) -> None:
         self._counters = counters
-        source = Simulated(market, channel_of, rate, self._left_out)
-        self.publishing = Publishing(
-            "simulated market", reactor, address, source, self._settled, tls
-        )
+        source = SimulatedSource(market, channel_of, rate, self._dropped)
+        self.publisher = Publisher("simulated market", reactor, address, source, self._settled, tls)
 
     def start(self) -> None:
         """Begin to publish as soon as Redis answers; returns at once."""
-        self.publishing.start()
+        self.publisher.start()
 
     async def stop(self) -> None:
         """Publish no more. May be called twice, or without `start`."""
-        await self.publishing.stop()
+        await self.publisher.stop()
 
     def _settled(self, receivers: int | None) -> None:
         if receivers is None:
@@ -48,5 +46,5 @@ class DemoMarket:
         else:
             self._counters.demo_published += 1
 
-    def _left_out(self, count: int) -> None:
+    def _dropped(self, count: int) -> None:
         self._counters.demo_failed += count

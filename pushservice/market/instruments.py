@@ -299,10 +299,10 @@ SYMBOLS: tuple[Listing, ...] = _read_tables(
 )
 
 #: the most listings that a number may ask for
-MOST_LISTINGS: Final = 100_000
+MAX_LISTINGS: Final = 100_000
 
 
-def listings_of(text: str) -> tuple[Listing, ...]:
+def parse_listings(text: str) -> tuple[Listing, ...]:
     """The listings that somebody asks for: so many, or those of symbols with commas between them.
 
     What is not among SYMBOLS is made up: SIM0201 and so on past their number, and any other symbol
@@ -310,10 +310,10 @@ def listings_of(text: str) -> tuple[Listing, ...]:
     """
     if text.isascii() and text.isdigit():
         count = int(text)
-        if not 1 <= count <= MOST_LISTINGS:
-            raise ValueError(f"{text} is not a number from 1 to {MOST_LISTINGS}")
+        if not 1 <= count <= MAX_LISTINGS:
+            raise ValueError(f"{text} is not a number from 1 to {MAX_LISTINGS}")
         more = range(len(SYMBOLS) + 1, count + 1)
-        return SYMBOLS[:count] + tuple(_made_up(f"SIM{number:04}") for number in more)
+        return SYMBOLS[:count] + tuple(_invented(f"SIM{number:04}") for number in more)
     known = {listing.symbol: listing for listing in SYMBOLS}
     symbols = dict.fromkeys(filter(None, (each.strip() for each in text.split(","))))
     for symbol in symbols:
@@ -322,8 +322,8 @@ def listings_of(text: str) -> tuple[Listing, ...]:
             raise ValueError(f"{symbol!r}: {fault}")
     if not symbols:
         raise ValueError(f"{text!r} is no number and names no symbol, such as AAPL,600519.SH")
-    return tuple(known.get(symbol) or _made_up(symbol) for symbol in symbols)
+    return tuple(known.get(symbol) or _invented(symbol) for symbol in symbols)
 
 
-def _made_up(symbol: str) -> Listing:
+def _invented(symbol: str) -> Listing:
     return Listing(symbol, symbol, Decimal("100.00"), 2, 100)

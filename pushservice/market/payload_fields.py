@@ -21,18 +21,18 @@ TIME: Final = ("ts", "timestamp", "time", "t")
 NAME: Final = ("name",)
 
 # A number whose digits would fill the terminal is shown with its exponent.
-_MOST_PLACES: Final = 24
+_MAX_PLACES: Final = 24
 #: the years 2001 to 2286, in milliseconds since the epoch; what it takes to have others as those
 _FIRST_MS: Final = 1_000_000_000_000
 _LAST_MS: Final = 9_999_999_999_999
 _UNITS: Final = (Decimal(1), Decimal(1000), Decimal("0.001"), Decimal("0.000001"))
 
 
-def _exactly(text: str) -> Decimal:
+def _to_decimal(text: str) -> Decimal:
     return Decimal(text)
 
 
-_decode = msgspec.json.Decoder(float_hook=_exactly).decode
+_decode = msgspec.json.Decoder(float_hook=_to_decimal).decode
 
 
 class Ticker(NamedTuple):
@@ -74,14 +74,14 @@ def read_ticker(payload: bytes, price_field: str | None = None) -> Ticker:
     )
 
 
-def shown(number: Decimal) -> str:
+def format_number(number: Decimal) -> str:
     """A number with the digits it was sent with."""
-    if abs(number.adjusted()) > _MOST_PLACES or number.as_tuple().exponent < -_MOST_PLACES:  # type: ignore[operator]  # numbers of JSON are finite
+    if abs(number.adjusted()) > _MAX_PLACES or number.as_tuple().exponent < -_MAX_PLACES:  # type: ignore[operator]  # numbers of JSON are finite
         return str(number)
     return f"{number:f}"
 
 
-def plain(text: str) -> str:
+def printable(text: str) -> str:
     """Text of somebody's without what would speak to a terminal."""
     return "".join(
         letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text

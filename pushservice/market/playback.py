@@ -16,14 +16,14 @@ from pushservice.market.simulator import Market
 Publication = tuple[bytes, bytes]
 
 #: Seconds of standing still that are made up for: longer ones would end in a flood.
-MOST_MADE_UP: Final = 1.0
+MAX_CATCH_UP_S: Final = 1.0
 #: Seconds between two looks at the market.
 _TICK: Final = 0.02
 #: Microseconds that a recording takes at least when it is played again and again: one of a moment
 #: would be a flood.
-_SHORTEST_PASS: Final = 1_000_000
+_MIN_PASS_US: Final = 1_000_000
 #: What a recording gives at a time, so that there is a turn for answers and signals in between.
-_MOST_AT_ONCE: Final = 2000
+_MAX_BATCH: Final = 2000
 
 
 class Source(Protocol):
@@ -57,13 +57,13 @@ class _Elapsed:
         elapsed = 0.0 if self._at is None else now - self._at
         self._at = now
         # A clock may be set back.
-        return min(max(elapsed, 0.0), MOST_MADE_UP)
+        return min(max(elapsed, 0.0), MAX_CATCH_UP_S)
 
 
-class Simulated:
+class SimulatedSource:
     """`rate` quotes a second of a market, evenly; ends after `count` of them, if that is given.
 
-    What there was no room for is left out, and `left_out` is told how many quotes that were.
+    What there was no room for is left out, and `dropped` is told how many quotes that were.
     """
 
     def __init__(
@@ -71,13 +71,13 @@ class Simulated:
         market: Market,
         channel_of: Callable[[str], str],
         rate: float,
-        left_out: Callable[[int], None],
+        dropped: Callable[[int], None],
         count: int | None = None,
     ) -> None:
         self._market = market
         self._channel_of = channel_of
         self._rate = rate
-        self._tell_left_out = left_out
+        self._report_dropped = dropped
         self._count = count
         self._elapsed = _Elapsed()
         self._due = 0.0
@@ -85,7 +85,7 @@ class Simulated:
 
     def due(self, now: float, room: int) -> Sequence[Publication]:
         """See Source."""
-        most = max(self._rate * MOST_MADE_UP, 1.0)
+        most = max(self._rate * MAX_CATCH_UP_S, 1.0)
         self._due = min(self._due + self._rate * self._elapsed(now), most)
         whole = int(self._due)
         self._due -= whole
@@ -93,7 +93,7 @@ class Simulated:
             whole = min(whole, self._count)
         given = min(whole, room)
         if given < whole:
-            self._tell_left_out(whole - given)
+            self._report_dropped(whole - given)
         if self._count is not None:
             self._count -= given
             self.ended = self._count == 0
@@ -111,7 +111,7 @@ class Simulated:
         return _TICK
 
 
-class Playback:
+class PlaybackSource:
     """A recording's messages with the time between them as it was, divided by `speed`.
 
     A speed of None has them as fast as they are taken. `begin` gives what a recording holds from
@@ -143,13 +143,13 @@ class Playback:
         self._messages: Iterator[Message | Mark | None] | None = None
         self._next: Message | None = None
         self._dry = False
-        self._fault: Exception | None = None
+        self._error: Exception | None = None
         self.ended = False
 
     def due(self, now: float, room: int) -> Sequence[Publication]:
         """See Source."""
-        if self._fault is not None:
-            raise self._fault
+        if self._error is not None:
+            raise self._error
         elapsed = self._elapsed(now)
         if self._speed is not None:
             self._position += elapsed * self._speed * 1e6
@@ -159,7 +159,7 @@ class Playback:
         elif self._dry:
             self._take(None)
         found: list[Publication] = []
-        room = min(room, _MOST_AT_ONCE)
+        room = min(room, _MAX_BATCH)
         while self._next is not None and len(found) < room:
             message = self._next
             if self._speed is not None and message.at > self._position:
@@ -168,7 +168,7 @@ class Playback:
             try:
                 self._advance()
             except Exception as error:  # noqa: BLE001 - whatever it is, what was read comes first
-                self._next, self._fault = None, error
+                self._next, self._error = None, error
         return found
 
     def hold(self, now: float) -> None:
@@ -190,7 +190,7 @@ class Playback:
 
     def _start_again(self, last: Message) -> None:
         assert self._began is not None, "there was a last message"
-        pause = max(self._began + _SHORTEST_PASS - last.at, 0)
+        pause = max(self._began + _MIN_PASS_US - last.at, 0)
         self._start()
         self._position -= pause
 

@@ -30,7 +30,7 @@ _CHUNK: Final = 64 * 1024
 #: bytes that say how what follows is compressed
 _MAGIC: Final = 4
 #: bytes of the longest line: a payload of Redis's largest string, in base64, would be longer
-_LONGEST_LINE: Final = 256 * 1024 * 1024
+_MAX_LINE: Final = 256 * 1024 * 1024
 
 
 class BadRecording(ValueError):
@@ -172,7 +172,7 @@ class Recording:
                 size = 0
             begun.append(rest)
             size += len(rest)
-            if size > _LONGEST_LINE:
+            if size > _MAX_LINE:
                 raise BadRecording(f"{self.name}: line {number + 1} has no end")
         last = b"".join(begun)
         if last:

@@ -24,7 +24,7 @@ VERSION: Final = 1
 
 # A payload's depth is bounded by its brackets. Deeper ones could be too deep for a reader once they
 # stand within a line.
-_MOST_BRACKETS: Final = 500
+_MAX_BRACKETS: Final = 500
 _SPACE: Final = b" \t\r\n"
 
 _encode = msgspec.json.Encoder().encode
@@ -38,7 +38,7 @@ class BadLine(ValueError):
 class Header:
     """The first line: when the recording began, and the patterns of the channels it listened to.
 
-    Times are microseconds since the epoch here, and milliseconds with a fraction in the file.
+    Histogram are microseconds since the epoch here, and milliseconds with a fraction in the file.
     """
 
     began: int
@@ -97,7 +97,7 @@ def message_line(message: Message) -> bytes:
     `b`, base64 of what is no UTF-8.
     """
     at, channel, payload = message
-    if _stands_in_line(payload):
+    if _fits_in_line(payload):
         name, value = b"d", payload
     else:
         try:
@@ -153,13 +153,13 @@ def read_line(line: bytes) -> Message | Mark | None:
         raise BadLine("no line of a recording: b is no base64") from None
 
 
-def _stands_in_line(payload: bytes) -> bool:
+def _fits_in_line(payload: bytes) -> bool:
     return (
         payload[:1] not in _SPACE
         and payload[-1:] not in _SPACE
         and b"\n" not in payload
         and b"\r" not in payload
-        and payload.count(b"[") + payload.count(b"{") <= _MOST_BRACKETS
+        and payload.count(b"[") + payload.count(b"{") <= _MAX_BRACKETS
         and is_json(payload)
     )
 

@@ -182,7 +182,7 @@ def test_a_redis_that_was_never_there_is_status_1(quotepush, words):
     command = quotepush(*words, "--redis", f"redis://:geheim@127.0.0.1:{port}", "--seconds", "1.5")
     assert command.wait() == 1
     assert f"warning: Redis redis://:***@127.0.0.1:{port}: no connection" in command.err
-    assert f"Error: Redis redis://:***@127.0.0.1:{port} was not there" in command.err
+    assert f"Error: Redis redis://:***@127.0.0.1:{port} could not be reached" in command.err
     assert "geheim" not in command.err
 
 

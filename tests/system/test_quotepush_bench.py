@@ -102,4 +102,4 @@ def test_a_daemon_that_is_not_there_is_status_1(bench):
     command = bench(f"ws://127.0.0.1:{free_port()}", "A", "--clients", "2")
     assert command.wait(60) == 1
     assert "Connection refused" in command.err
-    assert command.err.endswith("Error: no client was served\n")
+    assert command.err.endswith("Error: no client connected\n")

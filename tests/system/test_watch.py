@@ -108,7 +108,9 @@ def test_what_is_no_terminal_gets_lines_and_is_told(served, watch, publish, redi
     command = watch(*trusted(served, "PIPE", "--count", "1"))
     assert command.wait() == 0
     assert lines(command)[0]["d"] == 1
-    assert command.err == "the output is no terminal: a line of JSON for each quote, as --json\n"
+    assert command.err == (
+        "the output is not a terminal: printing a line of JSON for each quote, as --json\n"
+    )
 
 
 def test_a_pipe_that_is_closed_ends_it_quietly(served, publish, redis_server, tmp_path):
@@ -159,7 +161,7 @@ def test_without_symbols_it_is_what_was_quoted_last(served, watch, publish, redi
     publish(redis_server, [(f"{PREFIX}.LATEST", "5")])
     command = watch(*trusted(served, "--json", "--count", "1"))
     assert command.wait() == 0
-    assert re.search(r"these \d+ are those that were quoted last", command.err)
+    assert re.search(r"taking the \d+ that were quoted last", command.err)
 
 
 # -- refusals --------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ PURE = {"protocol", "fanout", "session"} | {
     "market/recording_format",
     "market/simulator",
     "cli/board",
-    "cli/load",
+    "cli/bench_results",
     "feed/publish_time",
     "feed/symbol_reader",
     "monitoring/families",
@@ -75,7 +75,7 @@ IMPURE_LIBRARIES = {
 #: libraries, and the only files that import them
 ONLY_IN: dict[str, set[str]] = {
     "asyncio": {
-        *("cli/bench", "cli/benching", "cli/keys", "cli/watch", "cli/watching"),
+        *("cli/bench", "cli/bench_clients", "cli/keys", "cli/watch", "cli/watch_views"),
         "client/for_asyncio",
     },
     "autobahn": {
@@ -102,7 +102,7 @@ ONLY_IN: dict[str, set[str]] = {
     "service_identity": {"redis/tls", "client/twisted_tls"},
     "txredisapi": {
         *("redis/link", "redis/sentinel", "redis/one_shot", "auth/tickets", "auth/revocation_feed"),
-        *("feed/redis_pubsub", "feed/snapshot_hash", "market/publishing", "registry/connection"),
+        *("feed/redis_pubsub", "feed/snapshot_hash", "market/publisher", "registry/connection"),
     },
     "websockets": {"client/for_asyncio"},
     "zstandard": {"market/recording_files"},

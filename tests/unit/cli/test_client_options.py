@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from pushservice.cli import client_options
-from pushservice.cli.client_options import client_settings, explained, symbols_of
+from pushservice.cli.client_options import client_settings, explain_error, symbols_of
 from pushservice.client import QuoteError
 
 
@@ -117,17 +117,17 @@ def page() -> Iterator:
 def test_without_symbols_they_are_those_of_the_page_and_that_is_said(page):
     (_, _, symbols), done = said(page(["AAPL", "贵"]))
     assert symbols == ["AAPL", "贵"]
-    assert "no SYMBOL is named: these 2 are those that were quoted last" in done.stderr
+    assert "no SYMBOL is named: taking the 2 that were quoted last" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("body", "status", "text"),
     [
-        ([], 200, "the daemon tells of none"),
+        ([], 200, "list of symbols is empty"),
         (b"", 404, "it answers 404 Not Found: it serves no page"),
-        (b"<html>", 200, "no JSON"),
-        ({"error": 1}, 200, "no symbols"),
-        ([1], 200, "no symbols"),
+        (b"<html>", 200, "not JSON"),
+        ({"error": 1}, 200, "not a list of symbols"),
+        ([1], 200, "not a list of symbols"),
     ],
 )
 def test_a_page_that_does_not_say_is_named(page, body, status, text):
@@ -156,7 +156,7 @@ def test_a_daemon_that_is_not_there_is_named():
     ],
 )
 def test_why_there_is_no_connection_comes_with_what_to_type(error, words):
-    text = explained(error)
+    text = explain_error(error)
     for word in words:
         assert word in text
     assert "=" not in text

@@ -75,13 +75,13 @@ def test_a_password_is_shown_to_nobody():
 
 
 def test_channels_are_renamed_by_the_symbol_where_they_are_typed(recording):
-    from pushservice.cli.feed import _playback
+    from pushservice.cli.feed import _playback_source
     from pushservice.config.config import Config
 
     given = {"speed": None, "loop": False, "count": None}
-    renamed = _playback(recording, Config(channels=("my.*.x",)), given)
+    renamed = _playback_source(recording, Config(channels=("my.*.x",)), given)
     assert [channel for channel, _ in renamed.due(0, 10)] == [b"my.AAPL.x", b"my.MSFT.x", b"other"]
-    as_they_were = _playback(recording, None, given)
+    as_they_were = _playback_source(recording, None, given)
     assert [channel for channel, _ in as_they_were.due(0, 10)] == [
         message.channel.encode() for message in MESSAGES
     ]
@@ -91,7 +91,7 @@ def test_counts_sum_up():
     counts = Counts()
     for receivers in (0, 3, 1, None):
         counts.settled(receivers)
-    counts.left_out(5)
+    counts.dropped(5)
     assert counts.summary().startswith("3 quotes published in ")
     assert counts.summary().endswith("to 3 receivers at most, 6 errors")
     assert Counts().summary().endswith("and nobody listened, 0 errors")

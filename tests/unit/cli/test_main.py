@@ -198,10 +198,10 @@ def test_a_redis_server_must_be_there_where_none_is_named(run, tmp_path):
 def test_the_number_of_workers_is_set_against_the_cores(run):
     cores = len(os.sched_getaffinity(0))
     auto = run("check", *PLAIN, "--workers", "auto").stdout
-    assert f"--workers auto is {cores} here, one for each core\n" in auto
+    assert f"--workers auto is {cores} here, one per core\n" in auto
     many = run("check", *PLAIN, "--workers", "256")
     assert many.returncode == 0
-    assert f"--workers 256 is more than the {cores} cores that are here\n" in many.stdout
+    assert f"--workers 256 is more than the {cores} cores of this machine\n" in many.stdout
     assert "--workers" not in run("check", *PLAIN, "--workers", "1").stdout
 
 

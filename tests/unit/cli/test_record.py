@@ -36,5 +36,5 @@ def test_a_file_that_is_there_is_kept(tmp_path):
     path.write_text("mine")
     done = run(str(path))
     assert done.exit_code == 1
-    assert "is there already: choose another name, or say --overwrite" in done.stderr
+    assert "exists already: choose another name, or add --overwrite" in done.stderr
     assert path.read_text() == "mine"

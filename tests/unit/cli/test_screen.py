@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pushservice.cli.board import QUIET_AFTER, Board
-from pushservice.cli.columns import since
+from pushservice.cli.columns import format_age
 from pushservice.cli.screen import Screen, picture
 
 NOW = 1_763_800_000.0
@@ -194,4 +194,4 @@ def test_the_other_screen_is_left_as_it_was_found():
     [(-1, "0.0 s"), (9.94, "9.9 s"), (10, "10 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h")],
 )
 def test_lengths_of_time_are_short(seconds, text):
-    assert since(seconds) == text
+    assert format_age(seconds) == text

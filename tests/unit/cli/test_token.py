@@ -347,7 +347,7 @@ def test_the_document_names_the_limits_of_the_code():
         f"0 to {identity.MAX_DELAY_S:,}",
         f"{tickets.LEAST_TICKET} to {tickets.MOST_TICKET} visible ASCII",
         f"at most {tickets.MOST_VALUE:,} bytes",
-        f"does not answer in {tickets.PATIENCE:.0f} seconds",
+        f"does not answer within {tickets.PATIENCE:.0f} seconds",
         f"the {revocations.MAX_ENTRIES:,} latest revocations",
         f"each for {revocations.KEPT_FOR // 86_400} days",
         ticket_key("x").removesuffix(hashlib.sha256(b"x").hexdigest()),

@@ -61,14 +61,14 @@ class Demonstration:
 
     async def publishes(self) -> None:
         """Wait until the link is up: a tick then publishes something."""
-        await until(lambda: self.market.publishing.link.up is not None, "the market's link")
+        await until(lambda: self.market.publisher.link.up is not None, "the market's link")
 
     async def after(self, *advances: float) -> int:
         """How many quotes were published while time went on."""
         before = self.counters.demo_published
         for seconds in advances:
             self.time.advance(seconds)
-        await until(lambda: self.market.publishing.outstanding == 0, "Redis's answers")
+        await until(lambda: self.market.publisher.outstanding == 0, "Redis's answers")
         return self.counters.demo_published - before
 
 
@@ -149,7 +149,7 @@ async def test_nothing_is_published_without_redis_and_nothing_is_made_up_for(
     await shown.publishes()
     assert await shown.after(TICK) == 4
     server.cli("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-    await until(lambda: shown.market.publishing.link.up is None, "the loss")
+    await until(lambda: shown.market.publisher.link.up is None, "the loss")
     assert await shown.after(*[TICK] * 20) == 0
     assert shown.counters.demo_failed == 0
     await shown.publishes()
@@ -164,7 +164,7 @@ async def test_what_redis_does_not_answer_is_bounded_and_counted(own_redis, demo
     os.kill(server.process.pid, signal.SIGSTOP)
     try:
         shown.time.advance(1.0)
-        assert shown.market.publishing.outstanding == 20_000
+        assert shown.market.publisher.outstanding == 20_000
         assert shown.counters.demo_failed == 80_000
         assert shown.counters.demo_published == 0
     finally:

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from pushservice.market.payload_fields import plain, read_ticker, shown
+from pushservice.market.payload_fields import format_number, printable, read_ticker
 
 
 @pytest.mark.parametrize(
@@ -21,12 +21,12 @@ from pushservice.market.payload_fields import plain, read_ticker, shown
 def test_fields_are_found_by_any_of_their_names(payload):
     ticker = read_ticker(payload)
     numbers = (ticker.price, ticker.bid, ticker.ask, ticker.volume, ticker.open)
-    assert list(map(shown, numbers)) == ["10.50", "10.49", "10.51", "1200", "10.00"]
+    assert list(map(format_number, numbers)) == ["10.50", "10.49", "10.51", "1200", "10.00"]
 
 
 def test_a_field_that_is_named_is_the_price_and_no_other():
     payload = b'{"last":10.50,"mid":10.495}'
-    assert shown(read_ticker(payload, "mid").price) == "10.495"
+    assert format_number(read_ticker(payload, "mid").price) == "10.495"
     assert read_ticker(payload, "nothing").price is None
 
 
@@ -35,7 +35,7 @@ def test_a_field_that_is_named_is_the_price_and_no_other():
     ["10.50", "0.80850", "1689", "0.00000010", "-37.63", "91250.10", "12345678901234567890.12"],
 )
 def test_digits_stay_as_they_were_sent(text):
-    assert shown(read_ticker(b'{"last":%b}' % text.encode()).price) == text
+    assert format_number(read_ticker(b'{"last":%b}' % text.encode()).price) == text
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_digits_stay_as_they_were_sent(text):
     [("1e3", "1000"), ("1e-7", "0.0000001"), ("1e400", "1E+400"), ("1e-400", "1E-400")],
 )
 def test_exponents_are_written_out_where_that_is_short(text, seen):
-    assert shown(read_ticker(b'{"last":%b}' % text.encode()).price) == seen
+    assert format_number(read_ticker(b'{"last":%b}' % text.encode()).price) == seen
 
 
 def test_a_bare_number_is_a_price():
@@ -87,4 +87,4 @@ def test_what_cannot_be_a_time_is_none(sent):
 
 
 def test_text_does_not_speak_to_the_terminal():
-    assert plain("a\x1b[31m贵\u202e\n") == "a\ufffd[31m贵\ufffd\ufffd"
+    assert printable("a\x1b[31m贵\u202e\n") == "a\ufffd[31m贵\ufffd\ufffd"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pushservice.market.playback import Playback, Simulated
+from pushservice.market.playback import PlaybackSource, SimulatedSource
 from pushservice.market.recording_format import BadLine, Mark, Message
 from pushservice.market.simulator import Market
 
@@ -29,7 +29,7 @@ def texts(found) -> list[bytes]:
 
 
 def test_a_recording_is_due_with_the_time_between_its_messages_as_it_was():
-    playback = Playback(lambda: MESSAGES)
+    playback = PlaybackSource(lambda: MESSAGES)
     assert playback.due(NOW, ROOM) == [(b"quote.A", b"1")]
     assert playback.wait() == pytest.approx(0.1)
     assert playback.due(NOW + 0.0999, ROOM) == []
@@ -44,7 +44,7 @@ def test_a_recording_is_due_with_the_time_between_its_messages_as_it_was():
 
 @pytest.mark.parametrize("speed", [0.5, 4.0, 100.0])
 def test_a_speed_divides_the_time_between_messages(speed):
-    playback = Playback(lambda: MESSAGES, speed)
+    playback = PlaybackSource(lambda: MESSAGES, speed)
     assert texts(playback.due(NOW, ROOM)) == [b"1"]
     assert playback.wait() == pytest.approx(0.1 / speed, abs=1e-3)
     assert playback.due(NOW + 0.0999 / speed, ROOM) == []
@@ -52,7 +52,7 @@ def test_a_speed_divides_the_time_between_messages(speed):
 
 
 def test_without_a_speed_all_is_due_as_fast_as_there_is_room():
-    playback = Playback(lambda: MESSAGES, None)
+    playback = PlaybackSource(lambda: MESSAGES, None)
     assert texts(playback.due(NOW, 3)) == [b"1", b"2", b"3"]
     assert playback.wait() == 0
     assert playback.due(NOW, 0) == []
@@ -61,12 +61,12 @@ def test_without_a_speed_all_is_due_as_fast_as_there_is_room():
 
 
 def test_without_a_speed_it_is_still_given_in_pieces():
-    playback = Playback(lambda: MESSAGES[:1] * 5000, None)
+    playback = PlaybackSource(lambda: MESSAGES[:1] * 5000, None)
     assert [len(playback.due(NOW, ROOM)) for _ in range(3)] == [2000, 2000, 1000]
 
 
 def test_what_there_was_no_room_for_is_given_later_and_none_is_lost():
-    playback = Playback(lambda: MESSAGES)
+    playback = PlaybackSource(lambda: MESSAGES)
     assert playback.due(NOW, 0) == []
     assert texts(playback.due(NOW + 0.2, 1)) == [b"1"]
     assert texts(playback.due(NOW + 0.2, 1)) == [b"2"]
@@ -74,7 +74,7 @@ def test_what_there_was_no_room_for_is_given_later_and_none_is_lost():
 
 
 def test_time_stands_still_while_nothing_can_be_published():
-    playback = Playback(lambda: MESSAGES)
+    playback = PlaybackSource(lambda: MESSAGES)
     playback.hold(NOW)
     assert texts(playback.due(NOW, ROOM)) == [b"1"]
     for second in range(100):
@@ -84,13 +84,13 @@ def test_time_stands_still_while_nothing_can_be_published():
 
 
 def test_a_machine_that_slept_does_not_flood():
-    playback = Playback(lambda: MESSAGES)
+    playback = PlaybackSource(lambda: MESSAGES)
     playback.due(NOW, ROOM)
     assert texts(playback.due(NOW + 3600, ROOM)) == [b"2", b"3"]
 
 
 def test_a_clock_that_is_set_back_delays_nothing():
-    playback = Playback(lambda: MESSAGES)
+    playback = PlaybackSource(lambda: MESSAGES)
     playback.due(NOW, ROOM)
     playback.due(NOW - 3600, ROOM)
     assert texts(playback.due(NOW - 3599.8, ROOM)) == [b"2", b"3"]
@@ -98,7 +98,7 @@ def test_a_clock_that_is_set_back_delays_nothing():
 
 def test_in_a_loop_it_begins_again_at_its_end():
     begun = []
-    playback = Playback(lambda: begun.append(1) or MESSAGES, loop=True)
+    playback = PlaybackSource(lambda: begun.append(1) or MESSAGES, loop=True)
     found, now = [], NOW
     while len(found) < 12:
         found += texts(playback.due(now, ROOM))
@@ -114,7 +114,7 @@ def test_in_a_loop_it_begins_again_at_its_end():
 @pytest.mark.parametrize("speed", [1.0, 10.0])
 def test_in_a_loop_a_recording_of_a_moment_is_no_flood(speed):
     moment = [Message(7_500_000, "quote.A", b"1"), Message(7_500_100, "quote.A", b"2")]
-    playback = Playback(lambda: moment, speed, loop=True)
+    playback = PlaybackSource(lambda: moment, speed, loop=True)
     now, found = NOW, []
     for _ in range(4):
         found.append(len(playback.due(now, ROOM) + playback.due(now + 0.001, ROOM)))
@@ -125,24 +125,24 @@ def test_in_a_loop_a_recording_of_a_moment_is_no_flood(speed):
 
 @pytest.mark.parametrize("loop", [True, False])
 def test_a_recording_of_nothing_ends_at_once(loop):
-    playback = Playback(lambda: [Mark(1, up=False)], loop=loop)
+    playback = PlaybackSource(lambda: [Mark(1, up=False)], loop=loop)
     assert playback.due(NOW, ROOM) == []
     assert playback.ended
 
 
 def test_a_count_ends_it():
-    playback = Playback(lambda: MESSAGES, None, loop=True, count=6)
+    playback = PlaybackSource(lambda: MESSAGES, None, loop=True, count=6)
     assert texts(playback.due(NOW, ROOM)) == [b"1", b"2", b"3", b"4", b"1", b"2"]
     assert playback.ended
 
 
 def test_channels_are_renamed():
-    playback = Playback(lambda: MESSAGES, channel_of=lambda channel: f"my.{channel}")
+    playback = PlaybackSource(lambda: MESSAGES, channel_of=lambda channel: f"my.{channel}")
     assert playback.due(NOW, ROOM) == [(b"my.quote.A", b"1")]
 
 
 def test_what_is_not_there_yet_is_looked_for_again():
-    playback = Playback(lambda: iter([None, MESSAGES[0], None, None, MESSAGES[1]]), loop=True)
+    playback = PlaybackSource(lambda: iter([None, MESSAGES[0], None, None, MESSAGES[1]]), loop=True)
     assert playback.due(NOW, ROOM) == []
     assert playback.wait() > 0
     assert texts(playback.due(NOW + 50, ROOM)) == [b"1"]
@@ -157,7 +157,7 @@ def test_what_is_wrong_with_the_recording_comes_out():
         yield MESSAGES[0]
         raise BadLine("oops")
 
-    playback = Playback(messages)
+    playback = PlaybackSource(messages)
     assert texts(playback.due(NOW, ROOM)) == [b"1"]
     assert not playback.ended
     with pytest.raises(BadLine, match="oops"):
@@ -168,25 +168,25 @@ def test_what_is_wrong_with_the_recording_comes_out():
 
 
 def market(rate: float, count: int | None = None):
-    left_out = []
-    source = Simulated(Market(1), "quote.{}".format, rate, left_out.append, count)
+    dropped = []
+    source = SimulatedSource(Market(1), "quote.{}".format, rate, dropped.append, count)
     source.hold(NOW)
-    return source, left_out
+    return source, dropped
 
 
 @pytest.mark.parametrize("rate", [0.5, 7, 200])
 def test_a_market_keeps_its_rate(rate):
-    source, left_out = market(rate)
+    source, dropped = market(rate)
     counts = [len(source.due(NOW + 0.02 * (n + 1) + 1e-6, ROOM)) for n in range(500)]
     assert sum(counts) == pytest.approx(10 * rate, abs=1)
     assert max(counts) - min(counts) <= 1
-    assert left_out == []
+    assert dropped == []
 
 
 def test_what_there_is_no_room_for_is_left_out_and_told():
-    source, left_out = market(100)
+    source, dropped = market(100)
     assert len(source.due(NOW + 0.1001, 4)) == 4
-    assert left_out == [6]
+    assert dropped == [6]
 
 
 def test_a_market_makes_up_for_a_second_at_most():
@@ -205,9 +205,9 @@ def test_a_market_ends_after_its_count():
 
 
 def test_what_is_left_out_does_not_count():
-    source, left_out = market(100, 10)
+    source, dropped = market(100, 10)
     assert len(source.due(NOW + 0.1001, 4)) == 4
-    assert left_out == [6]
+    assert dropped == [6]
     assert not source.ended
     assert len(source.due(NOW + 0.2001, ROOM)) == 6
     assert source.ended

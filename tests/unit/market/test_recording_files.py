@@ -165,7 +165,7 @@ def test_a_line_longer_than_what_is_read_at_once_is_one_line(tmp_path):
 
 
 def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(recording_files, "_LONGEST_LINE", 200_000)
+    monkeypatch.setattr(recording_files, "_MAX_LINE", 200_000)
     path = tmp_path / "r"
     path.write_bytes(LINES[0] + b"x" * 300_000)
     with Recording(str(path)) as recording, pytest.raises(BadRecording, match="line 2 has no end"):

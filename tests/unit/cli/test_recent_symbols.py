@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from redis_process import Authority
 
-from pushservice.cli.recent import NotTold, recent_symbols
+from pushservice.cli.recent_symbols import SymbolsUnavailable, recent_symbols
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -46,12 +46,14 @@ def test_it_is_asked_over_tls_of_whom_is_trusted(served):
     url = f"wss://localhost:{port}/"
     assert recent_symbols(url, 5, ca) == ["AAPL"]
     assert recent_symbols(url, 5, insecure=True) == ["AAPL"]
-    with pytest.raises(NotTold, match="the certificate of localhost is refused: unable to get"):
+    with pytest.raises(
+        SymbolsUnavailable, match="the certificate of localhost is refused: unable to get"
+    ):
         recent_symbols(url, 5)
-    with pytest.raises(NotTold, match=r"127\.0\.0\.1 is refused: IP address mismatch"):
+    with pytest.raises(SymbolsUnavailable, match=r"127\.0\.0\.1 is refused: IP address mismatch"):
         recent_symbols(f"wss://127.0.0.1:{port}/", 5, ca)
 
 
 def test_who_does_not_speak_tls_is_named(served):
-    with pytest.raises(NotTold, match="no answer from localhost"):
+    with pytest.raises(SymbolsUnavailable, match="no answer from localhost"):
         recent_symbols(f"ws://localhost:{served[0]}", 5)

@@ -1,6 +1,7 @@
-"""What a load of clients on a daemon came to: counts, rates, and how long quotes took.
+"""The results of a load test: counts, rates, and histograms of latency and connect time.
 
-Must not know: how clients connect, or what a clock says (times are passed in).
+Must not know: how clients connect, or what a clock says (times are passed in). Own code:
+HdrHistogram takes whole numbers only, and latencies are below zero where clocks differ.
 """
 
 from __future__ import annotations
@@ -9,16 +10,16 @@ import math
 from collections.abc import Iterator
 from typing import Any, Final
 
-#: the percentiles that are told
+#: the percentiles that are reported
 PERCENTILES: Final = (50, 90, 99)
-# Each bucket of times is wider than the one before by this, so that a percentile is as exact.
+# The ratio of a bucket's end to that of the one before, which bounds the error of a percentile.
 _GROWTH: Final = 1.02
-#: milliseconds of the first bucket's end
-_FINEST: Final = 0.1
-_LOG: Final = math.log(_GROWTH)
+#: end of the first bucket, in milliseconds
+_FIRST_BUCKET_MS: Final = 0.1
+_LOG_GROWTH: Final = math.log(_GROWTH)
 
 
-class Times:
+class Histogram:
     """Many times in milliseconds, in little memory; percentiles are exact to two percent."""
 
     def __init__(self) -> None:
@@ -28,83 +29,83 @@ class Times:
         self.most = -math.inf
 
     def add(self, milliseconds: float) -> None:
-        """Take a time; below zero too, where clocks differ."""
+        """Count a time, which is below zero where clocks differ."""
         bucket = 0
-        if milliseconds > _FINEST:
-            bucket = 1 + int(math.log(milliseconds / _FINEST) / _LOG)
+        if milliseconds > _FIRST_BUCKET_MS:
+            bucket = 1 + int(math.log(milliseconds / _FIRST_BUCKET_MS) / _LOG_GROWTH)
         self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
         self.count += 1
         self.least = min(self.least, milliseconds)
         self.most = max(self.most, milliseconds)
 
     def percentile(self, percent: float) -> float | None:
-        """The time within which so many percent of them were; None where there are none."""
+        """The time that `percent` of all times do not exceed; None where there are none."""
         if not self.count:
             return None
         rank = math.ceil(self.count * percent / 100)
         for bucket in sorted(self._buckets):
             rank -= self._buckets[bucket]
             if rank <= 0:
-                end = _FINEST * _GROWTH**bucket
+                end = _FIRST_BUCKET_MS * _GROWTH**bucket
                 return max(min(end, self.most), self.least)
         return self.most
 
-    def told(self) -> dict[str, float | None]:
-        """The percentiles and the most, in milliseconds."""
+    def as_dict(self) -> dict[str, float | None]:
+        """The percentiles and the maximum, in milliseconds."""
         found = {f"p{percent}": self.percentile(percent) for percent in PERCENTILES}
         found["max"] = self.most if self.count else None
         return {name: None if at is None else round(at, 2) for name, at in found.items()}
 
 
-class Load:
-    """All clients' counts. Quotes count while `measuring`, connections and faults always."""
+class Results:
+    """Counts of all clients. Quotes count while `measuring`, connections and errors always."""
 
     def __init__(self, clients: int) -> None:
         self.clients = clients
         self.measuring = False
         self.connected = 0
         self.most_connected = 0
-        self.connecting = Times()
-        self.latency = Times()
+        self.connecting = Histogram()
+        self.latency = Histogram()
         self.quotes = 0
         self.snapshots = 0
         #: bytes of payloads
         self.size = 0
         self.merged = 0
         self.gaps = 0
-        #: connections that were lost again
+        #: connections lost after they were open
         self.lost = 0
-        #: reasons, of refusals and failures, with how often each was told
+        #: reasons of refusals and failures, with the number of each
         self.errors: dict[str, int] = {}
         self.seconds = 0.0
-        #: seconds of CPU that the measuring process used meanwhile
+        #: CPU seconds that this process used while measuring
         self.cpu = 0.0
 
     def opened(self, milliseconds: float | None) -> None:
-        """A client is served, so long after it began to connect, if that was its first time."""
+        """A client is open; `milliseconds` is its connect time, None where it was open before."""
         self.connected += 1
         self.most_connected = max(self.most_connected, self.connected)
         if milliseconds is not None:
             self.connecting.add(milliseconds)
 
     def closed(self) -> None:
-        """A client that was served is not any more."""
+        """An open client lost its connection."""
         self.connected -= 1
         self.lost += 1
 
     def quote(self, size: int, milliseconds: float, merged: int) -> None:
-        """A quote with a payload of so many bytes, so long after the daemon had it."""
+        """A quote came: `size` bytes of payload, `milliseconds` after the daemon received it."""
         self.quotes += 1
         self.size += size
         self.merged += merged
         self.latency.add(milliseconds)
 
     def error(self, reason: str) -> None:
-        """Something was refused, or failed."""
+        """A request was refused, or a connection failed."""
         self.errors[reason] = self.errors.get(reason, 0) + 1
 
-    def told(self) -> dict[str, Any]:
-        """All of it, for programs. Times are in milliseconds, rates a second."""
+    def as_dict(self) -> dict[str, Any]:
+        """All results, for programs. Times are in milliseconds, rates per second."""
         seconds = self.seconds or 1.0
         return {
             "clients": self.clients,
@@ -119,28 +120,28 @@ class Load:
             "gaps": self.gaps,
             "lost": self.lost,
             "errors": self.errors,
-            "connect_ms": self.connecting.told(),
-            "latency_ms": self.latency.told(),
+            "connect_ms": self.connecting.as_dict(),
+            "latency_ms": self.latency.as_dict(),
             "clock_differs": self.clock_differs,
             "own_cpu": round(self.cpu / seconds, 3),
         }
 
     @property
     def clock_differs(self) -> bool:
-        """Whether the daemon's clock and this one can't be the same: a quote came before its time.
+        """Whether the daemon's clock is ahead of this one: a quote came before its receive time.
 
-        The daemon's time of a quote is in whole milliseconds, cut off: half a millisecond is none.
+        Receive times are cut to whole milliseconds, so that half a millisecond proves nothing.
         """
         return self.latency.count > 0 and self.latency.least < -0.5
 
     @property
     def is_busy(self) -> bool:
-        """Whether the measuring process itself was too busy for its times to be the daemon's."""
+        """Whether this process was so busy that it may have limited the result itself."""
         return self.seconds > 0 and self.cpu / self.seconds > 0.8
 
     def rows(self) -> Iterator[tuple[str, str]]:
-        """The same in words, a name and a value each."""
-        told = self.told()
+        """The results for people, each a name and a value."""
+        told = self.as_dict()
         yield "clients", f"{self.most_connected:,} of {self.clients:,} connected"
         yield "connecting", _spread(told["connect_ms"])
         yield "measured", f"{self.seconds:.1f} s"
@@ -155,7 +156,7 @@ class Load:
         yield "own CPU", f"{told['own_cpu'] * 100:.0f} % of a core"
 
     def notes(self) -> Iterator[str]:
-        """What has to be known to read the numbers."""
+        """Remarks without which the numbers mislead."""
         if self.most_connected and not self.quotes:
             yield "no quote came: quotepush feed publishes some"
         if self.clock_differs:
@@ -164,7 +165,7 @@ class Load:
                 " latencies are too small"
             )
         if self.is_busy:
-            yield "this process was busy itself: the daemon may be faster than what it saw"
+            yield "this process used most of a core: the daemon may be faster than measured"
         for reason, count in sorted(self.errors.items(), key=lambda item: -item[1])[:5]:
             yield f"{reason} ({count:,} times)"
 

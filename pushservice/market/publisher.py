@@ -19,11 +19,11 @@ from pushservice.redis.url import RedisAddress, RedisTLS
 #: Publishes that Redis has not answered yet before there is no room for more.
 MAX_OUTSTANDING: Final = 20_000
 #: Seconds between two looks at the source, at least and at most; the most while Redis is away.
-_SHORTEST: Final = 0.001
-_LONGEST: Final = 0.02
+_MIN_DELAY_S: Final = 0.001
+_MAX_DELAY_S: Final = 0.02
 
 
-class Publishing:
+class Publisher:
     """Publishes what `source` has due while Redis is there; while it is not, the source waits.
 
     `purpose` is a word for the log. `settled` is called for each message with the number of its
@@ -43,10 +43,10 @@ class Publishing:
     ) -> None:
         self._clock = reactor
         self._source = source
-        self._tell = settled
-        self._look: DelayedCall | None = None
+        self._report = settled
+        self._timer: DelayedCall | None = None
         self._finishing = False
-        self._fault: Exception | None = None
+        self._error: Exception | None = None
         self.outstanding = 0
         #: whether Redis was there at any time
         self.reached = False
@@ -75,44 +75,44 @@ class Publishing:
     def finish(self) -> None:
         """Publish no more; `done` fires once what is under way is settled."""
         self._finishing = True
-        self._look_no_more()
+        self._cancel_timer()
         self._end()
 
     async def stop(self) -> None:
         """Publish no more. May be called twice."""
-        self._look_no_more()
+        self._cancel_timer()
         await self.link.stop()
 
     def _changed(self, up: bool) -> None:
         self.reached = self.reached or up
 
-    def _look_no_more(self) -> None:
-        if self._look is not None:
-            self._look.cancel()
-            self._look = None
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _publish(self) -> None:
-        self._look = None
+        self._timer = None
         connection = self.link.up
         now = self._clock.seconds()
         if connection is None:
             self._source.hold(now)
-            wait = _LONGEST
+            wait = _MAX_DELAY_S
         else:
             try:
                 due = self._source.due(now, MAX_OUTSTANDING - self.outstanding)
             except Exception as error:  # noqa: BLE001 - whatever it is ends this, and is told
-                self._fault = error
+                self._error = error
                 self._end()
                 return
             for channel, payload in due:
                 self.outstanding += 1
                 connection.publish(channel, payload).addCallbacks(self._published, self._failed)
-            wait = min(max(self._source.wait(), _SHORTEST), _LONGEST)
+            wait = min(max(self._source.wait(), _MIN_DELAY_S), _MAX_DELAY_S)
         if self._source.ended:
             self._end()
         else:
-            self._look = self._clock.callLater(wait, self._publish)
+            self._timer = self._clock.callLater(wait, self._publish)
 
     def _published(self, receivers: int) -> None:
         self._settled(receivers)
@@ -123,13 +123,13 @@ class Publishing:
 
     def _settled(self, receivers: int | None) -> None:
         self.outstanding -= 1
-        self._tell(receivers)
+        self._report(receivers)
         self._end()
 
     def _end(self) -> None:
-        ended = self._source.ended or self._finishing or self._fault is not None
+        ended = self._source.ended or self._finishing or self._error is not None
         if ended and not self.outstanding and not self.done.called:
-            if self._fault is None:
+            if self._error is None:
                 self.done.callback(None)
             else:
-                self.done.errback(self._fault)
+                self.done.errback(self._error)

@@ -6,7 +6,7 @@ import resource
 
 import pytest
 
-from pushservice.cli.benching import is_loopback, make_room, shares
+from pushservice.cli.bench_clients import is_loopback, raise_file_limit, symbols_per_client
 
 
 @pytest.mark.parametrize(
@@ -27,22 +27,22 @@ def test_only_this_machine_is_loopback(url, is_here):
 
 def test_each_client_subscribes_all_or_its_share_going_round():
     symbols = ["A", "B", "C"]
-    assert shares(symbols, None, 2) == [symbols, symbols]
-    assert shares(symbols, 5, 1) == [symbols]
-    assert shares(symbols, 2, 3) == [["A", "B"], ["C", "A"], ["B", "C"]]
-    assert shares(symbols, 1, 4) == [["A"], ["B"], ["C"], ["A"]]
+    assert symbols_per_client(symbols, None, 2) == [symbols, symbols]
+    assert symbols_per_client(symbols, 5, 1) == [symbols]
+    assert symbols_per_client(symbols, 2, 3) == [["A", "B"], ["C", "A"], ["B", "C"]]
+    assert symbols_per_client(symbols, 1, 4) == [["A"], ["B"], ["C"], ["A"]]
 
 
 def test_room_is_made_for_connections_or_it_is_said_that_there_is_none(monkeypatch):
     limits = [[50, 1000]]
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
     monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(list(limit)))
-    make_room(500)
+    raise_file_limit(500)
     assert limits[-1] == [600, 1000]
-    make_room(100)
+    raise_file_limit(100)
     assert limits[-1] == [600, 1000]
     with pytest.raises(ValueError, match="may open 1000 files, and 5000 clients need 5100"):
-        make_room(5000)
+        raise_file_limit(5000)
     limits.append([50, resource.RLIM_INFINITY])
-    make_room(5000)
+    raise_file_limit(5000)
     assert limits[-1][0] == 5100

@@ -11,8 +11,8 @@ from free_ports import free_port
 from twisted.internet import defer, reactor
 from waiting import until
 
-from pushservice.market.playback import Playback
-from pushservice.market.publishing import Publishing
+from pushservice.market.playback import PlaybackSource
+from pushservice.market.publisher import Publisher
 from pushservice.market.recording_format import BadLine, Message
 from pushservice.redis.url import redis_address
 
@@ -22,10 +22,8 @@ class Run:
 
     def __init__(self, url: str, messages, **options: object) -> None:
         self.settled: list[int | None] = []
-        source = Playback(lambda: messages, None, **options)
-        self.publishing = Publishing(
-            "test", reactor, redis_address(url), source, self.settled.append
-        )
+        source = PlaybackSource(lambda: messages, None, **options)
+        self.publisher = Publisher("test", reactor, redis_address(url), source, self.settled.append)
 
 
 @pytest.fixture
@@ -35,12 +33,12 @@ def publishing():
 
     def start(*arguments, **options) -> Run:
         runs.append(Run(*arguments, **options))
-        runs[-1].publishing.start()
+        runs[-1].publisher.start()
         return runs[-1]
 
     yield start
     for run in runs:
-        pytest_twisted.blockon(defer.ensureDeferred(run.publishing.stop()))
+        pytest_twisted.blockon(defer.ensureDeferred(run.publisher.stop()))
 
 
 def messages(count: int) -> list[Message]:
@@ -50,23 +48,23 @@ def messages(count: int) -> list[Message]:
 @pytest_twisted.ensureDeferred
 async def test_it_is_done_once_all_is_answered(redis_server, publishing):
     run = publishing(redis_server.url, messages(5000))
-    await run.publishing.done
+    await run.publisher.done
     assert run.settled == [0] * 5000
-    assert run.publishing.outstanding == 0
-    assert run.publishing.up
+    assert run.publisher.outstanding == 0
+    assert run.publisher.up
 
 
 @pytest_twisted.ensureDeferred
 async def test_receivers_are_told(redis_server, publishing):
     listener = Run(redis_server.url, [])
-    listener.publishing.start()
-    await until(lambda: listener.publishing.up, "the link")
-    connection = listener.publishing.link.up
+    listener.publisher.start()
+    await until(lambda: listener.publisher.up, "the link")
+    connection = listener.publisher.link.up
     connection.transport.write(b"*2\r\n$9\r\nSUBSCRIBE\r\n$17\r\ntest_publishing.1\r\n")
     await connection.ping().addErrback(lambda _: None)
     run = publishing(redis_server.url, messages(6))
-    await run.publishing.done
-    await listener.publishing.stop()
+    await run.publisher.done
+    await listener.publisher.stop()
     assert run.settled == [0, 1, 0, 0, 1, 0]
 
 
@@ -74,9 +72,9 @@ async def test_receivers_are_told(redis_server, publishing):
 async def test_it_waits_for_a_redis_that_is_not_there_yet(own_redis, publishing):
     port = free_port()
     run = publishing(f"redis://127.0.0.1:{port}", messages(10))
-    await until(lambda: run.publishing.link.failures, "a failure")
+    await until(lambda: run.publisher.link.failures, "a failure")
     own_redis(port=port)
-    await run.publishing.done
+    await run.publisher.done
     assert run.settled == [0] * 10
 
 
@@ -88,17 +86,17 @@ async def test_it_goes_on_after_a_loss_and_what_was_under_way_is_told_as_failed(
     run = publishing(server.url, messages(100), loop=True)
     await until(lambda: len(run.settled) > 1000, "some messages")
     os.kill(server.process.pid, signal.SIGSTOP)
-    await until(lambda: run.publishing.outstanding > 100, "some under way")
+    await until(lambda: run.publisher.outstanding > 100, "some under way")
     server.stop()
-    await until(lambda: not run.publishing.up, "the loss")
-    await until(lambda: not run.publishing.outstanding, "all to be settled")
+    await until(lambda: not run.publisher.up, "the loss")
+    await until(lambda: not run.publisher.outstanding, "all to be settled")
     failed = run.settled.count(None)
     assert failed > 0
     own_redis(port=server.port)
     before = len(run.settled)
     await until(lambda: len(run.settled) > before + 1000, "more messages")
     assert run.settled.count(None) == failed
-    assert not run.publishing.done.called
+    assert not run.publisher.done.called
 
 
 @pytest_twisted.ensureDeferred
@@ -109,5 +107,5 @@ async def test_what_the_source_raises_is_told_once(redis_server, publishing):
 
     run = publishing(redis_server.url, broken())
     with pytest.raises(BadLine, match="oops"):
-        await run.publishing.done
+        await run.publisher.done
     assert run.settled == [0] * 3, "what came before was published"

@@ -1,6 +1,6 @@
-"""Follows a daemon's quotes: into a table on the terminal, or into lines for a pipe.
+"""Watches a daemon's quotes in one of two views: a table on the terminal, or lines for a pipe.
 
-Must not know: what is typed at a shell. It is told what to watch, and says what came of it.
+Must not know: what is typed at a shell.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from pushservice.client.events import (
     State,
 )
 from pushservice.client.options import Options, Settings
-from pushservice.market.payload_fields import plain
+from pushservice.market.payload_fields import printable
 
-#: Seconds between two pictures of the table.
+#: Seconds between two redraws of the table.
 _FRAME = 0.1
-#: Seconds between two measurements of how fast quotes come.
+#: Seconds between two measurements of the rates.
 _MEASURE = 1.0
 
 
-class Seen:
-    """What came: quotes, and whether there was a connection at all."""
+class WatchCounts:
+    """Counts of events, and whether there was ever a connection."""
 
     def __init__(self) -> None:
         self.quotes = 0
@@ -61,10 +61,10 @@ class Seen:
 
 
 class View(Protocol):
-    """Where events are seen."""
+    """Shows events."""
 
     def take(self, event: Event) -> None:
-        """Show an event, now or with the next picture. BrokenPipeError: nobody looks any more."""
+        """Show an event, now or at the next redraw. Raises BrokenPipeError when nobody reads."""
         ...
 
 
@@ -77,12 +77,12 @@ async def follow(
     *,
     count: int | None = None,
     seconds: float | None = None,
-) -> Seen:
+) -> WatchCounts:
     """Watch until `stop`, after `count` quotes, or for so many seconds.
 
     Raises QuoteError where the daemon refuses for good, or refuses every symbol.
     """
-    seen = Seen()
+    seen = WatchCounts()
 
     async def read() -> None:
         async for event in quotes:
@@ -99,7 +99,7 @@ async def follow(
         try:
             async with asyncio.timeout(seconds):
                 while not reading.done() and not stopping.done():
-                    # When the connection ends for good both fail; why is for the reader to say.
+                    # When the connection ends for good both fail; the reader raises the reason.
                     await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
                     if subscribing.done() and not reading.done():
                         waited.discard(subscribing)
@@ -131,16 +131,16 @@ def interrupts(stop: asyncio.Event) -> Iterator[None]:
 
 @contextmanager
 def suspending(take: Callable[[ExitStack], None]) -> Iterator[None]:
-    """Within the block Ctrl-Z lets go of what `take` enters, and coming back takes it again.
+    """Within the block, Ctrl-Z exits what `take` enters, and resuming enters it again.
 
-    A shell gets its terminal as it was; and it does not keep a program's settings for later.
+    So the shell gets its terminal as it was, whatever it does with the settings meanwhile.
     """
     loop = asyncio.get_running_loop()
 
     def suspend() -> None:
         held.close()
         loop.remove_signal_handler(signal.SIGTSTP)
-        # Here it stands still until somebody has it go on.
+        # The process stops here until the shell resumes it.
         os.kill(os.getpid(), signal.SIGTSTP)
         loop.add_signal_handler(signal.SIGTSTP, suspend)
         take(held)
@@ -158,7 +158,7 @@ def suspending(take: Callable[[ExitStack], None]) -> Iterator[None]:
 
 
 def json_line(quote: Quote) -> bytes:
-    """A quote as the event that it was on the wire, with how many were merged into it."""
+    """A quote as the event on the wire, with the number of updates merged into it."""
     merged = b',"merged":%d' % quote.merged if quote.merged else b""
     return b'{"ev":"%b","s":%b,"n":%d,"t":%d%b,"d":%b}\n' % (
         b"snapshot" if quote.snapshot else b"quote",
@@ -171,12 +171,12 @@ def json_line(quote: Quote) -> bytes:
 
 
 def raw_line(quote: Quote) -> bytes:
-    """The payload alone, as the publisher wrote it."""
+    """The payload alone, as it was published."""
     return quote.raw + b"\n"
 
 
 class Lines:
-    """Writes a line for each quote as it comes, and says elsewhere what else happens."""
+    """Writes a line for each quote to `out`, and one for each other event to `err`."""
 
     def __init__(self, out: BinaryIO, err: TextIO, line: Callable[[Quote], bytes]) -> None:
         self._out = out
@@ -194,25 +194,25 @@ class Lines:
             if event.up is self._feed_up:
                 return
             self._feed_up = event.up
-        said = in_words(event)
+        said = describe_event(event)
         if said:
             self._err.write(f"{said}\n")
             self._err.flush()
 
 
-def in_words(event: Event) -> str:
-    """What is worth saying of what is no quote; empty for the rest."""
+def describe_event(event: Event) -> str:
+    """A line about an event that is not a quote; empty for those that need none."""
     match event:
         case Gap(symbol, reason):
             where = "before the daemon" if reason == "feed" else "between the daemon and here"
-            return f"gap: quotes of {plain(symbol)} may be missing, {where}"
+            return f"gap: quotes of {printable(symbol)} may be missing, {where}"
         case Refused(symbol, code, message) if symbol is not None:
-            return f"refused: {plain(symbol)}: {plain(message)} ({code})"
+            return f"refused: {printable(symbol)}: {printable(message)} ({code})"
         case Feed(up):
             return f"the feed is {'up' if up else 'down'}"
         case State("waiting", delay, _, reason):
             again = "" if delay is None else f", again in {delay:.1f} s"
-            return f"no connection: {plain(reason)}{again}"
+            return f"no connection: {printable(reason)}{again}"
         case _:
             return ""
 
@@ -221,10 +221,10 @@ def in_words(event: Event) -> str:
 
 
 class Table:
-    """Keeps a board up to date with what happens."""
+    """Updates a board by events."""
 
     def __init__(self, board: Board, place: str) -> None:
-        """`place` is the daemon's address, as the client says it."""
+        """`place` is the daemon's address as the client's errors begin with it."""
         self.board = board
         self._place = place
 
@@ -252,7 +252,7 @@ class Table:
             case Refused(symbol, code, message) if symbol is not None:
                 board.refuse(symbol, f"{message} ({code})")
             case State(name, delay, _, reason):
-                # The place stands in the title.
+                # The title has the place already.
                 reason = reason.removeprefix(f"{self._place}: ")
                 board.connection(name, reason, None if delay is None else now + delay)
             case _:
@@ -268,7 +268,7 @@ async def show(
     price_field: str | None = None,
     count: int | None = None,
     seconds: float | None = None,
-) -> Seen:
+) -> WatchCounts:
     """Follow on a terminal until q or Ctrl-C, after `count` quotes or so many seconds.
 
     The terminal is as it was when this returns or raises; see `follow`.
@@ -318,7 +318,7 @@ async def print_lines(
     *,
     count: int | None = None,
     seconds: float | None = None,
-) -> Seen:
+) -> WatchCounts:
     """Follow with a line for each quote on the standard output; see `follow`."""
     stop = asyncio.Event()
     with interrupts(stop):

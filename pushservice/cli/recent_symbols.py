@@ -1,6 +1,7 @@
-"""Which symbols a daemon was quoted lately, as its page asks for them, over HTTP.
+"""Asks a daemon over HTTP which symbols were quoted last, as its page does.
 
-Must not know: who wants to know, or WebSockets.
+Must not know: what the symbols are for, or WebSockets. Own code: one blocking GET, for which the
+standard library is enough.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from typing import Final
 from urllib.parse import urlsplit
 
 #: bytes of an answer that are read, and seconds until there is one
-_MOST: Final = 1_000_000
-_PATIENCE: Final = 10.0
+_MAX_BYTES: Final = 1_000_000
+_TIMEOUT_S: Final = 10.0
 
 
-class NotTold(Exception):
-    """The daemon did not say; the text says why in words."""
+class SymbolsUnavailable(Exception):
+    """The daemon gave no list of symbols; the text says why."""
 
 
 def recent_symbols(
@@ -26,7 +27,8 @@ def recent_symbols(
 ) -> list[str]:
     """At most `limit` symbols of the daemon at `url`, the most recently quoted first. It blocks.
 
-    `url` is a client's, `ws://` or `wss://`; `ca` and `insecure` say whom to trust. Raises NotTold.
+    `url` is a client's, `ws://` or `wss://`; `ca` and `insecure` say whom to trust. Raises
+    SymbolsUnavailable.
     """
     address = urlsplit(url)
     host = address.hostname or ""
@@ -38,27 +40,29 @@ def recent_symbols(
                 trust.check_hostname = False
                 trust.verify_mode = ssl.CERT_NONE
             connection = http.client.HTTPSConnection(
-                host, address.port or 443, timeout=_PATIENCE, context=trust
+                host, address.port or 443, timeout=_TIMEOUT_S, context=trust
             )
         else:
-            connection = http.client.HTTPConnection(host, address.port or 80, timeout=_PATIENCE)
+            connection = http.client.HTTPConnection(host, address.port or 80, timeout=_TIMEOUT_S)
         try:
             connection.request("GET", f"/symbols.json?limit={limit}")
             with connection.getresponse() as answer:
-                body = answer.read(_MOST)
+                body = answer.read(_MAX_BYTES)
         finally:
             connection.close()
     except ssl.SSLCertVerificationError as error:
-        raise NotTold(f"the certificate of {host} is refused: {error.verify_message}") from None
+        raise SymbolsUnavailable(
+            f"the certificate of {host} is refused: {error.verify_message}"
+        ) from None
     except (OSError, http.client.HTTPException) as error:
         why = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-        raise NotTold(f"no answer from {host}:{address.port or ''}: {why}") from None
+        raise SymbolsUnavailable(f"no answer from {host}:{address.port or ''}: {why}") from None
     if answer.status != http.client.OK:
-        raise NotTold(f"it answers {answer.status} {answer.reason}: it serves no page")
+        raise SymbolsUnavailable(f"it answers {answer.status} {answer.reason}: it serves no page")
     try:
         found = json.loads(body)
     except ValueError:
-        raise NotTold("what it answers is no JSON") from None
+        raise SymbolsUnavailable("its answer is not JSON") from None
     if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
-        raise NotTold("what it answers are no symbols")
+        raise SymbolsUnavailable("its answer is not a list of symbols")
     return found

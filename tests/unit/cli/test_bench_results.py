@@ -7,11 +7,11 @@ import random
 
 import pytest
 
-from pushservice.cli.load import Load, Times
+from pushservice.cli.bench_results import Histogram, Results
 
 
-def times(*milliseconds: float) -> Times:
-    found = Times()
+def times(*milliseconds: float) -> Histogram:
+    found = Histogram()
     for each in milliseconds:
         found.add(each)
     return found
@@ -27,9 +27,9 @@ def test_percentiles_are_exact_to_two_percent(percent):
 
 
 def test_the_least_and_the_most_bound_them():
-    assert times(5.0).told() == {"p50": 5.0, "p90": 5.0, "p99": 5.0, "max": 5.0}
-    assert times(-3.0, -3.0).told()["p50"] == -3.0
-    assert times().told() == {"p50": None, "p90": None, "p99": None, "max": None}
+    assert times(5.0).as_dict() == {"p50": 5.0, "p90": 5.0, "p99": 5.0, "max": 5.0}
+    assert times(-3.0, -3.0).as_dict()["p50"] == -3.0
+    assert times().as_dict() == {"p50": None, "p90": None, "p99": None, "max": None}
 
 
 def test_many_times_take_little_memory():
@@ -38,8 +38,8 @@ def test_many_times_take_little_memory():
     assert found.count == 199_999
 
 
-def measured(**changes) -> Load:
-    load = Load(3)
+def measured(**changes) -> Results:
+    load = Results(3)
     for took in (10.0, 20.0):
         load.opened(took)
     load.quote(100, 2.0, 0)
@@ -51,7 +51,7 @@ def measured(**changes) -> Load:
 
 
 def test_rates_are_for_the_time_that_was_measured():
-    told = measured().told()
+    told = measured().as_dict()
     assert (told["clients"], told["connected"]) == (3, 2)
     assert (told["quotes"], told["quotes_per_second"], told["merged"]) == (2, 1.0, 5)
     assert (told["payload_bytes"], told["payload_bytes_per_second"]) == (400, 200)
@@ -67,7 +67,7 @@ def test_words_say_the_same():
     assert rows["latency"].endswith("max 4.0 ms")
     assert rows["own CPU"] == "25 % of a core"
     assert set(rows) >= {"connecting", "payloads", "merged", "gaps", "lost", "errors"}
-    assert dict(Load(1).rows())["latency"] == "p50 —  p90 —  p99 —  max —"
+    assert dict(Results(1).rows())["latency"] == "p50 —  p90 —  p99 —  max —"
 
 
 def test_connections_that_are_lost_are_counted_and_come_back():
@@ -77,10 +77,10 @@ def test_connections_that_are_lost_are_counted_and_come_back():
     assert (load.connected, load.most_connected, load.lost, load.connecting.count) == (2, 2, 1, 2)
 
 
-def test_what_has_to_be_known_is_said():
+def test_notes_say_what_would_mislead():
     assert list(measured().notes()) == []
     assert "no quote came" in "".join(measured(quotes=0).notes())
-    assert "busy" in "".join(measured(cpu=1.9).notes())
+    assert "used most of a core" in "".join(measured(cpu=1.9).notes())
     load = measured()
     load.quote(1, -250.0, 0)
     assert load.clock_differs
@@ -95,5 +95,5 @@ def test_reasons_are_counted_and_the_most_frequent_said():
     for n in range(8):
         for _ in range(n):
             load.error(f"reason {n}")
-    assert load.told()["errors"]["reason 7"] == 7
+    assert load.as_dict()["errors"]["reason 7"] == 7
     assert list(load.notes()) == [f"reason {n} ({n:,} times)" for n in range(7, 2, -1)]

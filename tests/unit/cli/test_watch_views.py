@@ -8,7 +8,7 @@ import json
 import pytest
 
 from pushservice.cli.board import Board
-from pushservice.cli.watching import Lines, Table, in_words, json_line, raw_line
+from pushservice.cli.watch_views import Lines, Table, describe_event, json_line, raw_line
 from pushservice.client import (
     Feed,
     Fresh,
@@ -70,7 +70,7 @@ def test_quotes_go_to_one_stream_and_the_rest_to_the_other():
 
 
 def test_a_gap_of_the_feed_is_before_the_daemon():
-    assert in_words(Gap("A", "feed")).endswith("may be missing, before the daemon")
+    assert describe_event(Gap("A", "feed")).endswith("may be missing, before the daemon")
 
 
 def test_a_pipe_that_is_closed_is_told():
