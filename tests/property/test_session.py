@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
+from authentication_doubles import DELAY, LEEWAY, TIMEOUT, AuthenticatedHub
 from core_doubles import Client, FixedClock, make_hub, publish
-from door_doubles import DELAY, LEEWAY, TIMEOUT, House
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -220,7 +220,7 @@ USELESS = ["bad", "busy", "too-late"]
 wanted = st.lists(st.sampled_from("ABC"), min_size=1, max_size=3)
 steps_of_somebody = st.lists(
     st.one_of(
-        *[st.tuples(st.just("show"), st.sampled_from([*TOKENS, *USELESS]))] * 3,
+        *[st.tuples(st.just("authenticate"), st.sampled_from([*TOKENS, *USELESS]))] * 3,
         st.tuples(st.just("subscribe"), st.tuples(wanted, st.sampled_from([None, "raw", 10, 250]))),
         st.tuples(st.just("unsubscribe"), wanted),
         st.tuples(st.just("list"), st.none()),
@@ -238,31 +238,31 @@ steps_of_somebody = st.lists(
 
 
 class Admitted:
-    """One client of a house, and what it may see, as its own answers and the tokens tell.
+    """One client, and what it may see, as its own answers and the tokens tell.
 
     A table of states: a STRANGER becomes KNOWN by a token, and anew by each further one of the same
     user; it is CLOSED by a revocation, an end, a third bad token, or its time, and stays so.
     """
 
     def __init__(self, came_with: str | None) -> None:
-        self.house = House()
+        self.served = AuthenticatedHub()
         for name, (symbols, pace, seconds) in TOKENS.items():
-            self.house.know(
+            self.served.accept_token(
                 name,
                 *(symbols or ["!*"]),
                 token_id=name,
                 user="bob" if name == "bob" else "ann",
-                issued_at=self.house.clock.seconds() - 1,
-                expires_at=None if seconds is None else self.house.clock.seconds() + seconds,
+                issued_at=self.served.clock.seconds() - 1,
+                expires_at=None if seconds is None else self.served.clock.seconds() + seconds,
                 delay_s=DELAY if pace == "late" else 0.0,
                 min_interval_ms=100 if name == "slow" else 0,
             )
-        self.house.verdicts.known["busy"] = Refused("try again", temporary=True)
-        self.house.know("too-late", delay_s=DELAY + 1)
-        self.began = self.house.clock.seconds()
-        known = None if came_with is None else self.house.verdicts.known[came_with]
+        self.served.authenticator.known["busy"] = Refused("try again", temporary=True)
+        self.served.accept_token("too-late", delay_s=DELAY + 1)
+        self.began = self.served.clock.seconds()
+        known = None if came_with is None else self.served.authenticator.known[came_with]
         assert not isinstance(known, Refused)
-        self.client = self.house.client(known)
+        self.client = self.served.client(known)
         self.state = "STRANGER" if came_with is None else "KNOWN"
         self.token = came_with
         self.watched: set[str] = set()
@@ -279,7 +279,7 @@ class Admitted:
             self.said.append((len(self.said), what))
             self.client.say({"id": len(self.said) - 1} | command)
 
-    def show(self, token: str) -> None:
+    def authenticate(self, token: str) -> None:
         self.say(token, op="auth", token=token)
 
     def subscribe(self, asked: tuple[list[str], object]) -> None:
@@ -295,26 +295,26 @@ class Admitted:
 
     def publish(self, what: tuple[str, bool]) -> None:
         symbol, late = what
-        hub, payload = (self.house.late, b'"late"') if late else (self.house.hub, b'"now"')
+        hub, payload = (self.served.late, b'"late"') if late else (self.served.hub, b'"now"')
         publish(hub, (symbol, payload))
 
     def later(self, later: bool) -> None:
-        self.house.verdicts.later = later
+        self.served.authenticator.later = later
 
     def verdict(self, _: None) -> None:
-        if self.house.verdicts.asked:
-            self.house.verdicts.answer()
+        if self.served.authenticator.asked:
+            self.served.authenticator.answer()
 
     def wait(self, seconds: float) -> None:
-        self.house.clock.pass_time(seconds)
+        self.served.clock.pass_time(seconds)
 
     def revoke(self, what: str) -> None:
         if what == "user":
             self.revoked |= TOKENS.keys() - {"bob"}
-            self.house.revoke(user="ann")
+            self.served.revoke(user="ann")
         else:
             self.revoked.add(what)
-            self.house.revoke(token=what)
+            self.served.revoke(token=what)
 
     def block(self, _: None) -> None:
         self.behind = not self.client.session.closed
@@ -332,13 +332,13 @@ class Admitted:
     def check(self) -> None:
         before = self.state
         self.read()
-        client, now = self.client, self.house.clock.seconds()
+        client, now = self.client, self.served.clock.seconds()
         if before == "CLOSED":
             assert client.session.closed
         if client.session.closed:
             self.state, self.behind = "CLOSED", False
             assert not client.outbox.topics
-            assert self.house.hub.count_outboxes() == 0
+            assert self.served.hub.count_outboxes() == 0
             return
         identity = client.session.identity
         if identity is None:
@@ -348,7 +348,7 @@ class Admitted:
         assert identity.token_id not in self.revoked
         assert identity.expires_at is None or now <= identity.expires_at + LEEWAY + 0.25
         symbols, pace, _ = TOKENS[identity.token_id or ""]
-        hub = self.house.late if pace == "late" else self.house.hub
+        hub = self.served.late if pace == "late" else self.served.hub
         for topic in client.outbox.topics:
             assert topic.symbol in symbols
             assert hub.topic(topic.symbol) is topic
@@ -393,16 +393,16 @@ class Admitted:
 
     def finish(self) -> None:
         """All that was said is answered in the end, unless the client had to go."""
-        self.house.clock.pass_time(0)
+        self.served.clock.pass_time(0)
         self.drain(None)
-        self.house.verdicts.later = False
-        while self.house.verdicts.asked:
+        self.served.authenticator.later = False
+        while self.served.authenticator.asked:
             self.verdict(None)
         self.check()
         if self.state != "CLOSED":
             assert self.answered == len(self.said)
         self.client.session.close()
-        assert not self.house.clock.calls
+        assert not self.served.clock.calls
 
 
 @settings(max_examples=4 * settings.default.max_examples)

@@ -18,20 +18,20 @@ from typing import Any
 
 import jwt
 import pytest
-from free_ports import free_port
-from guests import (
+from authenticated_clients import (
     JSON,
-    WAYS,
-    Guest,
+    TOKEN_PLACES,
+    AuthenticatedClient,
     Issuer,
-    Way,
-    check_unsaid,
-    greeted,
-    guest_of,
-    knock,
+    TokenPlace,
+    authenticated_client,
+    check_not_logged,
+    connect_with_token,
     quotepush,
     refused,
+    welcomed,
 )
+from free_ports import free_port
 from redis_process import RedisServer
 from system_clients import bare_socket, client_of, frame
 from system_harness import (
@@ -69,7 +69,7 @@ def guarded(daemon: StartDaemon, issuer: Issuer) -> Iterator[Callable[..., Daemo
     yield start
     for each in started:
         each.stop()
-        check_unsaid(each.output(), issuer.made)
+        check_not_logged(each.output(), issuer.made)
 
 
 @pytest.fixture(scope="module")
@@ -79,25 +79,25 @@ def served(module_daemon: StartDaemon, issuer: Issuer) -> Iterator[Daemon]:
     options += ["--log-level", "debug", "--channels", "auth.*"]
     found = module_daemon(*issuer.options, *options)
     yield found
-    check_unsaid(found.output(), issuer.made)
+    check_not_logged(found.output(), issuer.made)
 
 
 # -- ways in -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", TOKEN_PLACES)
 def test_a_token_lets_in_however_it_is_sent(
-    served: Daemon, issuer: Issuer, publish: Publish, redis_server: RedisServer, way: Way
+    served: Daemon, issuer: Issuer, publish: Publish, redis_server: RedisServer, way: TokenPlace
 ) -> None:
     async def run() -> None:
         token = issuer.token(f"ann by {way}")
-        async with guest_of(served, token, f"IN{way}", way=way) as guest:
-            assert guest.known["user"] == f"ann by {way}"
-            assert guest.known["expires"] > time.time() * 1000
-            assert "delay" not in guest.known
-            assert guest.connection.subprotocol == JSON
+        async with authenticated_client(served, token, f"IN{way}", way=way) as client:
+            assert client.known["user"] == f"ann by {way}"
+            assert client.known["expires"] > time.time() * 1000
+            assert "delay" not in client.known
+            assert client.connection.subprotocol == JSON
             publish(redis_server, [(f"auth.IN{way}", "10.50")])
-            assert (await guest.expect("quote"))["d"] == 10.5
+            assert (await client.expect("quote"))["d"] == 10.5
 
     asyncio.run(run())
 
@@ -110,7 +110,7 @@ def test_a_public_key_lets_in_whose_private_key_signed(
     found = daemon(*own.options, "--log-level", "debug")
 
     async def run() -> None:
-        async with guest_of(found, own.token()):
+        async with authenticated_client(found, own.token()):
             status, words = await refused(found, other.token())
             assert (status, "signature" in words) == (401, True), words
         # The public key used as if it were a secret.
@@ -120,7 +120,7 @@ def test_a_public_key_lets_in_whose_private_key_signed(
 
     asyncio.run(run())
     found.stop()
-    check_unsaid(found.output(), own.made + other.made)
+    check_not_logged(found.output(), own.made + other.made)
 
 
 def test_keys_are_changed_in_a_jwk_set_while_the_daemon_runs(
@@ -135,14 +135,14 @@ def test_keys_are_changed_in_a_jwk_set_while_the_daemon_runs(
     found = daemon("--auth", "token", "--token-jwks", str(path))
 
     async def run() -> None:
-        async with guest_of(found, token(0)):
+        async with authenticated_client(found, token(0)):
             assert (await refused(found, token(1)))[0] == 401
             write_jwks(path, jwk("EdDSA", 1, kid="k1"))
             async with asyncio.timeout(DEADLINE):
                 # It looks again at most once in 10 seconds.
                 while True:
                     try:
-                        async with guest_of(found, token(1)):
+                        async with authenticated_client(found, token(1)):
                             break
                     except InvalidStatus:
                         await asyncio.sleep(0.2)
@@ -176,13 +176,13 @@ def test_a_bad_token_is_refused_in_words_however_it_is_sent(
             status, words = await refused(served, token, way)
             assert status == 401, (way, words)
             assert word in words, (way, words)
-        async with knock(served) as connection:
-            guest = await greeted(connection)
-            error = await guest.show(token, id=6)
+        async with connect_with_token(served) as connection:
+            client = await welcomed(connection)
+            error = await client.authenticate(token, id=6)
             assert (error["code"], error["id"]) == (402, 6), error
             assert word in error["msg"]
             # And it may try again.
-            assert (await guest.show(issuer.token(), id=7))["ev"] == "authenticated"
+            assert (await client.authenticate(issuer.token(), id=7))["ev"] == "authenticated"
 
     asyncio.run(run())
 
@@ -216,7 +216,7 @@ def test_a_token_in_the_url_is_refused_unless_that_was_allowed(
     async def run() -> None:
         status, words = await refused(found, issuer.token(), "url")
         assert (status, "does not belong into the URL" in words) == (401, True), words
-        async with guest_of(found, issuer.token(), way="subprotocol"):
+        async with authenticated_client(found, issuer.token(), way="subprotocol"):
             pass
 
     asyncio.run(run())
@@ -253,9 +253,9 @@ def test_a_stranger_may_ping_and_authenticate_and_nothing_else(
                 answer = await client.ask({"op": op, "id": op, "symbols": ["SECRET"]})
                 assert (answer["ev"], answer["code"], answer["id"]) == ("error", 401, op)
             assert (await client.ask({"op": "ping", "id": 1}))["ev"] == "pong"
-            async with guest_of(served, issuer.token(), "SECRET") as guest:
+            async with authenticated_client(served, issuer.token(), "SECRET") as other:
                 publish(redis_server, [("auth.SECRET", "1")])
-                await guest.expect("quote")
+                await other.expect("quote")
             # What it asked for before is not remembered.
             await client.send({"op": "auth", "token": issuer.token()})
             await client.expect("authenticated")
@@ -270,7 +270,7 @@ def test_a_stranger_who_takes_too_long_is_told_and_closed_with_4004(
     found = guarded("--auth-timeout", "0.5")
 
     async def run() -> None:
-        async with guest_of(found, issuer.token(), way="op") as known:
+        async with authenticated_client(found, issuer.token(), way="op") as known:
             async with client_of(found) as client:
                 began = time.monotonic()
                 error = await client.expect("error")
@@ -307,7 +307,7 @@ def test_a_client_of_quotepush_raw_authenticates_and_is_served_bare_payloads(
     async def run() -> None:
         token = issuer.token(symbols=["RAW*"])
         for way in ("header", "op"):
-            async with knock(served, token, way, "quotepush.raw") as connection:
+            async with connect_with_token(served, token, way, "quotepush.raw") as connection:
                 async with asyncio.timeout(DEADLINE):
                     if way == "op":
                         await connection.send("RAW1")
@@ -330,18 +330,18 @@ def test_a_client_is_told_that_its_token_ends_and_stays_with_another(
 ) -> None:
     async def run() -> None:
         ends = time.time() + 2
-        async with guest_of(served, issuer.token(exp=ends)) as guest:
-            told = await guest.expect("expiring")
+        async with authenticated_client(served, issuer.token(exp=ends)) as client:
+            told = await client.expect("expiring")
             assert 0 < told["in"] <= 2000
-            again = await guest.show(issuer.token(life=3600), id="again")
+            again = await client.authenticate(issuer.token(life=3600), id="again")
             assert (again["ev"], again["id"]) == ("authenticated", "again")
             assert again["expires"] > (ends + 3000) * 1000
             # Past the first token's end, by the daemon's own clock, it is there as before.
-            while (await guest.expect("heartbeat"))["t"] < (ends + 0.5) * 1000:
+            while (await client.expect("heartbeat"))["t"] < (ends + 0.5) * 1000:
                 continue
-            await guest.subscribe("REFRESH")
+            await client.subscribe("REFRESH")
             publish(redis_server, [("auth.REFRESH", "1")])
-            await guest.expect("quote")
+            await client.expect("quote")
 
     asyncio.run(run())
 
@@ -351,16 +351,16 @@ def test_a_client_is_shut_out_at_the_end_of_its_token_and_not_before(
 ) -> None:
     async def run() -> None:
         ends = time.time() + 1.5
-        async with guest_of(served, issuer.token(exp=ends)) as guest:
-            await guest.expect("expiring")
-            error = await guest.shut_out()
+        async with authenticated_client(served, issuer.token(exp=ends)) as client:
+            await client.expect("expiring")
+            error = await client.expect_token_ended()
             assert time.time() >= ends
             assert "expired" in error["msg"]
         # A token that replaced another one ends as well.
-        async with guest_of(served, issuer.token()) as guest:
-            await guest.show(issuer.token(life=1))
-            await guest.expect("expiring")
-            await guest.shut_out()
+        async with authenticated_client(served, issuer.token()) as client:
+            await client.authenticate(issuer.token(life=1))
+            await client.expect("expiring")
+            await client.expect_token_ended()
 
     asyncio.run(run())
 
@@ -369,11 +369,13 @@ def test_a_token_of_another_user_does_not_change_whose_a_connection_is(
     served: Daemon, issuer: Issuer
 ) -> None:
     async def run() -> None:
-        async with guest_of(served, issuer.token("ann", symbols=["A*"]), "A1") as guest:
+        async with authenticated_client(
+            served, issuer.token("ann", symbols=["A*"]), "A1"
+        ) as client:
             for user in ("bob", None):
-                error = await guest.show(issuer.token(user), id=1)
+                error = await client.authenticate(issuer.token(user), id=1)
                 assert (error["code"], error["id"]) == (403, 1), error
-            answer = await guest.subscribe("B1", "A2")
+            answer = await client.subscribe("B1", "A2")
             assert answer["symbols"] == ["A2"]
 
     asyncio.run(run())
@@ -386,9 +388,9 @@ def test_nobody_has_to_authenticate_where_nobody_is_asked(daemon: StartDaemon) -
         async with client_of(found) as client:
             answer = await client.ask({"op": "auth", "token": "whatever it may be"})
             assert (answer["ev"], answer["code"]) == ("error", 403)
-        async with knock(found, "whatever-it-may-be", "subprotocol") as connection:
-            guest = await greeted(connection)
-            assert "auth" not in guest.welcome
+        async with connect_with_token(found, "whatever-it-may-be", "subprotocol") as connection:
+            client = await welcomed(connection)
+            assert "auth" not in client.welcome
             assert connection.subprotocol == JSON
 
     asyncio.run(run())
@@ -402,30 +404,30 @@ def test_patterns_decide_what_may_be_seen(
 ) -> None:
     async def run() -> None:
         token = issuer.token(quotepush={"symbols": ["PAT.*", "!PAT.6*", "*.HK"]})
-        async with guest_of(served, token) as guest:
+        async with authenticated_client(served, token) as client:
             asked = ["PAT.1", "PAT.688", "x.HK", "x.HKX", "pat.1", "PAT.é"]
-            answer = await guest.subscribe(*asked)
+            answer = await client.subscribe(*asked)
             assert answer["symbols"] == ["PAT.1", "x.HK", "PAT.é"]
             codes = {symbol: error["code"] for symbol, error in answer["errors"].items()}
             assert codes == {"PAT.688": 409, "x.HKX": 409, "pat.1": 409}
             publish(redis_server, [(f"auth.{symbol}", "1") for symbol in asked])
-            seen = [(await guest.expect("quote"))["s"] for _ in range(3)]
+            seen = [(await client.expect("quote"))["s"] for _ in range(3)]
             assert seen == ["PAT.1", "x.HK", "PAT.é"]
-        async with guest_of(served, issuer.token(symbols=[])) as guest:
-            assert (await guest.subscribe("PAT.1"))["errors"]["PAT.1"]["code"] == 409
+        async with authenticated_client(served, issuer.token(symbols=[])) as client:
+            assert (await client.subscribe("PAT.1"))["errors"]["PAT.1"]["code"] == 409
 
     asyncio.run(run())
 
 
 def test_max_symbols_is_said_in_the_welcome_and_kept(served: Daemon, issuer: Issuer) -> None:
     async def run() -> None:
-        async with guest_of(served, issuer.token(max_symbols=2)) as guest:
-            assert guest.welcome["limits"]["symbols"] == 2
-            answer = await guest.subscribe("A", "B", "C")
+        async with authenticated_client(served, issuer.token(max_symbols=2)) as client:
+            assert client.welcome["limits"]["symbols"] == 2
+            answer = await client.subscribe("A", "B", "C")
             assert answer["symbols"] == ["A", "B"]
             assert answer["errors"]["C"]["code"] == 405
-        async with guest_of(served, issuer.token(max_symbols=0)) as guest:
-            assert (await guest.subscribe("A"))["errors"]["A"]["code"] == 405
+        async with authenticated_client(served, issuer.token(max_symbols=0)) as client:
+            assert (await client.subscribe("A"))["errors"]["A"]["code"] == 405
 
     asyncio.run(run())
 
@@ -439,7 +441,10 @@ def test_min_interval_slows_a_fast_symbol_down_whatever_the_client_asks_for(
 
     async def run() -> None:
         token = issuer.token(min_interval=interval)
-        async with guest_of(served, token) as slow, guest_of(served, issuer.token()) as fast:
+        async with (
+            authenticated_client(served, token) as slow,
+            authenticated_client(served, issuer.token()) as fast,
+        ):
             answer = await slow.subscribe("FAST", mode="raw")
             assert answer["errors"]["FAST"]["code"] == 409
             assert answer["symbols"] == []
@@ -455,9 +460,9 @@ def test_min_interval_slows_a_fast_symbol_down_whatever_the_client_asks_for(
                 numbers.append(number)
                 await asyncio.to_thread(publisher.publish, [("auth.FAST", str(number))])
 
-            async def read(guest: Guest, got: list[tuple[int, int]]) -> None:
+            async def read(client: AuthenticatedClient, got: list[tuple[int, int]]) -> None:
                 while not got or got[-1][1] != end:
-                    event = await guest.expect("quote")
+                    event = await client.expect("quote")
                     got.append((event["t"], event["d"]))
 
             reading = asyncio.gather(read(slow, paced), read(fast, every))
@@ -479,11 +484,13 @@ def test_a_token_with_fewer_rights_ends_what_it_does_not_cover(
     served: Daemon, issuer: Issuer, publish: Publish, redis_server: RedisServer
 ) -> None:
     async def run() -> None:
-        async with guest_of(served, issuer.token(), "FEW1", "FEW2", "FEW3", "XFEW") as guest:
-            await guest.subscribe("FEWRAW", mode="raw")
+        async with authenticated_client(
+            served, issuer.token(), "FEW1", "FEW2", "FEW3", "XFEW"
+        ) as client:
+            await client.subscribe("FEWRAW", mode="raw")
             token = issuer.token(symbols=["FEW*"], max_symbols=2, min_interval=50)
-            assert (await guest.show(token, id=9))["ev"] == "authenticated"
-            gone = await guest.expect("unsubscribed")
+            assert (await client.authenticate(token, id=9))["ev"] == "authenticated"
+            gone = await client.expect("unsubscribed")
             assert "id" not in gone
             codes = {symbol: error["code"] for symbol, error in gone["errors"].items()}
             assert codes == {"XFEW": 409, "FEWRAW": 409, "FEW3": 405}
@@ -491,10 +498,10 @@ def test_a_token_with_fewer_rights_ends_what_it_does_not_cover(
             assert gone["total"] == 2
             symbols = ("XFEW", "FEWRAW", "FEW3", "FEW2")
             publish(redis_server, [(f"auth.{symbol}", "1") for symbol in symbols])
-            assert (await guest.expect("quote"))["s"] == "FEW2"
+            assert (await client.expect("quote"))["s"] == "FEW2"
             # And with more again, it may.
-            await guest.show(issuer.token())
-            assert (await guest.subscribe("XFEW"))["symbols"] == ["XFEW"]
+            await client.authenticate(issuer.token())
+            assert (await client.subscribe("XFEW"))["symbols"] == ["XFEW"]
 
     asyncio.run(run())
 
@@ -502,12 +509,12 @@ def test_a_token_with_fewer_rights_ends_what_it_does_not_cover(
 # -- revocation ----------------------------------------------------------------------------------
 
 
-async def gone_and_out(guest: Guest) -> None:
-    assert "revoked" in (await guest.shut_out())["msg"]
+async def gone_and_out(client: AuthenticatedClient) -> None:
+    assert "revoked" in (await client.expect_token_ended())["msg"]
 
 
-async def stays(guest: Guest) -> None:
-    assert (await guest.ask({"op": "ping"}))["ev"] == "pong"
+async def stays(client: AuthenticatedClient) -> None:
+    assert (await client.ask({"op": "ping"}))["ev"] == "pong"
 
 
 async def revoke(own: RedisServer, *words: str) -> None:
@@ -529,8 +536,8 @@ def test_revoking_shuts_out_on_every_node_at_once_and_for_good(  # noqa: C901 - 
     async def run() -> None:
         async with AsyncExitStack() as stack:
 
-            async def enter(node: Daemon, token: str) -> Guest:
-                return await stack.enter_async_context(guest_of(node, token))
+            async def enter(node: Daemon, token: str) -> AuthenticatedClient:
+                return await stack.enter_async_context(authenticated_client(node, token))
 
             others = [await enter(node, eva) for node in nodes]
             one = [await enter(node, first) for node in nodes]
@@ -538,26 +545,26 @@ def test_revoking_shuts_out_on_every_node_at_once_and_for_good(  # noqa: C901 - 
             # One that came as somebody else's token was replaced by the revoked one.
             one.append(await enter(nodes[0], issuer.token("ann")))
             await revoke(own, "--id", "the-second")
-            for guest in two:
-                await gone_and_out(guest)
-            for guest in one + others:
-                await stays(guest)
-            assert (await one[2].show(second))["code"] == 402
+            for client in two:
+                await gone_and_out(client)
+            for client in one + others:
+                await stays(client)
+            assert (await one[2].authenticate(second))["code"] == 402
             assert own.cli("PUBLISH", "quotepush:revoke", "no JSON at all").startswith(b":")
             await revoke(own, "--user", "ann")
-            for guest in one:
-                await gone_and_out(guest)
-            for guest in others:
-                await stays(guest)
+            for client in one:
+                await gone_and_out(client)
+            for client in others:
+                await stays(client)
         for node in nodes:
             for token in (first, second, no_iat):
                 status, words = await refused(node, token)
                 assert (status, "revoked" in words) == (401, True), words
-            async with knock(node) as connection:
-                guest = await greeted(connection)
-                assert "revoked" in (await guest.show(first))["msg"]
+            async with connect_with_token(node) as connection:
+                client = await welcomed(connection)
+                assert "revoked" in (await client.authenticate(first))["msg"]
             # A token that was issued later lets in.
-            async with guest_of(node, issuer.token("ann", iat=int(time.time()) + 2)):
+            async with authenticated_client(node, issuer.token("ann", iat=int(time.time()) + 2)):
                 pass
 
     asyncio.run(run())
@@ -567,8 +574,8 @@ def test_revoking_shuts_out_on_every_node_at_once_and_for_good(  # noqa: C901 - 
     async def try_again() -> None:
         for token in (first, second, no_iat):
             await out_again(again, token)
-        async with guest_of(again, eva) as guest:
-            await stays(guest)
+        async with authenticated_client(again, eva) as client:
+            await stays(client)
 
     asyncio.run(try_again())
 
@@ -576,8 +583,8 @@ def test_revoking_shuts_out_on_every_node_at_once_and_for_good(  # noqa: C901 - 
 async def out_again(daemon: Address, token: str) -> None:
     """A revoked token lets nobody in, or not for long: what a daemon has yet to read may be."""
     try:
-        async with guest_of(daemon, token) as guest:
-            await gone_and_out(guest)
+        async with authenticated_client(daemon, token) as client:
+            await gone_and_out(client)
     except InvalidStatus:
         pass
     status, words = await refused(daemon, token)
@@ -597,12 +604,15 @@ def test_a_message_of_any_program_revokes_and_what_is_none_is_ignored(
 
     async def run() -> None:
         token = issuer.token("ann", jti="by-hand")
-        async with guest_of(found, token) as guest, guest_of(found, issuer.token("bob")) as bob:
+        async with (
+            authenticated_client(found, token) as client,
+            authenticated_client(found, issuer.token("bob")) as bob,
+        ):
             for text in ("[]", '{"user":7}', '{"user":"ann","token":"x"}', "\xff", "", '{"a":1}'):
                 await asyncio.to_thread(publish, text)
-            await stays(guest)
+            await stays(client)
             await asyncio.to_thread(publish, '{"token":"by-hand","reason":"lost"}')
-            await gone_and_out(guest)
+            await gone_and_out(client)
             await stays(bob)
             await asyncio.to_thread(publish, '{"user":"bob"}')
             await gone_and_out(bob)
@@ -619,13 +629,13 @@ def test_what_was_revoked_while_redis_was_away_is_known_once_it_is_back(
     found = guarded(redis=own.url)
 
     async def run() -> None:
-        async with guest_of(found, issuer.token("ann", jti="away")) as guest:
+        async with authenticated_client(found, issuer.token("ann", jti="away")) as client:
             own.stop()
             await asyncio.to_thread(found.wait_for, "lost")
             back = own_redis(port=own.port)
             # Before the daemon can have heard a message: only the hash tells.
             back.cli("HSET", "quotepush:revoked", "token:away", str(int(time.time())))
-            while (event := await guest.event())["ev"] != "error":
+            while (event := await client.event())["ev"] != "error":
                 assert event["ev"] in ("feed", "heartbeat", "gap"), event
             assert event["code"] == 401
             assert "revoked" in event["msg"]
@@ -643,17 +653,19 @@ def test_revoking_shuts_out_on_all_workers(
 
     async def run() -> None:
         async with AsyncExitStack() as stack:
-            found: dict[str, list[Guest]] = {}
+            found: dict[str, list[AuthenticatedClient]] = {}
             async with asyncio.timeout(DEADLINE):
                 while len(found) < 2 or any(len(there) < 2 for there in found.values()):
-                    guest = await stack.enter_async_context(guest_of(served, token))
-                    found.setdefault(guest.welcome["epoch"], []).append(guest)
-            others = [await stack.enter_async_context(guest_of(served, bob)) for _ in range(4)]
+                    client = await stack.enter_async_context(authenticated_client(served, token))
+                    found.setdefault(client.welcome["epoch"], []).append(client)
+            others = [
+                await stack.enter_async_context(authenticated_client(served, bob)) for _ in range(4)
+            ]
             await revoke(own, "--user", "ann")
-            for guest in (each for there in found.values() for each in there):
-                await gone_and_out(guest)
-            for guest in others:
-                await stays(guest)
+            for client in (each for there in found.values() for each in there):
+                await gone_and_out(client)
+            for client in others:
+                await stays(client)
         for _ in range(6):
             assert (await refused(served, token))[0] == 401
         # Nor does a worker let in that takes the place of one that died.
@@ -666,7 +678,7 @@ def test_revoking_shuts_out_on_all_workers(
 
     asyncio.run(run())
     served.stop()
-    check_unsaid(served.log(), issuer.made)
+    check_not_logged(served.log(), issuer.made)
 
 
 # -- tickets -------------------------------------------------------------------------------------
@@ -690,9 +702,9 @@ def ticketing(daemon: StartDaemon, own: RedisServer, *options: str) -> Daemon:
     return found
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", TOKEN_PLACES)
 def test_a_ticket_for_one_use_lets_one_in_of_two_who_come_at_once(
-    daemon: StartDaemon, own_redis: OwnRedis, way: Way
+    daemon: StartDaemon, own_redis: OwnRedis, way: TokenPlace
 ) -> None:
     own = own_redis()
     box = Box(own)
@@ -700,17 +712,17 @@ def test_a_ticket_for_one_use_lets_one_in_of_two_who_come_at_once(
 
     async def come(ticket: str) -> str:
         try:
-            async with knock(found, ticket, way) as connection:
-                guest = await greeted(connection)
+            async with connect_with_token(found, ticket, way) as connection:
+                client = await welcomed(connection)
                 if way == "op":
-                    answer = await guest.show(ticket)
+                    answer = await client.authenticate(ticket)
                     if answer["ev"] == "error":
                         assert answer["code"] == 402
                         return "refused"
                 else:
-                    answer = await guest.expect("authenticated")
+                    answer = await client.expect("authenticated")
                 assert answer["user"] == "ann"
-                assert (await guest.subscribe("A1", "B1"))["symbols"] == ["A1"]
+                assert (await client.subscribe("A1", "B1"))["symbols"] == ["A1"]
                 return "in"
         except InvalidStatus as refusal:
             status = refusal.response.status_code
@@ -726,7 +738,7 @@ def test_a_ticket_for_one_use_lets_one_in_of_two_who_come_at_once(
 
     asyncio.run(run())
     found.stop()
-    check_unsaid(found.output(), box.made)
+    check_not_logged(found.output(), box.made)
 
 
 def test_a_lasting_ticket_serves_until_it_ends_and_a_revoked_one_no_more(
@@ -738,16 +750,19 @@ def test_a_lasting_ticket_serves_until_it_ends_and_a_revoked_one_no_more(
 
     async def run() -> None:
         lasting = box.ticket("--user", "board", "--lasting", "--id", "wall", "--expires", "1h")
-        async with guest_of(found, lasting), guest_of(found, lasting, way="op") as guest:
+        async with (
+            authenticated_client(found, lasting),
+            authenticated_client(found, lasting, way="op") as client,
+        ):
             short = box.ticket("--user", "eva", "--lasting", "--expires", "2s")
-            async with guest_of(found, short) as eva:
+            async with authenticated_client(found, short) as eva:
                 await eva.expect("expiring")
-                assert "expired" in (await eva.shut_out())["msg"]
+                assert "expired" in (await eva.expect_token_ended())["msg"]
             status, words = await refused(found, short)
             assert status == 401
             assert "not known" in words or "expired" in words
             await revoke(own, "--id", "wall")
-            await gone_and_out(guest)
+            await gone_and_out(client)
         assert (await refused(found, lasting))[0] == 401
         # One that nobody used is revoked with its user.
         unused = box.ticket("--user", "late")
@@ -759,13 +774,13 @@ def test_a_lasting_ticket_serves_until_it_ends_and_a_revoked_one_no_more(
 
     asyncio.run(run())
     found.stop()
-    check_unsaid(found.output(), box.made)
+    check_not_logged(found.output(), box.made)
 
 
-async def shown(guest: Guest, token: str) -> dict[str, Any]:
+async def shown(client: AuthenticatedClient, token: str) -> dict[str, Any]:
     """What comes of a token while the feed comes and goes."""
-    await guest.send({"op": "auth", "token": token})
-    while (event := await guest.expect("authenticated", "error", "feed"))["ev"] == "feed":
+    await client.send({"op": "auth", "token": token})
+    while (event := await client.expect("authenticated", "error", "feed"))["ev"] == "feed":
         continue
     return event
 
@@ -779,8 +794,8 @@ def test_while_redis_is_away_tickets_are_refused_for_now_and_serve_afterwards(
 
     async def run() -> None:
         ticket = box.ticket("--user", "ann")
-        async with knock(found) as connection:
-            stranger = await greeted(connection)
+        async with connect_with_token(found) as connection:
+            stranger = await welcomed(connection)
             # One that hangs: it answers nobody.
             own.process.send_signal(signal.SIGSTOP)
             assert (await refused(found, ticket))[0] == 503
@@ -800,7 +815,7 @@ def test_while_redis_is_away_tickets_are_refused_for_now_and_serve_afterwards(
 
     asyncio.run(run())
     found.stop()
-    check_unsaid(found.output(), box.made)
+    check_not_logged(found.output(), box.made)
 
 
 # -- clients that nobody here wrote --------------------------------------------------------------
@@ -844,7 +859,7 @@ def test_node_s_ws_authenticates_in_every_way(
         "url": served.url,
         "ca": str(certs_directory / "dev.crt"),
         "token": issuer.token("node"),
-        "ways": WAYS,
+        "ways": TOKEN_PLACES,
     }
     done = subprocess.run(
         ["node", str(script), str(node_modules)],

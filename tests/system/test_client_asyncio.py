@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from authenticated_clients import Issuer, check_not_logged
 from free_ports import free_port
-from guests import Issuer, check_unsaid
 from redis_process import Authority, RedisServer, TLSFiles
 from system_harness import DEADLINE, Daemon, Publish, StartDaemon
 
@@ -358,7 +358,7 @@ def test_a_function_renews_tokens_before_they_end_and_no_log_has_them(
     run(work())
     assert reasons[:3] == ["connect", "expiring", "expiring"]
     assert "pushservice.client" in {record.name for record in caplog.records}
-    check_unsaid(caplog.text, issuer.made)
+    check_not_logged(caplog.text, issuer.made)
 
 
 def test_what_a_token_does_not_cover_is_refused(guarded: Daemon, issuer: Issuer) -> None:

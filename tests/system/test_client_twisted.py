@@ -13,8 +13,8 @@ from typing import Any, ClassVar, TypeVar
 
 import pytest
 import pytest_twisted
+from authenticated_clients import Issuer, check_not_logged
 from free_ports import free_port
-from guests import Issuer, check_unsaid
 from redis_process import Authority, RedisServer
 from system_harness import Daemon, StartDaemon
 from twisted.internet import defer, protocol, reactor, task, threads
@@ -302,7 +302,7 @@ async def test_a_function_renews_tokens_before_they_end_and_no_log_has_them(
     assert reasons[:2] == ["connect", "expiring"]
     assert not [e for e in watched.told if isinstance(e, State) and e.name == "waiting"]
     assert any("authenticating" in line for line in logged)
-    check_unsaid("".join(logged) + caplog.text, issuer.made)
+    check_not_logged("".join(logged) + caplog.text, issuer.made)
 
 
 @pytest_twisted.ensureDeferred

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from authenticated_clients import Issuer
 from docutils import nodes
 from docutils.core import publish_doctree
-from guests import Issuer
 from redis_process import RedisServer, start_redis
 from system_harness import Daemon, Publish, StartDaemon
 

@@ -15,7 +15,14 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 import pytest
-from guests import Guest, Issuer, check_unsaid, guest_of, knock, refused
+from authenticated_clients import (
+    AuthenticatedClient,
+    Issuer,
+    authenticated_client,
+    check_not_logged,
+    connect_with_token,
+    refused,
+)
 from redis_process import RedisServer
 from system_clients import Ledger, Puppet, frame
 from system_harness import DEADLINE, Daemon, Publish, Publisher, StartDaemon
@@ -48,7 +55,7 @@ def late(daemon: StartDaemon, issuer: Issuer) -> Iterator[Callable[..., Daemon]]
     yield start
     for each in started:
         each.stop()
-        check_unsaid(each.output(), issuer.made)
+        check_not_logged(each.output(), issuer.made)
 
 
 class Seen(NamedTuple):
@@ -68,8 +75,8 @@ class Seen(NamedTuple):
 class Listener:
     """A client that keeps what it is sent as bytes."""
 
-    def __init__(self, guest: Guest, delay: float = 0.0) -> None:
-        self.guest = guest
+    def __init__(self, client: AuthenticatedClient, delay: float = 0.0) -> None:
+        self.client = client
         self.delay = delay
         self.seen: list[Seen] = []
         self.others: list[dict[str, Any]] = []
@@ -78,7 +85,7 @@ class Listener:
 
     async def message(self) -> None:
         async with asyncio.timeout(DEADLINE):
-            data = await self.guest.connection.recv(decode=False)
+            data = await self.client.connection.recv(decode=False)
         came = time.time()
         for kind, symbol, n, t, payload in _QUOTE.findall(data):
             seen = Seen(kind.decode(), symbol.decode(), int(n), int(t), payload, came)
@@ -129,11 +136,11 @@ def test_a_delayed_client_gets_the_same_bytes_as_one_in_real_time_and_none_too_e
     async def run() -> None:
         now, soon, later = issuer.token(), issuer.token(delay=DELAY), issuer.token(delay=1.5)
         async with (
-            guest_of(served, now, "SAME") as real,
-            guest_of(served, soon, "SAME") as delayed,
-            guest_of(served, later, "SAME", way="op") as longest,
-            guest_of(served, soon, "SAME", way="subprotocol", mode="raw") as raw,
-            knock(served, soon, "header", "quotepush.raw") as bare,
+            authenticated_client(served, now, "SAME") as real,
+            authenticated_client(served, soon, "SAME") as delayed,
+            authenticated_client(served, later, "SAME", way="op") as longest,
+            authenticated_client(served, soon, "SAME", way="subprotocol", mode="raw") as raw,
+            connect_with_token(served, soon, "header", "quotepush.raw") as bare,
         ):
             assert "delay" not in real.known
             assert (delayed.known["delay"], longest.known["delay"]) == (DELAY, 1.5)
@@ -187,15 +194,15 @@ def test_a_snapshot_is_never_newer_than_the_delay(
     async def run() -> None:
         token = issuer.token(delay=DELAY)
         async with (
-            guest_of(served, issuer.token(), "S1") as real,
-            guest_of(served, token, "S1") as delayed,
+            authenticated_client(served, issuer.token(), "S1") as real,
+            authenticated_client(served, token, "S1") as delayed,
         ):
             ahead, behind = Listener(real), Listener(delayed, DELAY)
             for number in range(1, 8):
                 publish(redis_server, [("snap.S1", payload(number))])
                 await ahead.until(number)
                 # One that comes just now sees what is old enough, and then the rest.
-                async with guest_of(served, token) as newcomer:
+                async with authenticated_client(served, token) as newcomer:
                     await newcomer.send({"op": "subscribe", "symbols": ["S1"]})
                     listener = Listener(newcomer, DELAY)
                     while not listener.seen:
@@ -205,7 +212,7 @@ def test_a_snapshot_is_never_newer_than_the_delay(
                         assert listener.seen[0].n == len(behind.seen) or behind.seen == []
                 await behind.until(number)
             # What was published long ago is a snapshot for all.
-            async with guest_of(served, token) as newcomer:
+            async with authenticated_client(served, token) as newcomer:
                 await newcomer.send({"op": "subscribe", "symbols": ["S1"]})
                 (snapshot,) = await Listener(newcomer, DELAY).until(1)
                 assert (snapshot.kind, snapshot.n) == ("snapshot", 7)
@@ -222,8 +229,8 @@ def test_a_delay_that_is_longer_than_any_is_refused(
     async def run() -> None:
         status, words = await refused(served, issuer.token(delay=LONGER + 1))
         assert (status, "not offered" in words) == (401, True), words
-        async with guest_of(served, issuer.token()) as guest:
-            assert (await guest.show(issuer.token(delay=LONGER + 1)))["code"] == 402
+        async with authenticated_client(served, issuer.token()) as client:
+            assert (await client.authenticate(issuer.token(delay=LONGER + 1)))["code"] == 402
 
     asyncio.run(run())
 
@@ -288,8 +295,8 @@ def test_what_the_loss_of_the_feed_may_have_cost_is_told_in_its_place_among_late
 
     async def run() -> None:
         async with (
-            guest_of(served, issuer.token(), "S") as real,
-            guest_of(served, issuer.token(delay=LONGER), "S") as delayed,
+            authenticated_client(served, issuer.token(), "S") as real,
+            authenticated_client(served, issuer.token(delay=LONGER), "S") as delayed,
         ):
             ahead, behind = Listener(real), Listener(delayed, LONGER)
             publish(own, 1)
@@ -326,15 +333,15 @@ def test_a_token_without_delay_brings_a_delayed_client_into_real_time(
 
     async def run() -> None:
         async with (
-            guest_of(served, issuer.token(delay=LONGER), "M1", "M2") as guest,
-            guest_of(served, issuer.token(), "M1", "M2") as real,
+            authenticated_client(served, issuer.token(delay=LONGER), "M1", "M2") as client,
+            authenticated_client(served, issuer.token(), "M1", "M2") as real,
         ):
-            listener, ahead = Listener(guest, LONGER), Listener(real)
+            listener, ahead = Listener(client, LONGER), Listener(real)
             publish(redis_server, [("move.M1", payload(1)), ("move.M2", payload(1))])
             await listener.until(2)
             publish(redis_server, [("move.M1", payload(n)) for n in (2, 3)])
             await ahead.until(4)
-            await guest.send({"op": "auth", "id": "up", "token": issuer.token()})
+            await client.send({"op": "auth", "id": "up", "token": issuer.token()})
             listener.delay = 0.0
             known = await listener.until_event("authenticated")
             assert (known["id"], "delay" in known) == ("up", False)
@@ -349,7 +356,7 @@ def test_a_token_without_delay_brings_a_delayed_client_into_real_time(
             assert listener.seen[-1][:3] == ("quote", "M1", 4)
             # Long past the delay, nothing has come twice.
             ends = time.time() + LONGER + 0.3
-            while (await guest.expect("heartbeat"))["t"] < ends * 1000:
+            while (await client.expect("heartbeat"))["t"] < ends * 1000:
                 continue
 
     asyncio.run(run())
@@ -362,16 +369,16 @@ def test_on_the_way_into_real_time_nothing_is_shown_that_the_new_token_does_not_
 
     async def run() -> None:
         async with (
-            guest_of(served, issuer.token(delay=LONGER), "OPEN", "SHUT") as guest,
-            guest_of(served, issuer.token(), "OPEN", "SHUT") as real,
+            authenticated_client(served, issuer.token(delay=LONGER), "OPEN", "SHUT") as client,
+            authenticated_client(served, issuer.token(), "OPEN", "SHUT") as real,
         ):
             quotes = [
                 (f"cover.{symbol}", payload(n)) for n in (1, 2) for symbol in ("OPEN", "SHUT")
             ]
             publish(redis_server, quotes)
             await Listener(real).until(4)
-            await guest.send({"op": "auth", "token": issuer.token(symbols=["OPEN"])})
-            listener = Listener(guest)
+            await client.send({"op": "auth", "token": issuer.token(symbols=["OPEN"])})
+            listener = Listener(client)
             gone = await listener.until_event("unsubscribed")
             assert (gone["symbols"], gone["errors"]["SHUT"]["code"]) == (["SHUT"], 409)
             publish(redis_server, [(f"cover.{symbol}", payload(3)) for symbol in ("SHUT", "OPEN")])
@@ -390,12 +397,12 @@ def test_a_token_with_a_longer_delay_makes_the_client_come_again(
 
     async def run() -> None:
         for before in ({}, {"delay": DELAY}):
-            async with guest_of(served, issuer.token(**before), "L") as guest:
-                known = await guest.show(issuer.token(delay=LONGER))
+            async with authenticated_client(served, issuer.token(**before), "L") as client:
+                known = await client.authenticate(issuer.token(delay=LONGER))
                 assert (known["ev"], known["delay"]) == ("authenticated", LONGER)
-                bye = await guest.expect("bye")
+                bye = await client.expect("bye")
                 assert (bye["code"], bye["retry"]) == (1012, 0)
-                assert await guest.closed() == 1012
+                assert await client.closed() == 1012
 
     asyncio.run(run())
 
@@ -410,8 +417,8 @@ def test_what_the_tape_has_no_room_for_is_told_as_a_gap(
     chance = random.Random(20251122)
 
     async def run() -> None:
-        async with guest_of(served, issuer.token(delay=DELAY), "F") as guest:
-            listener = Listener(guest, DELAY)
+        async with authenticated_client(served, issuer.token(delay=DELAY), "F") as client:
+            listener = Listener(client, DELAY)
             # More than the budget, and nothing that could be packed.
             quotes = [
                 ("full.F", b'{"i":%d,"fill":"%b"}' % (n, chance.randbytes(1500).hex().encode()))

@@ -22,7 +22,15 @@ from typing import Any, Final
 
 import psutil
 import pytest
-from guests import WAYS, Guest, Issuer, check_unsaid, greeted, guest_of, knock
+from authenticated_clients import (
+    TOKEN_PLACES,
+    AuthenticatedClient,
+    Issuer,
+    authenticated_client,
+    check_not_logged,
+    connect_with_token,
+    welcomed,
+)
 from system_clients import UPGRADE, BareSocket, bare_socket, frame
 from system_harness import Daemon, Publisher, RedisServer, StartDaemon, poll
 from token_makers import SECRET, forged, part
@@ -392,8 +400,8 @@ class Calm:
     async def run(self, attack: Awaitable[list[Attack]]) -> list[Attack]:
         now, late = self._issuer.token("calm"), self._issuer.token("calm", delay=DELAYS[0])
         async with (
-            guest_of(self._daemon, now, "CALM") as first,
-            guest_of(self._daemon, late, "CALM", way="op", mode="raw") as second,
+            authenticated_client(self._daemon, now, "CALM") as first,
+            authenticated_client(self._daemon, late, "CALM", way="op", mode="raw") as second,
         ):
             receiving = asyncio.gather(self._receive(first), self._receive(second))
             stop = asyncio.Event()
@@ -417,9 +425,9 @@ class Calm:
             await asyncio.sleep(0.01)
         self._publisher.publish([("fuzz.CALM", '"end"')])
 
-    async def _receive(self, guest: Guest) -> list[tuple[int, Any]]:
+    async def _receive(self, client: AuthenticatedClient) -> list[tuple[int, Any]]:
         got: list[tuple[int, Any]] = []
-        while (event := await guest.expect("quote", "gap")).get("d") != "end":
+        while (event := await client.expect("quote", "gap")).get("d") != "end":
             if event["ev"] == "quote":
                 got.append((event["n"], event["d"]))
             else:
@@ -473,11 +481,11 @@ def test_whatever_is_sent_nobody_else_notices_and_nothing_is_left(
     async def run() -> list[Attack]:
         every = await Calm(publisher, served, issuer).run(attack())
         # It serves newcomers as before, in every way.
-        for way in WAYS:
-            async with guest_of(served, issuer.token(), "S1", way=way):
+        for way in TOKEN_PLACES:
+            async with authenticated_client(served, issuer.token(), "S1", way=way):
                 pass
-        async with knock(served) as connection:
-            await greeted(connection)
+        async with connect_with_token(served) as connection:
+            await welcomed(connection)
         return every
 
     every = asyncio.run(run())
@@ -495,4 +503,4 @@ def test_whatever_is_sent_nobody_else_notices_and_nothing_is_left(
     output = served.output()
     for word in ("Traceback", "#error]", "#critical]", "incident", "Unhandled"):
         assert word not in output, f"seed {SEED}: {output[output.index(word) - 500 :][:3000]}"
-    check_unsaid(output, issuer.made[:10] + issuer.made[-10:])
+    check_not_logged(output, issuer.made[:10] + issuer.made[-10:])

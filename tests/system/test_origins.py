@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from authenticated_clients import JSON, Issuer, check_not_logged
 from chromium import TIMEOUT_MS, chromium
-from guests import JSON, Issuer, check_unsaid
 from playwright.sync_api import Browser, Frame, Page, Route, expect, sync_playwright
 from system_harness import DEADLINE, Daemon, StartDaemon
 from websockets.exceptions import InvalidStatus
@@ -277,4 +277,4 @@ def test_a_browser_authenticates_and_a_stolen_token_is_of_no_use_on_another_page
     visit_evil(page)
     assert attempt(page, found, token) == REFUSED
     found.stop()
-    check_unsaid(found.output(), issuer.made)
+    check_not_logged(found.output(), issuer.made)

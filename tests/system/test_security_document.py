@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from authenticated_clients import authenticated_client, refused
 from code_blocks import code_blocks
-from guests import guest_of, refused
 from redis_client import RedisClient
 from redis_process import RedisServer
 from system_harness import Daemon, StartDaemon, environment
@@ -100,10 +100,10 @@ def test_a_ticket_that_the_login_server_writes_lets_in_and_is_taken_back(
                 redis.ask(*re.sub(r"\b\d{10}\b", now, line).split())
 
     async def run() -> None:
-        async with guest_of(ticketing, written(), "600519.SH") as ann:
+        async with authenticated_client(ticketing, written(), "600519.SH") as ann:
             assert ann.known["user"] == "ann"
             in_one_transaction()
-            assert "revoked" in (await ann.shut_out())["msg"]
+            assert "revoked" in (await ann.expect_token_ended())["msg"]
         unused = written()
         typed(blocks["revoke"], tmp_path, QUOTEPUSH_REDIS=own.url)
         assert "revoked" in (await refused(ticketing, unused))[1]
@@ -115,14 +115,14 @@ def test_tickets_that_are_made_by_hand_let_in(blocks, ticketing, own, tmp_path):
     once, lasting = typed(blocks["make-tickets"], tmp_path, QUOTEPUSH_REDIS=own.url)
 
     async def run() -> None:
-        async with guest_of(ticketing, once) as ann:
+        async with authenticated_client(ticketing, once) as ann:
             assert ann.known["user"] == "ann"
             # It is good for a minute, of which some has passed.
             assert (await ann.expect("expiring"))["in"] <= 60_000
             assert (await ann.subscribe("600519.SH", "AAPL"))["symbols"] == ["600519.SH"]
         assert (await refused(ticketing, once))[0] == 401
         for _ in range(2):
-            async with guest_of(ticketing, lasting) as dashboard:
+            async with authenticated_client(ticketing, lasting) as dashboard:
                 assert dashboard.known["user"] == "dashboard"
 
     asyncio.run(run())

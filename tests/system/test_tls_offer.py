@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from guests import JSON, Issuer, greeted, quotepush
+from authenticated_clients import JSON, Issuer, quotepush, welcomed
 from redis_process import Authority, RedisServer, TLSFiles
 from system_clients import Client
 from system_harness import DEADLINE, Daemon, StartDaemon, environment
@@ -211,10 +211,10 @@ def test_only_a_certificate_of_the_authority_lets_in(
 
     async def run() -> None:
         async with showing(found, papers["good"], version) as connection:
-            guest = await greeted(connection)
-            assert guest.welcome["auth"] == "done"
-            assert (await guest.expect("authenticated"))["user"] == "CN=ann"
-            assert (await guest.subscribe("A"))["symbols"] == ["A"]
+            client = await welcomed(connection)
+            assert client.welcome["auth"] == "done"
+            assert (await client.expect("authenticated"))["user"] == "CN=ann"
+            assert (await client.subscribe("A"))["symbols"] == ["A"]
             for what in ("expired", "of another authority", "self-signed", None):
                 paper = None if what is None else papers[what]
                 with pytest.raises((ssl.SSLError, ConnectionError, InvalidMessage)):
@@ -222,8 +222,8 @@ def test_only_a_certificate_of_the_authority_lets_in(
                         pytest.fail(f"let in with a certificate: {what}")
             # Of another user, who is not disturbed.
             async with showing(found, papers["another"], version) as other:
-                await greeted(other)
-            await guest.subscribe("B")
+                await welcomed(other)
+            await client.subscribe("B")
 
     asyncio.run(run())
     assert "as CN=ann (" in found.wait_for("came from")
@@ -253,13 +253,13 @@ def test_the_subject_of_a_certificate_is_a_user_who_can_be_revoked(
 
     async def run() -> None:
         async with showing(found, papers["good"]) as ann, showing(found, papers["another"]) as eva:
-            guests = [await greeted(connection) for connection in (ann, eva)]
-            for guest in guests:
-                await guest.expect("authenticated")
+            clients = [await welcomed(connection) for connection in (ann, eva)]
+            for client in clients:
+                await client.expect("authenticated")
             env = {"QUOTEPUSH_REDIS": own.url}
             await asyncio.to_thread(quotepush, "token", "revoke", "--user", "CN=ann", env=env)
-            assert "revoked" in (await guests[0].shut_out())["msg"]
-            assert (await guests[1].ask({"op": "ping"}))["ev"] == "pong"
+            assert "revoked" in (await clients[0].expect_token_ended())["msg"]
+            assert (await clients[1].ask({"op": "ping"}))["ev"] == "pong"
             with pytest.raises(InvalidStatus) as refusal:
                 await showing(found, papers["good"])
             assert refusal.value.response.status_code == 401
@@ -304,9 +304,9 @@ def test_with_a_certificate_a_token_may_be_shown_too_where_tokens_are_taken(
     async def run() -> None:
         headers = {"Authorization": f"Bearer {issuer.token('bob', symbols=['B*'])}"}
         async with showing(found, papers["good"], additional_headers=headers) as connection:
-            guest = await greeted(connection)
-            assert (await guest.expect("authenticated"))["user"] == "bob"
-            assert (await guest.subscribe("A", "B"))["symbols"] == ["B"]
+            client = await welcomed(connection)
+            assert (await client.expect("authenticated"))["user"] == "bob"
+            assert (await client.subscribe("A", "B"))["symbols"] == ["B"]
         headers = {"Authorization": f"Bearer {Issuer(tmp_path, which=1).token('bob')}"}
         with pytest.raises(InvalidStatus) as refusal:
             await showing(found, papers["good"], additional_headers=headers)

@@ -16,9 +16,9 @@ import docutils.core
 import msgspec
 import pytest
 import toctree  # noqa: F401 - makes docutils know the directive
+from authentication_doubles import AuthenticatedHub
 from core_doubles import Client, FixedClock, make_hub, publish
 from docutils import nodes
-from door_doubles import House
 from twisted.scripts.twistd import ServerOptions
 
 from pushservice.cli.main import main
@@ -329,13 +329,13 @@ def test_the_raw_examples_are_a_conversation_that_takes_place():
 
 
 def test_the_examples_of_who_a_client_is_are_a_conversation_that_takes_place():
-    house = House()
-    house.clock.rightNow = 1_763_799_999.0
-    publish(house.hub, *[("AAPL", b'{"last":189.50}')] * 1201)
+    served = AuthenticatedHub()
+    served.clock.rightNow = 1_763_799_999.0
+    publish(served.hub, *[("AAPL", b'{"last":189.50}')] * 1201)
     tokens = re.findall(r'"op":"auth","id":\d+,"token":"(eyJ[^"]+)"', protocol().astext())
     for hours, text, pattern in zip((1, 2), tokens, ("AAPL", "MSFT"), strict=True):
-        house.know(text, pattern, expires_at=house.clock.seconds() + 3600 * hours)
-    client = house.client()
+        served.accept_token(text, pattern, expires_at=served.clock.seconds() + 3600 * hours)
+    client = served.client()
     client.texts()
     converse(client, "anonymous", "anonymous-answer")
     client.session.close()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from authentication_doubles import DELAY, LEEWAY, TIMEOUT, AuthenticatedHub, AuthenticatingClient
 from core_doubles import Client, FixedClock, make_hub, publish
-from door_doubles import DELAY, LEEWAY, TIMEOUT, Guest, House
 
 from pushservice.auth.identity import Identity, Refused
 from pushservice.limits import Limits
@@ -454,14 +454,14 @@ def test_a_command_about_many_symbols_counts_as_many_messages(end):
 
 
 @pytest.fixture
-def house() -> House:
-    return House()
+def served() -> AuthenticatedHub:
+    return AuthenticatedHub()
 
 
-def known(house: House, token: str = "ann") -> Guest:
+def known(served: AuthenticatedHub, token: str = "ann") -> AuthenticatingClient:
     """A client that said who it is, and read the answer."""
-    client = house.client()
-    client.show(token)
+    client = served.client()
+    client.authenticate(token)
     client.frames()
     return client
 
@@ -470,9 +470,9 @@ def kinds(client: Client) -> list[tuple[str, object]]:
     return [(event["ev"], event.get("code")) for event in client.events()]
 
 
-def test_a_stranger_is_told_to_authenticate_and_may_do_nothing_else(house):
-    publish(house.hub, ("A", b"1"))
-    client = house.client()
+def test_a_stranger_is_told_to_authenticate_and_may_do_nothing_else(served):
+    publish(served.hub, ("A", b"1"))
+    client = served.client()
     assert client.events()[0]["auth"] == "required"
     for op in ("subscribe", "unsubscribe", "list"):
         client.say({"op": op, "id": 1, "symbols": ["A"]})
@@ -481,7 +481,7 @@ def test_a_stranger_is_told_to_authenticate_and_may_do_nothing_else(house):
         assert event["msg"].startswith("authenticate first")
     client.say({"op": "ping", "id": 2})
     assert client.events() == [{"ev": "pong", "id": 2}]
-    publish(house.hub, ("A", b"2"))
+    publish(served.hub, ("A", b"2"))
     assert client.frames() == []
     client.session.close()
 
@@ -495,11 +495,11 @@ def test_where_nobody_is_asked_a_token_is_refused_and_changes_nothing():
     assert client.events()[0]["ev"] == "subscribed"
 
 
-def test_who_shows_a_token_is_told_who_it_is_and_served(house):
-    house.know("t", "*.SH", expires_at=1_763_803_600.0, delay_s=900.0)
-    client = house.client()
+def test_who_shows_a_token_is_told_who_it_is_and_served(served):
+    served.accept_token("t", "*.SH", expires_at=1_763_803_600.0, delay_s=900.0)
+    client = served.client()
     client.frames()
-    client.show("t", id=3)
+    client.authenticate("t", id=3)
     assert client.events() == [
         {
             "ev": "authenticated",
@@ -513,16 +513,16 @@ def test_who_shows_a_token_is_told_who_it_is_and_served(house):
     [event] = client.events()
     assert event["symbols"] == ["1.SH"]
     assert event["errors"]["AAPL"]["code"] == 409
-    publish(house.hub, ("1.SH", b"1"))
+    publish(served.hub, ("1.SH", b"1"))
     assert client.frames() == [], "that is not late enough"
-    publish(house.late, ("1.SH", b"1"))
+    publish(served.late, ("1.SH", b"1"))
     assert len(client.events()) == 1
     client.session.close()
-    assert house.clock.calls == []
+    assert served.clock.calls == []
 
 
-def test_who_came_with_a_token_is_welcomed_as_known_and_with_its_own_limit(house):
-    client = house.client(house.know("t", max_symbols=2))
+def test_who_came_with_a_token_is_welcomed_as_known_and_with_its_own_limit(served):
+    client = served.client(served.accept_token("t", max_symbols=2))
     welcome, authenticated = client.events()
     assert (welcome["auth"], welcome["limits"]["symbols"]) == ("done", 2)
     assert authenticated == {"ev": "authenticated", "user": "ann"}
@@ -530,278 +530,278 @@ def test_who_came_with_a_token_is_welcomed_as_known_and_with_its_own_limit(house
     assert client.events()[0]["errors"]["C"]["code"] == 405
 
 
-def test_a_bad_token_is_refused_in_words_and_the_third_closes(house):
-    client = house.client()
+def test_a_bad_token_is_refused_in_words_and_the_third_closes(served):
+    client = served.client()
     client.frames()
     for tries in (1, 2, 3):
         assert client.outlet.closed_with is None
-        client.show("secret", id=tries)
+        client.authenticate("secret", id=tries)
         events = client.events()
         assert (events[0]["code"], events[0]["id"]) == (402, tries)
         assert events[0]["msg"] == "the token is refused: nobody knows it"
     assert events[1] == {"ev": "bye", "code": 4001}
     assert client.outlet.closed_with is CloseCode.AUTHENTICATION_FAILED
-    assert house.counters.auth_failures == 3
-    assert house.clock.calls == []
+    assert served.counters.auth_failures == 3
+    assert served.clock.calls == []
 
 
-def test_what_is_refused_for_now_alone_may_be_tried_for_ever(house):
-    house.verdicts.known["t"] = Refused("try again", temporary=True)
-    client = house.client()
+def test_what_is_refused_for_now_alone_may_be_tried_for_ever(served):
+    served.authenticator.known["t"] = Refused("try again", temporary=True)
+    client = served.client()
     for _ in range(5):
-        client.show("t")
+        client.authenticate("t")
     assert client.outlet.closed_with is None
-    house.know("t")
-    client.show("t")
+    served.accept_token("t")
+    client.authenticate("t")
     assert client.session.identity is not None
 
 
-def test_a_good_token_makes_bad_ones_forgotten(house):
-    client = house.client()
+def test_a_good_token_makes_bad_ones_forgotten(served):
+    client = served.client()
     for token in ("bad", "bad", "ann", "bad", "bad"):
-        client.show(token)
+        client.authenticate(token)
     assert client.outlet.closed_with is None
 
 
-def test_a_stranger_that_takes_too_long_is_closed_with_4004(house):
-    client = house.client()
+def test_a_stranger_that_takes_too_long_is_closed_with_4004(served):
+    client = served.client()
     client.frames()
-    house.clock.pass_time(TIMEOUT + 0.25)
+    served.clock.pass_time(TIMEOUT + 0.25)
     assert kinds(client) == [("error", 404), ("bye", 4004)]
     assert client.outlet.closed_with is CloseCode.AUTHENTICATION_TOO_LATE
-    assert house.counters.auth_too_late == 1
+    assert served.counters.auth_too_late == 1
 
 
-def test_a_stranger_that_is_behind_is_told_why_it_is_closed_too(house):
-    client = house.client()
+def test_a_stranger_that_is_behind_is_told_why_it_is_closed_too(served):
+    client = served.client()
     client.frames()
     client.outbox.blocked()
-    house.clock.pass_time(TIMEOUT + 0.25)
+    served.clock.pass_time(TIMEOUT + 0.25)
     assert kinds(client) == [("error", 404), ("bye", 4004)]
 
 
-def test_what_is_said_while_a_token_is_looked_at_waits_and_is_carried_out_in_order(house):
-    house.verdicts.later = True
-    client = house.client()
+def test_what_is_said_while_a_token_is_looked_at_waits_and_is_carried_out_in_order(served):
+    served.authenticator.later = True
+    client = served.client()
     client.frames()
-    client.show("ann", id=1)
+    client.authenticate("ann", id=1)
     assert not client.outlet.reading
     client.say({"op": "subscribe", "id": 2, "symbols": ["A"]})
     client.say(b"nonsense")
-    client.show("ann", id=3)
+    client.authenticate("ann", id=3)
     client.say({"op": "ping", "id": 4})
     assert client.frames() == []
-    house.verdicts.answer()
+    served.authenticator.answer()
     assert [(event["ev"], event.get("id")) for event in client.events()] == [
         ("authenticated", 1),
         ("subscribed", 2),
         ("error", None),
     ]
     assert not client.outlet.reading
-    house.verdicts.answer()
+    served.authenticator.answer()
     assert [event["ev"] for event in client.events()] == ["authenticated", "pong"]
     assert client.outlet.reading
 
 
-def test_what_waits_behind_a_refused_token_is_refused_too(house):
-    house.verdicts.later = True
-    client = house.client()
+def test_what_waits_behind_a_refused_token_is_refused_too(served):
+    served.authenticator.later = True
+    client = served.client()
     client.frames()
-    client.show("bad")
+    client.authenticate("bad")
     client.say({"op": "subscribe", "symbols": ["A"]})
-    house.verdicts.answer()
+    served.authenticator.answer()
     assert kinds(client) == [("error", 402), ("error", 401)]
 
 
 @pytest.mark.parametrize("end", ["leaves", "too late", "revoked", "expires"])
-def test_a_verdict_on_who_is_gone_does_nothing(house, end):
-    house.know("t", token_id="7", expires_at=house.clock.seconds() + 1)
-    client = house.client() if end in ("leaves", "too late") else known(house, "t")
-    house.verdicts.later = True
-    client.show("ann")
+def test_a_verdict_on_who_is_gone_does_nothing(served, end):
+    served.accept_token("t", token_id="7", expires_at=served.clock.seconds() + 1)
+    client = served.client() if end in ("leaves", "too late") else known(served, "t")
+    served.authenticator.later = True
+    client.authenticate("ann")
     client.say({"op": "subscribe", "symbols": ["A"]})
     if end == "leaves":
         client.session.close()
     elif end == "revoked":
-        house.revoke(token="7")
+        served.revoke(token="7")
     else:
-        house.clock.pass_time(TIMEOUT + 1)
+        served.clock.pass_time(TIMEOUT + 1)
     assert client.session.closed
     client.frames()
-    house.verdicts.answer()
+    served.authenticator.answer()
     assert client.frames() == []
-    assert house.hub.count_topics() == 0
-    house.revoke(user="ann")
+    assert served.hub.count_topics() == 0
+    served.revoke(user="ann")
     assert client.frames() == []
-    assert house.clock.calls == []
+    assert served.clock.calls == []
 
 
-def test_who_is_revoked_while_looked_at_does_not_come_in(house):
-    house.know("t", token_id="7")
-    house.verdicts.later = True
-    client = house.client()
+def test_who_is_revoked_while_looked_at_does_not_come_in(served):
+    served.accept_token("t", token_id="7")
+    served.authenticator.later = True
+    client = served.client()
     client.frames()
-    client.show("t")
-    house.revoke(token="7")
-    house.verdicts.answer()
+    client.authenticate("t")
+    served.revoke(token="7")
+    served.authenticator.answer()
     [event] = client.events()
     assert event["msg"] == "the token is refused: it was revoked"
     assert client.session.identity is None
     client.session.close()
 
 
-def test_who_catches_up_while_a_token_is_looked_at_is_not_read_on_and_on(house):
-    house.verdicts.later = True
-    client = house.client()
+def test_who_catches_up_while_a_token_is_looked_at_is_not_read_on_and_on(served):
+    served.authenticator.later = True
+    client = served.client()
     client.outbox.blocked()
-    client.show("ann")
+    client.authenticate("ann")
     client.outbox.drained()
     client.say({"op": "ping"})
     assert not client.outlet.reading
-    house.verdicts.answer()
+    served.authenticator.answer()
     assert client.outlet.reading
     assert kinds(client)[-1] == ("pong", None)
 
 
-def test_reading_is_not_resumed_for_who_fell_behind_meanwhile(house):
-    house.verdicts.later = True
-    client = house.client()
-    client.show("ann")
+def test_reading_is_not_resumed_for_who_fell_behind_meanwhile(served):
+    served.authenticator.later = True
+    client = served.client()
+    client.authenticate("ann")
     client.outbox.blocked()
-    house.verdicts.answer()
+    served.authenticator.answer()
     assert not client.outlet.reading
     client.outbox.drained()
     assert client.outlet.reading
 
 
-def test_the_end_of_a_token_is_told_and_then_it_is_closed_and_told_why(house):
-    client = house.client(house.know("t", expires_at=house.clock.seconds() + 60))
+def test_the_end_of_a_token_is_told_and_then_it_is_closed_and_told_why(served):
+    client = served.client(served.accept_token("t", expires_at=served.clock.seconds() + 60))
     client.say({"op": "subscribe", "symbols": ["A"]})
     client.frames()
-    house.clock.pass_time(0)
+    served.clock.pass_time(0)
     assert client.events() == [{"ev": "expiring", "in": 60_000}]
-    house.clock.pass_time(60 + LEEWAY + 0.25)
+    served.clock.pass_time(60 + LEEWAY + 0.25)
     error, bye = client.events()
     assert (error["code"], error["msg"]) == (401, "the token has expired")
     assert bye == {"ev": "bye", "code": 4001}
     assert client.outlet.closed_with is CloseCode.AUTHENTICATION_FAILED
-    assert house.hub.count_outboxes() == house.hub.count_topics() == 0
-    assert house.counters.shut_out == 1
+    assert served.hub.count_outboxes() == served.hub.count_topics() == 0
+    assert served.counters.shut_out == 1
 
 
-def test_a_new_token_in_time_keeps_it_open(house):
-    client = house.client(house.know("t", expires_at=house.clock.seconds() + 60))
-    house.know("u", expires_at=house.clock.seconds() + 3600)
-    client.show("u")
-    house.clock.pass_time(600)
+def test_a_new_token_in_time_keeps_it_open(served):
+    client = served.client(served.accept_token("t", expires_at=served.clock.seconds() + 60))
+    served.accept_token("u", expires_at=served.clock.seconds() + 3600)
+    client.authenticate("u")
+    served.clock.pass_time(600)
     assert client.outlet.closed_with is None
     client.session.close()
 
 
-def test_another_users_token_is_refused_and_changes_nothing(house):
-    house.verdicts.known["bob"] = Identity("bob")
-    client = known(house)
-    client.show("bob", id=5)
+def test_another_users_token_is_refused_and_changes_nothing(served):
+    served.authenticator.known["bob"] = Identity("bob")
+    client = known(served)
+    client.authenticate("bob", id=5)
     [event] = client.events()
     assert (event["code"], event["id"]) == (403, 5)
     assert client.session.identity == Identity("ann")
 
 
-def test_a_new_token_that_gives_less_ends_what_it_does_not_cover(house):
-    house.know("less", "A", max_symbols=1)
-    client = known(house)
+def test_a_new_token_that_gives_less_ends_what_it_does_not_cover(served):
+    served.accept_token("less", "A", max_symbols=1)
+    client = known(served)
     client.say({"op": "subscribe", "symbols": ["B", "A"]})
     client.frames()
-    client.show("less", id=1)
+    client.authenticate("less", id=1)
     authenticated, unsubscribed = client.events()
     assert authenticated["ev"] == "authenticated"
     assert (unsubscribed["ev"], unsubscribed["symbols"]) == ("unsubscribed", ["B"])
     assert unsubscribed["errors"]["B"]["code"] == 409
     assert (unsubscribed["total"], "id" in unsubscribed) == (1, False)
-    publish(house.hub, ("A", b"1"), ("B", b"1"))
+    publish(served.hub, ("A", b"1"), ("B", b"1"))
     assert [event["s"] for event in client.events()] == ["A"]
 
 
 @pytest.mark.parametrize("how", [{}, {"mode": "raw"}, {"interval": 100}])
-def test_what_waited_for_who_is_behind_is_not_sent_once_its_right_is_gone(house, how):
-    house.know("less", "A")
-    client = known(house)
+def test_what_waited_for_who_is_behind_is_not_sent_once_its_right_is_gone(served, how):
+    served.accept_token("less", "A")
+    client = known(served)
     client.say({"op": "subscribe", "symbols": ["A", "B"]} | how)
     client.frames()
     client.outbox.blocked()
-    publish(house.hub, ("A", b"1"), ("B", b"1"))
-    client.show("less")
-    house.clock.pass_time(1)
+    publish(served.hub, ("A", b"1"), ("B", b"1"))
+    client.authenticate("less")
+    served.clock.pass_time(1)
     client.outbox.drained()
-    house.clock.pass_time(1)
+    served.clock.pass_time(1)
     assert {event["s"] for event in client.events() if event["ev"] == "quote"} == {"A"}
     client.session.close()
 
 
-def test_who_may_see_sooner_moves_there_without_what_it_may_not_see(house):
-    house.know("late", delay_s=DELAY)
-    house.know("now", "A")
-    for hub, payload in ((house.late, b"0"), (house.hub, b"0"), (house.hub, b"1")):
+def test_who_may_see_sooner_moves_there_without_what_it_may_not_see(served):
+    served.accept_token("late", delay_s=DELAY)
+    served.accept_token("now", "A")
+    for hub, payload in ((served.late, b"0"), (served.hub, b"0"), (served.hub, b"1")):
         publish(hub, ("A", payload), ("B", payload))
-    client = known(house, "late")
+    client = known(served, "late")
     client.say({"op": "subscribe", "symbols": ["A", "B"]})
     client.frames()
-    client.show("now")
+    client.authenticate("now")
     events = client.events()
     assert [event["ev"] for event in events] == [
         *("authenticated", "unsubscribed", "gap", "snapshot"),
     ]
     assert {event["s"] for event in events[2:]} == {"A"}
-    publish(house.hub, ("A", b"2"), ("B", b"2"))
-    publish(house.late, ("A", b"1"), ("B", b"1"))
+    publish(served.hub, ("A", b"2"), ("B", b"2"))
+    publish(served.late, ("A", b"1"), ("B", b"1"))
     assert [(event["s"], event["d"]) for event in client.events()] == [("A", 2)]
     client.session.close()
-    assert house.hub.count_outboxes() == 0
+    assert served.hub.count_outboxes() == 0
 
 
-def test_who_may_only_see_later_has_to_come_again(house):
-    house.know("late", delay_s=DELAY)
-    client = known(house)
+def test_who_may_only_see_later_has_to_come_again(served):
+    served.accept_token("late", delay_s=DELAY)
+    client = known(served)
     client.say({"op": "subscribe", "symbols": ["A"]})
     client.frames()
-    client.show("late")
+    client.authenticate("late")
     assert client.events()[1:] == [{"ev": "bye", "code": 1012, "retry": 0}]
     assert client.outlet.closed_with is CloseCode.RESTARTING
-    publish(house.hub, ("A", b"1"))
+    publish(served.hub, ("A", b"1"))
     assert client.frames() == []
 
 
-def test_a_stranger_that_is_behind_may_be_given_a_delay(house):
-    house.know("late", delay_s=DELAY)
-    client = house.client()
+def test_a_stranger_that_is_behind_may_be_given_a_delay(served):
+    served.accept_token("late", delay_s=DELAY)
+    client = served.client()
     client.outbox.blocked()
-    client.show("late")
+    client.authenticate("late")
     client.outbox.drained()
     assert client.outlet.closed_with is None
     client.say({"op": "subscribe", "symbols": ["A"]})
     client.frames()
-    publish(house.hub, ("A", b"1"))
+    publish(served.hub, ("A", b"1"))
     assert client.frames() == []
 
 
-def test_a_raw_client_authenticates_with_the_json_command_and_hears_of_errors_alone(house):
-    publish(house.hub, ("A", b"1"))
-    client = house.client(codec=RAW)
+def test_a_raw_client_authenticates_with_the_json_command_and_hears_of_errors_alone(served):
+    publish(served.hub, ("A", b"1"))
+    client = served.client(codec=RAW)
     client.say(b"A")
-    client.show("bad")
-    client.show("ann")
+    client.authenticate("bad")
+    client.authenticate("ann")
     client.say(b"A")
     *errors, payload = client.texts()
     assert [json.loads(text)["error"]["code"] for text in errors] == [401, 402]
     assert payload == b"1"
-    house.revoke(user="ann")
+    served.revoke(user="ann")
     [error] = client.texts()
     assert json.loads(error)["error"]["code"] == 401
     assert client.outlet.closed_with is CloseCode.AUTHENTICATION_FAILED
 
 
-def test_no_word_to_the_client_repeats_its_token(house):
-    client = house.client()
+def test_no_word_to_the_client_repeats_its_token(served):
+    client = served.client()
     for token in ("s3cr3t", 5, "", ["s3cr3t"]):
         client.say({"op": "auth", "token": token})
     client.say(b'{"op":"auth","token":"s3cr3t"')
@@ -809,52 +809,52 @@ def test_no_word_to_the_client_repeats_its_token(house):
 
 
 def test_looking_at_tokens_counts_against_what_a_client_may_say():
-    house = House(Limits(message_rate=1, byte_rate=0))
-    house.verdicts.known["t"] = Refused("try again", temporary=True)
-    client = house.client()
+    served = AuthenticatedHub(Limits(message_rate=1, byte_rate=0))
+    served.authenticator.known["t"] = Refused("try again", temporary=True)
+    client = served.client()
     client.session.arrived(1)
     codes = []
     for _ in range(20):
         client.session.frame()
-        client.show("t")
+        client.authenticate("t")
         codes += [event["code"] for event in client.events() if event["ev"] == "error"]
     assert codes.count(402) < 10
     assert 429 in codes
 
 
 def test_a_fault_in_a_late_verdict_closes_the_client_and_one_at_once_is_the_edges(monkeypatch):
-    house = House()
+    served = AuthenticatedHub()
     failures = []
-    monkeypatch.setattr(house.hub, "_failed", lambda _outbox, failure: failures.append(failure))
+    monkeypatch.setattr(served.hub, "_failed", lambda _outbox, failure: failures.append(failure))
     for later in (False, True):
-        house.verdicts.later = later
-        client = house.client()
-        client.show("ann") if later else None
+        served.authenticator.later = later
+        client = served.client()
+        client.authenticate("ann") if later else None
         client.outlet.broken = True
         if later:
-            house.verdicts.answer()
+            served.authenticator.answer()
             assert [type(failure) for failure in failures] == [OSError]
         else:
             with pytest.raises(OSError, match="broken"):
-                client.show("ann")
+                client.authenticate("ann")
             assert failures == []
 
 
 def test_a_client_that_can_not_be_told_is_no_hindrance_to_access_control(monkeypatch):
-    house = House()
+    served = AuthenticatedHub()
     failed = []
-    monkeypatch.setattr(house.hub, "_failed", lambda outbox, _failure: failed.append(outbox))
-    end = house.clock.seconds() + 60
-    broken, other = (house.client(house.know("t", expires_at=end)) for _ in range(2))
+    monkeypatch.setattr(served.hub, "_failed", lambda outbox, _failure: failed.append(outbox))
+    end = served.clock.seconds() + 60
+    broken, other = (served.client(served.accept_token("t", expires_at=end)) for _ in range(2))
     other.frames()
     broken.outlet.broken = True
-    house.clock.pass_time(0)
-    house.clock.pass_time(60 + LEEWAY + 0.25)
+    served.clock.pass_time(0)
+    served.clock.pass_time(60 + LEEWAY + 0.25)
     assert failed == [broken.outbox] * 2
     assert kinds(other) == [("expiring", None), ("error", 401), ("bye", 4001)]
     for client in (broken, other):
         client.session.close()
-    broken, other = (house.client(house.know("t")) for _ in range(2))
+    broken, other = (served.client(served.accept_token("t")) for _ in range(2))
     broken.outlet.broken = True
-    house.revoke(user="ann")
+    served.revoke(user="ann")
     assert other.outlet.closed_with is CloseCode.AUTHENTICATION_FAILED

@@ -1,14 +1,15 @@
-"""Connections to the WebSocket edge on the wire's level, over transports that record."""
+"""A server without sockets, and connections to it over transports that record."""
 
 from __future__ import annotations
 
 import json
 import os
 import struct
+from ipaddress import ip_network
 from typing import Any
 
 from core_doubles import FixedClock, make_hub, unframe
-from twisted.internet.address import IPv4Address
+from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.testing import StringTransport
@@ -73,6 +74,15 @@ class SecureTransport(RecordingTransport):
         """Change nothing."""
 
 
+class UnixTransport(RecordingTransport):
+    """Looks like a connection on a Unix socket."""
+
+    def getPeer(self) -> UNIXAddress:
+        return UNIXAddress(None)
+
+    getHost = getPeer
+
+
 class Port:
     """A listening port: whether it accepts, and how often that changed."""
 
@@ -93,8 +103,26 @@ class Port:
         self.changes += 1
 
 
-class Edge:
-    """A factory over a clock, and connections over transports that record."""
+PROXY = "10.0.0.1"
+BEHIND_PROXIES = Trusted([ip_network("10.0.0.0/8"), "unix"])
+PROXIES = {"TCP": (PROXY, RecordingTransport), "Unix": (PROXY, UnixTransport)}
+
+
+def forwarded(*values: str) -> bytes:
+    """The headers of a proxy that names these addresses."""
+    return b"".join(b"X-Forwarded-For: %b\r\n" % value.encode("latin-1") for value in values)
+
+
+def fail(*_: object) -> None:
+    raise ZeroDivisionError("what is said here is for the log")
+
+
+#: Limits by which a flood is soon found.
+FIVE_A_SECOND = {"message_rate": 5, "byte_rate": 0, "close_timeout": 3}
+
+
+class Server:
+    """The server's factory with a clock, and connections over transports that record."""
 
     def __init__(self, *, page: bool = True, trusted: Trusted = NOBODY, **limits: float) -> None:
         self.clock = FixedClock()
@@ -112,8 +140,8 @@ class Edge:
     def connect(self, host: str = HOME, transport: type = RecordingTransport) -> Connection:
         return Connection(self, host, transport)
 
-    def refuses(self, host: str = HOME) -> bool:
-        """Whether a connection from `host` does not even come in."""
+    def drops(self, host: str = HOME) -> bool:
+        """Whether a connection from `host` is dropped at the accept."""
         return self.factory.buildProtocol(IPv4Address("TCP", host, 54321)) is None
 
     def open(self, headers: bytes = b"", host: str = HOME) -> Connection:
@@ -128,10 +156,10 @@ class Edge:
 class Connection:
     """One client's end, on the wire's level."""
 
-    def __init__(self, edge: Edge, host: str, transport: type = RecordingTransport) -> None:
-        self.edge = edge
+    def __init__(self, server: Server, host: str, transport: type = RecordingTransport) -> None:
+        self.server = server
         self.transport = transport(peerAddress=IPv4Address("TCP", host, 54321))
-        protocol = edge.factory.buildProtocol(self.transport.getPeer())
+        protocol = server.factory.buildProtocol(self.transport.getPeer())
         assert protocol is not None
         self.protocol: QuoteProtocol = protocol
         self.protocol.makeConnection(self.transport)

@@ -21,7 +21,7 @@ TIMEOUT, LEEWAY, DELAY = 10.0, 5.0, 900.0
 ANN = Identity(user="ann")
 
 
-class Verdicts:
+class FakeAuthenticator:
     """An authenticator that knows some tokens: it says so at once, or when the test has it."""
 
     def __init__(self, clock: FixedClock | None = None) -> None:
@@ -62,7 +62,7 @@ class ClosingOutlet(RecordingOutlet):
             self.session.close()
 
 
-class House:
+class AuthenticatedHub:
     """A hub, one that is DELAY seconds late, access control, and clients."""
 
     def __init__(self, limits: Limits | None = None) -> None:
@@ -71,10 +71,10 @@ class House:
         self.counters = Counters()
         self.hub = make_hub(self.clock, self.counters, self.limits)
         self.late = self.hub.tier(None)
-        self.verdicts = Verdicts(self.clock)
+        self.authenticator = FakeAuthenticator(self.clock)
         self.revocations = Revocations(self.clock)
         self.access_control = AccessControl(
-            self.clock, self.verdicts, self.revocations, TIMEOUT, LEEWAY, self.hub_for
+            self.clock, self.authenticator, self.revocations, TIMEOUT, LEEWAY, self.hub_for
         )
 
     def hub_for(self, delay: float) -> Hub | None:
@@ -82,17 +82,17 @@ class House:
             return None
         return self.late if delay else self.hub
 
-    def client(self, identity: Identity | None = None, codec: Codec = JSON) -> Guest:
+    def client(self, identity: Identity | None = None, codec: Codec = JSON) -> AuthenticatingClient:
         """A client that came, as a stranger unless the handshake told who it is."""
-        return Guest(self, identity, codec)
+        return AuthenticatingClient(self, identity, codec)
 
-    def know(self, token: str, *patterns: str, **more: object) -> Identity:
+    def accept_token(self, token: str, *patterns: str, **more: object) -> Identity:
         """Have `token` stand for ann, with rights."""
         rights = {name: more.pop(name) for name in list(more) if name in RIGHTS}
         made = Identity(
             **{"user": "ann", "rights": Rights(patterns or None, **rights)} | more  # type: ignore[arg-type]  # by name, in tests alone
         )
-        self.verdicts.known[token] = made
+        self.authenticator.known[token] = made
         return made
 
     def revoke(self, user: str | None = None, token: str | None = None) -> None:
@@ -106,17 +106,17 @@ class House:
 RIGHTS = {"max_symbols", "min_interval_ms", "delay_s"}
 
 
-class Guest(Client):
-    """A client of a house."""
+class AuthenticatingClient(Client):
+    """A client of a served."""
 
-    def __init__(self, house: House, identity: Identity | None, codec: Codec) -> None:
+    def __init__(self, served: AuthenticatedHub, identity: Identity | None, codec: Codec) -> None:
         self.outlet: ClosingOutlet = ClosingOutlet()
-        self.outbox = self.outlet.outbox = Outbox(codec, self.outlet, house.hub.common, "t-1")
+        self.outbox = self.outlet.outbox = Outbox(codec, self.outlet, served.hub.common, "t-1")
         self.session = self.outlet.session = Session(
-            house.hub, self.outbox, house.limits, house.counters, house.access_control, identity
+            served.hub, self.outbox, served.limits, served.counters, served.access_control, identity
         )
         self.session.open()
 
-    def show(self, token: str, **more: object) -> None:
+    def authenticate(self, token: str, **more: object) -> None:
         """Say who it is."""
         self.say({"op": "auth", "token": token} | more)

@@ -25,8 +25,8 @@ from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
 #: How a token is sent: in the handshake's head, its subprotocols or its URL, or by the op.
-Way = Literal["header", "subprotocol", "url", "op"]
-WAYS: Final[tuple[Way, ...]] = ("header", "subprotocol", "url", "op")
+TokenPlace = Literal["header", "subprotocol", "url", "op"]
+TOKEN_PLACES: Final[tuple[TokenPlace, ...]] = ("header", "subprotocol", "url", "op")
 JSON: Final = "quotepush.v1.json"
 
 _ids = itertools.count(1)
@@ -55,10 +55,10 @@ class Issuer:
         return self.made[-1]
 
 
-def knock(
+def connect_with_token(
     daemon: Address,
     token: str | None = None,
-    way: Way = "header",
+    way: TokenPlace = "header",
     subprotocol: str | None = JSON,
     **options: Any,
 ) -> connect:
@@ -85,19 +85,19 @@ def knock(
     return connect(url, **(settings | options))
 
 
-class Guest(Client):
+class AuthenticatedClient(Client):
     """A client that may show tokens."""
 
     welcome: dict[str, Any]
     #: what came of the token it came with
     known: dict[str, Any]
 
-    async def show(self, token: str, **more: Any) -> dict[str, Any]:
+    async def authenticate(self, token: str, **more: Any) -> dict[str, Any]:
         """Show a token; returns what comes back."""
         await self.send({"op": "auth", "token": token} | more)
         return await self.expect("authenticated", "error")
 
-    async def shut_out(self) -> dict[str, Any]:
+    async def expect_token_ended(self) -> dict[str, Any]:
         """What it is told when it is shut out: error 401, then bye, then a close with 4001."""
         error = await self.expect("error")
         assert error["code"] == 401, error
@@ -107,37 +107,37 @@ class Guest(Client):
 
 
 @asynccontextmanager
-async def guest_of(
-    daemon: Address, token: str, *symbols: str, way: Way = "header", **more: Any
-) -> AsyncIterator[Guest]:
+async def authenticated_client(
+    daemon: Address, token: str, *symbols: str, way: TokenPlace = "header", **more: Any
+) -> AsyncIterator[AuthenticatedClient]:
     """A connected client that is let in by `token` and has subscribed `symbols`."""
-    async with knock(daemon, token, way) as connection:
-        guest = await greeted(connection)
+    async with connect_with_token(daemon, token, way) as connection:
+        client = await welcomed(connection)
         if way == "op":
-            assert guest.welcome["auth"] == "required", guest.welcome
-            guest.known = await guest.show(token)
+            assert client.welcome["auth"] == "required", client.welcome
+            client.known = await client.authenticate(token)
         else:
-            assert guest.welcome["auth"] == "done", guest.welcome
-            guest.known = await guest.expect("authenticated")
-        assert guest.known["ev"] == "authenticated", guest.known
+            assert client.welcome["auth"] == "done", client.welcome
+            client.known = await client.expect("authenticated")
+        assert client.known["ev"] == "authenticated", client.known
         if symbols:
-            await guest.subscribe(*symbols, **more)
-        yield guest
+            await client.subscribe(*symbols, **more)
+        yield client
 
 
-async def greeted(connection: ClientConnection) -> Guest:
+async def welcomed(connection: ClientConnection) -> AuthenticatedClient:
     """A client on a connection that was just opened."""
-    guest = Guest(connection)
-    guest.welcome = await guest.expect("welcome")
-    return guest
+    client = AuthenticatedClient(connection)
+    client.welcome = await client.expect("welcome")
+    return client
 
 
 async def refused(
-    daemon: Address, token: str | None, way: Way = "header", **options: Any
+    daemon: Address, token: str | None, way: TokenPlace = "header", **options: Any
 ) -> tuple[int, str]:
     """The status and the words with which a handshake is refused."""
     try:
-        async with asyncio.timeout(DEADLINE), knock(daemon, token, way, **options):
+        async with asyncio.timeout(DEADLINE), connect_with_token(daemon, token, way, **options):
             raise AssertionError("the handshake was not refused")
     except InvalidStatus as refusal:
         return refusal.response.status_code, (refusal.response.body or b"").decode().strip()
@@ -161,7 +161,7 @@ def quotepush(*words: str, env: dict[str, str] | None = None) -> str:
 _PIECE: Final = 12
 
 
-def check_unsaid(output: str, secrets: Sequence[str], daemon: Daemon | None = None) -> None:
+def check_not_logged(output: str, secrets: Sequence[str], daemon: Daemon | None = None) -> None:
     """Fails where `output`, and that of `daemon`, holds any piece of a secret.
 
     A token's first part says which algorithm it is, and is no secret.
