@@ -229,6 +229,11 @@ def test_a_file_imports_only_what_its_folder_may(name):
     assert forbidden_imports(name, FILES[name].read_text("utf-8"), table()) == {}
 
 
+def test_no_files_import_each_other_in_a_circle():
+    graph = {name: imports_of(path.read_text("utf-8"))[0] for name, path in FILES.items()}
+    assert circles(graph) == []
+
+
 def test_the_folders_form_no_circle():
     assert circles(table()) == []
 
