@@ -18,9 +18,9 @@ INTRODUCTION: Final = f"""\
 Metrics
 =======
 
-``/metrics`` on the admin port (``--admin``, see `operations <operations.rst>`_) is text that
-Prometheus reads; who asks for ``application/openmetrics-text`` in ``Accept`` gets OpenMetrics. A
-scrape reads numbers that are there already, and holds up nobody.
+``/metrics`` on the admin port (``--admin``, see `operations <operations.rst>`_) is in the text format of
+Prometheus. A request with ``application/openmetrics-text`` in ``Accept`` gets OpenMetrics. A scrape
+reads existing numbers and does not delay clients.
 
 ::
 
@@ -29,26 +29,26 @@ scrape reads numbers that are there already, and holds up nobody.
         static_configs:
           - targets: ["127.0.0.1:8009"]
 
-With workers the manager answers for all of them, from what each last said of itself, which is a
-second old at most. Where there is a label ``worker``, it is {WORKER.help},
-and ``manager`` for the process that serves nobody; all else is summed. What is counted stays
-counted when a worker ends: no counter falls before the daemon itself ends.
+With workers the manager answers for all of them, from their latest reports, which are at most a second
+old. The label ``worker`` is {WORKER.help},
+and ``manager`` for the manager. Metrics without this label are sums over all workers. Counters keep the
+counts of workers that have ended: no counter decreases before the daemon itself ends.
 
-**Quotes in** are counted by every worker, as each reads all that Redis publishes: take ``max`` over
-workers, not ``sum``. **Quotes sent** are those that left in a turn or after a client had caught up;
-first snapshots, answers and heartbeats are not among them.
+**Quotes in** are counted by every worker, because each reads everything that Redis publishes: use ``max``
+over workers, not ``sum``. **Quotes sent** are those sent in a turn or after a client had caught up. They
+do not include first snapshots, answers and heartbeats.
 
 **Time within the daemon**, ``receive_to_write``, begins with a read of Redis, which may bring many
-quotes, and ends when the last client was written to. It counts once for each quote sent, so that
-its quantiles are those of deliveries; they are upper ones, as most were written earlier. What is
-paced, delayed, or sent once a client has caught up waits on purpose and is not in it.
+quotes, and ends when the last client was written to. It counts once per quote sent, so its quantiles
+are those of deliveries. They are upper bounds, because most clients were written to earlier. Quotes that
+wait on purpose (paced, delayed, or sent after a client had caught up) are not included.
 
-**Time from the publisher** is known where payloads have a field ``"ts"`` with a whole number, the
-milliseconds since 1970 (or micro- or nanoseconds, told by 16 or 19 digits), and of one quote for
-each read of Redis, the first, which has waited longest. It is as right as both clocks: less than
-nothing counts as 0, and what is more than a day off is nonsense, and left out.
+**Time from the publisher** needs a field ``"ts"`` in payloads: an integer in milliseconds since 1970
+(or micro- or nanoseconds, recognized by 16 or 19 digits). It is measured for the first quote of each
+read of Redis, which has waited longest. It depends on both clocks: negative times count as 0, and
+times over a day are left out.
 
-Latency that 99 of 100 quotes keep within, and the messages of Redis a second::
+The 99th percentile of the latency, and the messages of Redis a second::
 
     histogram_quantile(0.99, sum by (le) (rate(quotepush_receive_to_write_seconds_bucket[5m])))
     max(rate(quotepush_quotes_in_total[1m]))

@@ -18,9 +18,8 @@ INTRODUCTION: Final = """\
 Modules
 =======
 
-Every file of ``pushservice`` with what it is for, folder by folder. The
-`architecture <architecture.rst>`_ says which folder may import which, and follows a quote through
-them.
+This page lists every file of ``pushservice`` with its purpose, folder by folder. `Architecture
+<architecture.rst>`_ explains which folder may import which, and how a quote travels through them.
 """
 
 

@@ -20,9 +20,9 @@ from pushservice.config.options import CONFIG_FILE, OPTIONS
 TITLES: Final = {
     "": "Ports, pages and the simulated market",
     "tls": "Certificates",
-    "auth": "Who may connect",
-    "feed": "Where quotes come from",
-    "registry": "Who watches what",
+    "auth": "Authentication and origins",
+    "feed": "The feed",
+    "registry": "The registry",
     "limits": "Limits",
     "workers": "Processes",
     "log": "Logs",
@@ -32,25 +32,25 @@ INTRODUCTION: Final = """\
 Options
 =======
 
-All options of ``twistd quotepush``. ``quotepush check`` takes the same, and says what each is set
-to, who set it, and what is wrong.
+This page lists all options of ``twistd quotepush``. ``quotepush check`` accepts the same options. It
+shows the value of each, where it was set, and all errors.
 
-An option is set by the first of these that has it:
+The daemon takes an option from the first of these that sets it:
 
-1. the command line: ``--max-symbols 500``; a flag is just named: ``--plain``;
-2. its environment variable: ``QUOTEPUSH_MAX_SYMBOLS=500``. A flag is ``1``, ``true``, ``yes`` or
-   ``on``, or ``0``, ``false``, ``no`` or ``off``, which unsets what the file sets. What may be
-   given more than once is separated by white space. An empty variable says nothing;
+1. the command line: ``--max-symbols 500``. A flag has no value: ``--plain``;
+2. its environment variable: ``QUOTEPUSH_MAX_SYMBOLS=500``. A flag is set by ``1``, ``true``, ``yes``
+   or ``on``. ``0``, ``false``, ``no`` or ``off`` unset a flag that the file sets. Separate several
+   values of a repeatable option by white space. An empty variable counts as not set;
 3. the configuration file, in TOML: ``max-symbols = 500`` in the section ``[limits]``. A flag is
-   ``true`` or ``false``; what may be given more than once is an array, or one value alone;
+   ``true`` or ``false``. A repeatable option takes an array or a single value;
 4. its default.
 
-Of an option that may be given more than once, all values come from one of these. ``--redis-file``
-names a file with what ``--redis`` would be, and so does each option whose name ends in ``-file``;
-to give both in one place is an error.
+All values of a repeatable option come from the same place. ``--redis-file`` names a file with the
+values of ``--redis``, and so does each option whose name ends in ``-file``. Setting both in one place
+is an error.
 
-Names that are no option's are errors, but for variables: of those you are only warned. Paths in the
-file are relative to its directory, others to the directory that the daemon is started in.
+An unknown option or key is an error; an unknown environment variable is only a warning. Paths in the
+file are relative to the file's directory, other paths to the directory where the daemon was started.
 """
 
 

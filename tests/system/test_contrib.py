@@ -235,7 +235,7 @@ def test_systemd_waits_longer_than_a_stop_takes():
 
     service = Unit("quotepush.service")["Service"]
     config = tomllib.loads((CONTRIB / "quotepush.toml").read_text("utf-8"))["workers"]
-    needed = config["drain-delay"] + config["drain-timeout"] + manager.KILLED_AFTER
+    needed = config["drain-delay"] + config["drain-timeout"] + manager.KILL_DELAY
     assert int(service["TimeoutStopSec"]) >= needed + 10
     assert int(service["WatchdogSec"]) == 30
 
