@@ -18,9 +18,9 @@ INTRODUCTION: Final = f"""\
 Metrics
 =======
 
-``/metrics`` on the admin port (``--admin``, see `operations <operations.rst>`_) is in the text format of
-Prometheus. A request with ``application/openmetrics-text`` in ``Accept`` gets OpenMetrics. A scrape
-reads existing numbers and does not delay clients.
+``/metrics`` on the admin port (``--admin``, see `operations <operations.rst>`_) is in the text
+format of Prometheus. A request with ``application/openmetrics-text`` in ``Accept`` gets
+OpenMetrics. A scrape reads existing numbers and does not delay clients.
 
 ::
 
@@ -29,24 +29,25 @@ reads existing numbers and does not delay clients.
         static_configs:
           - targets: ["127.0.0.1:8009"]
 
-With workers the manager answers for all of them, from their latest reports, which are at most a second
-old. The label ``worker`` is {WORKER.help},
-and ``manager`` for the manager. Metrics without this label are sums over all workers. Counters keep the
-counts of workers that have ended: no counter decreases before the daemon itself ends.
+With workers the manager answers for all of them, from their latest reports, which are at most a
+second old. The label ``worker`` is {WORKER.help}, and ``manager`` for the manager. Metrics without
+this label are sums over all workers. Counters keep the counts of workers that have ended: no
+counter decreases before the daemon itself ends.
 
-**Quotes in** are counted by every worker, because each reads everything that Redis publishes: use ``max``
-over workers, not ``sum``. **Quotes sent** are those sent in a turn or after a client had caught up. They
-do not include first snapshots, answers and heartbeats.
+**Quotes in** are counted by every worker, because each reads everything that Redis publishes: use
+``max`` over workers, not ``sum``. **Quotes sent** are those sent in a turn or after a client had
+caught up. They do not include first snapshots, answers and heartbeats.
 
 **Time within the daemon**, ``receive_to_write``, begins with a read of Redis, which may bring many
-quotes, and ends when the last client was written to. It counts once per quote sent, so its quantiles
-are those of deliveries. They are upper bounds, because most clients were written to earlier. Quotes that
-wait on purpose (paced, delayed, or sent after a client had caught up) are not included.
+quotes, and ends when the last client was written to. It counts once per quote sent, so its
+quantiles are those of deliveries. They are upper bounds, because most clients were written to
+earlier. Quotes that wait on purpose (paced, delayed, or sent after a client had caught up) are not
+included.
 
-**Time from the publisher** needs a field ``"ts"`` in payloads: an integer in milliseconds since 1970
-(or micro- or nanoseconds, recognized by 16 or 19 digits). It is measured for the first quote of each
-read of Redis, which has waited longest. It depends on both clocks: negative times count as 0, and
-times over a day are left out.
+**Time from the publisher** needs a field ``"ts"`` in payloads: an integer in milliseconds since
+1970 (or micro- or nanoseconds, recognized by 16 or 19 digits). It is measured for the first quote
+of each read of Redis, which has waited longest. It depends on both clocks: negative times count as
+0, and times over a day are left out.
 
 The 99th percentile of the latency, and the messages of Redis a second::
 

@@ -32,25 +32,26 @@ INTRODUCTION: Final = """\
 Options
 =======
 
-This page lists all options of ``twistd quotepush``. ``quotepush check`` accepts the same options. It
-shows the value of each, where it was set, and all errors.
+This page lists all options of ``twistd quotepush``. ``quotepush check`` accepts the same options.
+It shows the value of each, where it was set, and all errors.
 
 The daemon takes an option from the first of these that sets it:
 
 1. the command line: ``--max-symbols 500``. A flag has no value: ``--plain``;
-2. its environment variable: ``QUOTEPUSH_MAX_SYMBOLS=500``. A flag is set by ``1``, ``true``, ``yes``
-   or ``on``. ``0``, ``false``, ``no`` or ``off`` unset a flag that the file sets. Separate several
-   values of a repeatable option by white space. An empty variable counts as not set;
+2. its environment variable: ``QUOTEPUSH_MAX_SYMBOLS=500``. A flag is set by ``1``, ``true``,
+   ``yes`` or ``on``. ``0``, ``false``, ``no`` or ``off`` unset a flag that the file sets. Separate
+   several values of a repeatable option by white space. An empty variable counts as not set;
 3. the configuration file, in TOML: ``max-symbols = 500`` in the section ``[limits]``. A flag is
    ``true`` or ``false``. A repeatable option takes an array or a single value;
 4. its default.
 
 All values of a repeatable option come from the same place. ``--redis-file`` names a file with the
-values of ``--redis``, and so does each option whose name ends in ``-file``. Setting both in one place
-is an error.
+values of ``--redis``, and so does each option whose name ends in ``-file``. Setting both in one
+place is an error.
 
-An unknown option or key is an error; an unknown environment variable is only a warning. Paths in the
-file are relative to the file's directory, other paths to the directory where the daemon was started.
+An unknown option or key is an error; an unknown environment variable is only a warning. Paths in
+the file are relative to the file's directory, other paths to the directory where the daemon was
+started.
 """
 
 
