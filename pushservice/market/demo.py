@@ -1,6 +1,6 @@
-"""Publishes the simulated market through Redis, so that a demonstration takes the whole path.
+"""Publishes the simulated market of --demo through Redis, as a real publisher would.
 
-Must not know: the hub, the feed or any client; it is a publisher like any other.
+Must not know: the hub, the feed or any client.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pushservice.redis.url import RedisAddress, RedisTLS
 
 
 class DemoMarket:
-    """Publishes `rate` quotes a second, evenly, while Redis is there."""
+    """Publishes `rate` quotes a second, evenly spaced, while Redis is connected."""
 
     def __init__(
         self,

@@ -303,10 +303,10 @@ MAX_LISTINGS: Final = 100_000
 
 
 def parse_listings(text: str) -> tuple[Listing, ...]:
-    """The listings that somebody asks for: so many, or those of symbols with commas between them.
+    """The listings that `text` asks for: a number of them, or symbols with commas between them.
 
-    What is not among SYMBOLS is made up: SIM0201 and so on past their number, and any other symbol
-    at a price of 100.00. Raises ValueError for what is neither, or a symbol that can't be one.
+    Others than those of SYMBOLS are invented: SIM0201 and so on past their number, and any other
+    symbol at a price of 100.00. Raises ValueError for anything else and for invalid symbols.
     """
     if text.isascii() and text.isdigit():
         count = int(text)
@@ -321,7 +321,7 @@ def parse_listings(text: str) -> tuple[Listing, ...]:
         if fault is not None:
             raise ValueError(f"{symbol!r}: {fault}")
     if not symbols:
-        raise ValueError(f"{text!r} is no number and names no symbol, such as AAPL,600519.SH")
+        raise ValueError(f"{text!r} is neither a number nor symbols such as AAPL,600519.SH")
     return tuple(known.get(symbol) or _invented(symbol) for symbol in symbols)
 
 

@@ -1,7 +1,7 @@
-"""What a payload says, for people: price, bid, ask, volume, time, whatever they are called there.
+"""Reads the fields of a payload: price, bid, ask, volume, time, under any of their usual names.
 
 Numbers keep the digits they were sent with. Must not know: how they are shown, or where payloads
-come from.
+come from. Own code: no library knows what publishers call their fields; msgspec parses the JSON.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-#: What fields are called, the most usual name first.
+#: Names of fields, the most usual one first.
 PRICE: Final = ("last", "price", "p", "close", "c")
 BID: Final = ("bid", "b")
 ASK: Final = ("ask", "a")
@@ -22,7 +22,7 @@ NAME: Final = ("name",)
 
 # A number whose digits would fill the terminal is shown with its exponent.
 _MAX_PLACES: Final = 24
-#: the years 2001 to 2286, in milliseconds since the epoch; what it takes to have others as those
+#: the years 2001 to 2286 in milliseconds since the epoch, and the factors from ms, s, us and ns
 _FIRST_MS: Final = 1_000_000_000_000
 _LAST_MS: Final = 9_999_999_999_999
 _UNITS: Final = (Decimal(1), Decimal(1000), Decimal("0.001"), Decimal("0.000001"))
@@ -52,7 +52,7 @@ class Ticker(NamedTuple):
 
 
 def read_ticker(payload: bytes, price_field: str | None = None) -> Ticker:
-    """What `payload` says; a bare number is a price. `price_field` stands in for all of PRICE."""
+    """The fields of `payload`; a bare number is a price. `price_field` replaces PRICE."""
     try:
         found = _decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidOperation):
@@ -82,7 +82,7 @@ def format_number(number: Decimal) -> str:
 
 
 def printable(text: str) -> str:
-    """Text of somebody's without what would speak to a terminal."""
+    """Untrusted text with every character replaced that a terminal might interpret."""
     return "".join(
         letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text
     )
@@ -104,7 +104,7 @@ def _number(value: Any) -> Decimal | None:
 
 
 def _milliseconds(number: Decimal | None) -> int | None:
-    """A time of the publisher's, in whatever unit it looks like: s, ms, us or ns."""
+    """A publisher's time in milliseconds; its size tells the unit, s, ms, us or ns."""
     if number is None:
         return None
     for unit in _UNITS:

@@ -1,6 +1,6 @@
-"""What is to be published by now: a simulated market at a rate, or a recording at its own pace.
+"""Sources of messages to publish: a simulated market at a rate, or a recording at its own pace.
 
-Must not know: where it is published, files, or what a wall clock says (time is passed in, in
+Must not know: where messages are published, files, or what a wall clock says (time is passed in, in
 seconds since the epoch).
 """
 
@@ -15,37 +15,36 @@ from pushservice.market.simulator import Market
 #: a channel and a payload
 Publication = tuple[bytes, bytes]
 
-#: Seconds of standing still that are made up for: longer ones would end in a flood.
+#: Longest delay in seconds that is caught up with: a longer one would end in a flood.
 MAX_CATCH_UP_S: Final = 1.0
-#: Seconds between two looks at the market.
+#: Seconds between two batches of the market.
 _TICK: Final = 0.02
-#: Microseconds that a recording takes at least when it is played again and again: one of a moment
-#: would be a flood.
+#: Shortest pass of a repeated recording in microseconds: a shorter one would be a flood.
 _MIN_PASS_US: Final = 1_000_000
-#: What a recording gives at a time, so that there is a turn for answers and signals in between.
+#: Most messages of a recording per call, so that answers and signals get their turn in between.
 _MAX_BATCH: Final = 2000
 
 
 class Source(Protocol):
-    """What is published, as it becomes due."""
+    """Gives messages as they become due. `ended` is true once there will be none any more."""
 
     ended: bool
 
     def due(self, now: float, room: int) -> Sequence[Publication]:
-        """What is due by `now` and was not given yet, in order, at most `room` of it."""
+        """At most `room` messages that became due by `now` and were not given yet, in order."""
         ...
 
     def hold(self, now: float) -> None:
-        """Until `now` nothing could be published: that time does not count."""
+        """Pause until `now`: nothing could be published, and that time does not count."""
         ...
 
     def wait(self) -> float:
-        """Seconds after the last `due` in which nothing more becomes due."""
+        """Seconds from the last `due` until more becomes due."""
         ...
 
 
 class _Elapsed:
-    """Seconds between calls, without those that are not to be made up for."""
+    """Seconds since the last call or `hold`, at most MAX_CATCH_UP_S."""
 
     def __init__(self) -> None:
         self._at: float | None = None
@@ -61,9 +60,9 @@ class _Elapsed:
 
 
 class SimulatedSource:
-    """`rate` quotes a second of a market, evenly; ends after `count` of them, if that is given.
+    """`rate` quotes a second of a market, evenly spaced; ends after `count` quotes, if given.
 
-    What there was no room for is left out, and `dropped` is told how many quotes that were.
+    Quotes for which there is no room are dropped, and `dropped` is called with their number.
     """
 
     def __init__(
@@ -112,14 +111,14 @@ class SimulatedSource:
 
 
 class PlaybackSource:
-    """A recording's messages with the time between them as it was, divided by `speed`.
+    """A recording's messages with the original time between them, divided by `speed`.
 
-    A speed of None has them as fast as they are taken. `begin` gives what a recording holds from
-    its first message on; with `loop` it is called again whenever that ended, and a second of the
-    recording's time after it began at the earliest, unless speed is None. `channel_of` gives the
-    channel for the recorded one. Ends after `count` messages, if that is given. Whatever `begin` or
-    its iterator raises comes out of `due`, once all before it was given; where it gives None, what
-    follows is not there yet, and is looked for again.
+    A speed of None gives them as fast as they are taken. `begin` returns an iterator from the
+    recording's first message on, which gives None where the next one is not there yet. With `loop`
+    it is called again at the end, but unless speed is None a pass takes at least a second of the
+    recording's time. `channel_of` maps a recorded channel to the one to publish on. Ends after
+    `count` messages, if given. An exception of `begin` or its iterator is raised by `due` once all
+    messages before it were given.
     """
 
     def __init__(
@@ -137,7 +136,7 @@ class PlaybackSource:
         self._channel_of = channel_of
         self._left = count
         self._elapsed = _Elapsed()
-        #: microseconds, by the recording's time
+        #: position in the recording's time, in microseconds
         self._position = 0.0
         self._began: int | None = None
         self._messages: Iterator[Message | Mark | None] | None = None
@@ -153,7 +152,7 @@ class PlaybackSource:
         elapsed = self._elapsed(now)
         if self._speed is not None:
             self._position += elapsed * self._speed * 1e6
-        # The first message is due when it is there, however long that took.
+        # The first message is due as soon as it is there.
         if self._messages is None:
             self._start()
         elif self._dry:
@@ -167,7 +166,7 @@ class PlaybackSource:
             found.append((self._channel_of(message.channel).encode(), message.payload))
             try:
                 self._advance()
-            except Exception as error:  # noqa: BLE001 - whatever it is, what was read comes first
+            except Exception as error:  # noqa: BLE001 - raised again once the messages before it were given
                 self._next, self._error = None, error
         return found
 
@@ -203,12 +202,12 @@ class PlaybackSource:
             self._take(self._next)
 
     def _take(self, last: Message | None) -> None:
-        """The message after `last` comes next, if there is one."""
+        """Make the message after `last` the next one, if there is one."""
         self._next = self._following()
         if self._next is None:
             if self._dry:
                 return
-            # A recording that holds nothing would be begun again for ever.
+            # An empty recording would be repeated for ever.
             if self._loop and last is not None:
                 self._start_again(last)
             else:

@@ -1,6 +1,6 @@
-"""Publishes through Redis what a source has due, and counts what became of it.
+"""Publishes a source's messages in Redis as they become due.
 
-Must not know: what is published or why; it is a publisher like any other.
+Must not know: what is published, or why.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from pushservice.market.playback import Source
 from pushservice.redis.link import RedisLink
 from pushservice.redis.url import RedisAddress, RedisTLS
 
-#: Publishes that Redis has not answered yet before there is no room for more.
+#: Most publishes that Redis has not answered yet.
 MAX_OUTSTANDING: Final = 20_000
-#: Seconds between two looks at the source, at least and at most; the most while Redis is away.
+#: Least and most seconds between two calls of the source; the most while Redis is away.
 _MIN_DELAY_S: Final = 0.001
 _MAX_DELAY_S: Final = 0.02
 
 
 class Publisher:
-    """Publishes what `source` has due while Redis is there; while it is not, the source waits.
+    """Publishes the messages of `source` while Redis is connected; otherwise the source pauses.
 
-    `purpose` is a word for the log. `settled` is called for each message with the number of its
+    `purpose` names the link in the log. `settled` is called for each message with the number of its
     receivers, or with None where Redis did not take it. `done` fires once the source has ended and
-    all is settled, or fails then with what the source raised. Raises ValueError when the address
-    wants TLS and a file of `tls` can't be used.
+    all messages are settled, or fails with the exception that the source raised. Raises ValueError
+    when the address asks for TLS and a file of `tls` can't be used.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Publisher:
         self._finishing = False
         self._error: Exception | None = None
         self.outstanding = 0
-        #: whether Redis was there at any time
+        #: whether Redis was ever connected
         self.reached = False
         self.done: defer.Deferred[None] = defer.Deferred()
         self.link = RedisLink(
@@ -56,7 +56,7 @@ class Publisher:
             reactor,
             address,
             txredisapi.RedisProtocol,
-            # A Redis that does not let us in says so here, and not at every publish.
+            # A Redis that refuses us is found out here, not at every publish.
             lambda connection: connection.ping(),
             self._changed,
             tls=tls,
@@ -64,7 +64,7 @@ class Publisher:
 
     @property
     def up(self) -> bool:
-        """Whether Redis is there."""
+        """Whether Redis is connected."""
         return self.link.up is not None
 
     def start(self) -> None:
@@ -73,7 +73,7 @@ class Publisher:
         self._publish()
 
     def finish(self) -> None:
-        """Publish no more; `done` fires once what is under way is settled."""
+        """Publish no more; `done` fires once Redis has answered all publishes."""
         self._finishing = True
         self._cancel_timer()
         self._end()
@@ -101,7 +101,7 @@ class Publisher:
         else:
             try:
                 due = self._source.due(now, MAX_OUTSTANDING - self.outstanding)
-            except Exception as error:  # noqa: BLE001 - whatever it is ends this, and is told
+            except Exception as error:  # noqa: BLE001 - whatever it is ends this, and `done` fails with it
                 self._error = error
                 self._end()
                 return
@@ -118,7 +118,7 @@ class Publisher:
         self._settled(receivers)
 
     def _failed(self, failure: object) -> None:
-        # The link says why; here it only must not be lost without a count.
+        # The link logs the reason; here the message is only counted.
         self._settled(None)
 
     def _settled(self, receivers: int | None) -> None:

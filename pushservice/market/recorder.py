@@ -1,7 +1,7 @@
-"""Writes down what a feed delivers: a line for each message, and marks where Redis was lost.
+"""Records what a feed delivers: a line for each message, and marks where Redis was lost.
 
-Must not know: how lines are kept, or when they are flushed. It is a target of a feed, and what it
-takes for a symbol is the channel.
+Must not know: how lines are stored, or when they are flushed. The feed calls it with channels
+in place of symbols.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from pushservice.market.recording_format import (
 
 
 class Lines(Protocol):
-    """Where lines go."""
+    """Stores lines."""
 
     def write(self, line: bytes) -> None:
-        """Take a line; raises OSError when that can't be."""
+        """Write a line; raises OSError when that fails."""
         ...
 
 
 class Recorder:
-    """Writes the header at once, then what comes. `now` gives microseconds since the epoch.
+    """Writes the header at once, then each message. `now` gives microseconds since the epoch.
 
-    `done` fires after `count` messages, if that is given, and fails with an OSError once a line
-    can't be written; nothing is written after either. Raises the OSError where it is the header.
+    `done` fires after `count` messages, if given, and fails with an OSError once a line can't be
+    written; nothing is written after either. Raises OSError when the header can't be written.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Recorder:
         self._left = count
         self._last = now()
         self._was_up = False
-        #: how often Redis was lost while it was recorded
+        #: how often Redis was lost during the recording
         self.losses = 0
         self.messages = 0
         #: bytes of payloads
@@ -70,7 +70,7 @@ class Recorder:
         """See Publish; lines are flushed by the clock."""
 
     def feed_changed(self, up: bool) -> None:
-        """The feed came up or was lost; a mark is written where something may be missing."""
+        """The feed came up or was lost; a mark is written where messages may be missing."""
         if up == self._was_up or self.done.called:
             return
         self._was_up = up
@@ -79,7 +79,7 @@ class Recorder:
             self._write(mark_line(Mark(self._time(), up)))
 
     def _time(self) -> int:
-        # A clock may be set back, and a recording only goes forward.
+        # A clock may be set back, but the times of a recording never decrease.
         self._last = max(self._last, self._now())
         return self._last
 
@@ -89,7 +89,7 @@ class Recorder:
             self.done.callback(None)
 
     def fail(self, error: OSError) -> None:
-        """Lines can't be kept any more."""
+        """Lines can't be stored any more."""
         if not self.done.called:
             self.done.errback(error)
 

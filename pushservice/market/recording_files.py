@@ -1,6 +1,6 @@
-"""Recordings in files: written so that an abrupt end costs a second at most, read from any of them.
+"""Files of recordings, plain or compressed: written and read line by line.
 
-Must not know: what the lines say, beyond that the first is the header; Redis; or who plays them.
+Must not know: what the lines mean, beyond that the first is the header; Redis; or who plays them.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ import zstandard
 
 from pushservice.market.recording_format import BadLine, Mark, Message, read_header, read_line
 
-#: what a recording may be compressed by, and the names of files that say so
+#: compressions of a recording, and the file names for them
 COMPRESSIONS: Final = {"none": ".jsonl", "gzip": ".jsonl.gz", "zstd": ".jsonl.zst"}
 #: stands for the standard output, or the standard input
 STANDARD: Final = "-"
 
 _CHUNK: Final = 64 * 1024
-#: bytes that say how what follows is compressed
+#: bytes that tell the compression of a file
 _MAGIC: Final = 4
-#: bytes of the longest line: a payload of Redis's largest string, in base64, would be longer
+#: most bytes of a line; only a payload near Redis's largest string would be longer
 _MAX_LINE: Final = 256 * 1024 * 1024
 
 
 class BadRecording(ValueError):
-    """It can't be read; the text names the file, the line where there is one, and why."""
+    """A recording can't be read; the text names the file, the line if there is one, and why."""
 
 
 def compression_of(name: str) -> str:
-    """The compression that a file's name asks for: one of COMPRESSIONS."""
+    """The compression by a file's name: a key of COMPRESSIONS."""
     if name.endswith(".gz"):
         return "gzip"
     return "zstd" if name.endswith((".zst", ".zstd")) else "none"
 
 
 class RecordingFile:
-    """A recording that is being written. Lines are in the file after each `flush`.
+    """Writes a recording. Lines are in the file after each `flush`.
 
-    `path` is the file's, or `-` for the standard output. Raises OSError when it can't be written,
-    and FileExistsError where there is one already, unless `overwrite` is true.
+    `path` is that of the file, or `-` for the standard output. Raises OSError when it can't be
+    written, and FileExistsError when the file exists, unless `overwrite` is true.
     """
 
     def __init__(self, path: str, compression: str, *, overwrite: bool = False) -> None:
@@ -62,18 +62,18 @@ class RecordingFile:
             self._lines = zstandard.ZstdCompressor(level=3).stream_writer(self._file, closefd=False)
 
     def write(self, line: bytes) -> None:
-        """Take a line."""
+        """Write a line."""
         self._lines.write(line)
 
     def flush(self) -> None:
-        """Have all that was written readable in the file, whatever becomes of this process."""
-        # Both end a block, so that a reader gets all before it; what is open stays open.
+        """Make all lines readable in the file, even if this process crashes now."""
+        # Both compressors end a block here, so that a reader gets all before it.
         if self._lines is not self._file:
             self._lines.flush()
         self._file.flush()
 
     def close(self) -> None:
-        """End it in order. The file is closed even where its end can't be written."""
+        """Write the end and close the file, which is closed even if that fails."""
         try:
             if self._lines is not self._file:
                 self._lines.close()
@@ -84,16 +84,16 @@ class RecordingFile:
 
 
 class Recording:
-    """A recording that is read, whatever it is compressed by: iterate over what it holds, once.
+    """Reads a recording of any compression: iterate over its messages and marks, once.
 
-    From the standard input None stands for what is not there yet, so that nobody is held up who
-    has other things to do. `header` is there at once, and waited for. `warnings` says what was left
-    out, for people, once all is read: an end that was cut, and a line that was. Raises BadRecording
-    for what is no recording, and for a line that is none, with its number.
+    The iterator of the standard input gives None where no more is there yet, so that it never
+    blocks. Only the header is waited for. Once all is read, `warnings` has a line for people for
+    an end that was cut off and for a last line that was. Raises BadRecording for a file that is not
+    a recording, and for a line that is not valid, with its number.
     """
 
     def __init__(self, path: str) -> None:
-        """`path` is a file's, or `-` for the standard input."""
+        """`path` is that of a file, or `-` for the standard input."""
         self.name = "the standard input" if path == STANDARD else path
         self.warnings: list[str] = []
         try:
@@ -108,8 +108,8 @@ class Recording:
             first = next(self._rest, None)
             self._waits = False
             if first is None:
-                # What is compressed may be cut before its first block's end.
-                cut = f"{self.name} ends before its first line: whoever wrote it was cut off"
+                # A compressed file may be cut off before the end of its first block.
+                cut = f"{self.name} ends before its first line: its writer was cut off"
                 raise BadRecording(cut if self.warnings else f"{self.name} is empty")
             self.header = read_header(first[1])
         except BadLine as error:
@@ -131,7 +131,7 @@ class Recording:
                 if whole:
                     raise BadRecording(f"{self.name}, line {number}: {error}") from None
                 self.warnings.append(
-                    f"{self.name}: the last line is cut; its {len(line)} bytes were left out"
+                    f"{self.name}: the last line is cut off; its {len(line)} bytes were skipped"
                 )
                 return
             if found is not None:
@@ -156,7 +156,7 @@ class Recording:
     # -- within ----------------------------------------------------------------------------------
 
     def _numbered(self) -> Iterator[tuple[int, bytes, bool] | None]:
-        """The lines by number, without their ends; the last may have had none. None: see above."""
+        """Each line with its number and whether it was complete. None: see the class."""
         number = 0
         begun: list[bytes] = []
         size = 0
@@ -179,7 +179,7 @@ class Recording:
             yield number + 1, last, False
 
     def _plain(self) -> Iterator[bytes | None]:
-        """The bytes as they were before they were compressed, by what the first of them say."""
+        """The decompressed bytes; the first bytes of the file tell the compression."""
         try:
             start = b""
             chunks = self._chunks()
@@ -195,17 +195,17 @@ class Recording:
             else:
                 yield from chunks
         except (zlib.error, zstandard.ZstdError) as error:
-            raise BadRecording(f"{self.name}: what is compressed is damaged: {error}") from None
+            raise BadRecording(f"{self.name}: the compressed data is damaged: {error}") from None
         except OSError as error:
             reason = error.strerror or os.strerror(error.errno or 0)
             raise BadRecording(f"can't read {self.name}: {reason}") from None
 
     def _chunks(self) -> Iterator[bytes | None]:
-        """The bytes as they are; None where they are not there yet."""
+        """The bytes of the file; None where no more are there yet."""
         if self._own:
             read: Any = self._file.read
         else:
-            # What there is, and no more: who writes it may take his time.
+            # Read what is there and do not wait for more.
             read = self._file.read1  # type: ignore[attr-defined]  # of buffered streams
         while True:
             if not self._own and not self._waits and not _is_readable(self._file):
@@ -224,20 +224,20 @@ class Recording:
             rest = chunk
             while rest:
                 if stream.eof:
-                    # Files that were put together with cat go on after an end.
+                    # Files that were joined with cat go on after an end.
                     stream = begin()
                 yield stream.decompress(rest)
                 rest = stream.unused_data
         if not stream.eof:
-            self.warnings.append(f"{self.name} ends before its end: whoever wrote it was cut off")
+            self.warnings.append(f"{self.name} has no end: its writer was cut off")
 
 
 def _is_readable(file: BinaryIO) -> bool:
-    """Whether a read would return at once, with something or at the end."""
+    """Whether a read would return at once, with data or at the end."""
     try:
         return bool(select.select([file], [], [], 0)[0])
     except io.UnsupportedOperation:
-        # It is none of the system's, and has all.
+        # It is not a file of the system: all its data is there.
         return True
 
 

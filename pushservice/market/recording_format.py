@@ -1,9 +1,10 @@
-"""The format of a recording: what was published, when, as lines of JSON.
+"""The format of a recording: lines of JSON with what was published, and when.
 
-The first line is the header, each other line a message, or a mark where the recorder was cut off
-from Redis. Payloads come back byte for byte.
+The first line is the header, every other line a message, or a mark where the recorder lost Redis or
+had it back. Payloads are kept byte for byte.
 
-Must not know: files, compression, Redis, or at which pace a recording is played.
+Must not know: files, compression, Redis, or at which pace a recording is played. Own code:
+msgspec writes and reads the JSON; only payloads are copied as they are, which no encoder does.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ import msgspec
 
 from pushservice.protocol.payload import is_json
 
-#: what the header calls itself, and the version that is written
+#: the format's name in the header, and the version that is written
 FORMAT: Final = "recording"
 VERSION: Final = 1
 
-# A payload's depth is bounded by its brackets. Deeper ones could be too deep for a reader once they
-# stand within a line.
+# The number of brackets bounds a payload's depth. A deeper payload might be too deep for a reader
+# once it is inside a line.
 _MAX_BRACKETS: Final = 500
 _SPACE: Final = b" \t\r\n"
 
@@ -31,7 +32,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class BadLine(ValueError):
-    """A line is none of a recording; the text says what is wrong with it."""
+    """A line is not valid in a recording; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Message(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """The recorder lost Redis, or has it back: what was published in between is not there."""
+    """The recorder lost Redis or had it back; messages in between are missing."""
 
     at: int
     up: bool
@@ -117,9 +118,9 @@ def read_header(line: bytes) -> Header:
     try:
         found = _decode_header(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise BadLine("the first line is no header of a quotepush recording") from None
+        raise BadLine("the first line is not the header of a quotepush recording") from None
     if found.quotepush != FORMAT:
-        raise BadLine(f"this is a quotepush {found.quotepush[:40]!r}, and no {FORMAT!r}")
+        raise BadLine(f"this is a quotepush {found.quotepush[:40]!r}, not a {FORMAT!r}")
     if found.version != VERSION:
         raise BadLine(
             f"version {found.version} of the format is not known here, only version {VERSION}"
@@ -128,29 +129,29 @@ def read_header(line: bytes) -> Header:
 
 
 def read_line(line: bytes) -> Message | Mark | None:
-    """What a line after the first says; None for a kind that a later version may have.
+    """The message or mark of a line after the first; None for a kind of a later version.
 
     Raises BadLine.
     """
     try:
         found = _decode_line(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadLine(f"no line of a recording: {error}") from None
+        raise BadLine(f"not a line of a recording: {error}") from None
     at = _microseconds(found.t)
     if found.c is None:
         return None if found.feed is None else Mark(at, found.feed == "up")
-    # No JSON is empty.
+    # An empty text is not JSON.
     payload = bytes(found.d)
     if payload:
         return Message(at, found.c, payload)
     if found.x is not None:
         return Message(at, found.c, found.x.encode())
     if found.b is None:
-        raise BadLine("no line of a recording: a message has a payload, as d, x or b")
+        raise BadLine("not a line of a recording: a message has a payload, as d, x or b")
     try:
         return Message(at, found.c, base64.b64decode(found.b, validate=True))
     except (binascii.Error, ValueError):
-        raise BadLine("no line of a recording: b is no base64") from None
+        raise BadLine("not a line of a recording: b is not base64") from None
 
 
 def _fits_in_line(payload: bytes) -> bool:
@@ -171,5 +172,5 @@ def _time(at: int) -> bytes:
 def _microseconds(milliseconds: float) -> int:
     # A double holds microseconds exactly for some centuries to come.
     if not 0 <= milliseconds < math.inf:
-        raise BadLine(f"no line of a recording: {milliseconds} is no time")
+        raise BadLine(f"not a line of a recording: {milliseconds} is not a time")
     return round(milliseconds * 1000)

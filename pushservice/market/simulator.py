@@ -1,7 +1,8 @@
 """A simulated market of 200 instruments, so that the daemon can be tried without a real feed.
 
-Every tick is one trade of one instrument and comes out as the payload a real feed would publish.
-Must not know: where payloads go, what a wall clock says (time is passed in), I/O or Twisted.
+Every tick is one trade of one instrument, as the payload a real feed would publish. Must not know:
+where payloads go, what a wall clock says (time is passed in), I/O or Twisted. Own code: simulation
+libraries bring numpy and none makes payloads; this is a random walk in integer ticks.
 """
 
 from __future__ import annotations

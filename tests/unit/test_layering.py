@@ -85,6 +85,7 @@ ONLY_IN: dict[str, set[str]] = {
         "client/for_twisted",
     },
     "click": {
+        *("cli/token_options", "cli/token_redis"),
         *("cli/main", "cli/token", "cli/feed", "cli/record", "cli/watch", "cli/bench"),
         *("cli/daemon_options", "cli/client_options"),
     },

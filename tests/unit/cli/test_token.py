@@ -107,19 +107,19 @@ def test_a_life_is_a_number_and_a_unit(tmp_path, expires, length):
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["--expires", "1"], "--expires: '1' is no time such as 90s"),
-        (["--expires", "0s"], "--expires: '0s' is no time"),
+        (["--expires", "1"], "--expires: '1' is not a duration such as 90s"),
+        (["--expires", "0s"], "--expires: '0s' is not a duration"),
         (["--expires", "99999d"], "up to ten years"),
-        (["--expires", "-1h"], "--expires: '-1h' is no time"),
+        (["--expires", "-1h"], "--expires: '-1h' is not a duration"),
         (["--symbols", "600?19"], "--symbols: '600?19' matches no symbol: a symbol has no white"),
         (["--symbols", "A", "--symbols", "B C"], "--symbols: 'B C' matches no symbol"),
         (["--symbols", ""], "--symbols: '' matches no symbol: it is empty"),
         (["--symbols", "!"], "--symbols: '!' matches no symbol: it is empty"),
-        (["--user", "a\x07"], "--user: 'a\\x07' has not 1 to 128 printable characters"),
-        (["--id", ""], "--id: '' has not 1 to 128"),
-        (["--delay", "nan"], "--delay: nan is no number of seconds"),
+        (["--user", "a\x07"], "--user: 'a\\x07' is not 1 to 128 printable characters"),
+        (["--id", ""], "--id: '' is not 1 to 128"),
+        (["--delay", "nan"], "--delay: nan is not a number of seconds"),
         (["--algorithm", "EdDSA"], "HS256-0 holds a secret, which serves HS256 and not EdDSA"),
-        ([f"--symbols={at:064}" for at in range(100)], "characters; 8192 may be"),
+        ([f"--symbols={at:064}" for at in range(100)], "characters; at most 8192 are allowed"),
     ],
 )
 def test_a_token_that_would_be_wrong_is_refused_in_one_line(tmp_path, words, why):
@@ -168,7 +168,7 @@ def test_a_token_is_read_from_the_standard_input_where_none_is_given(tmp_path):
     for words in (["show"], ["show", "-"]):
         shown = said(*words, stdin=f" {text}\n")
         assert '"sub": "ann"' in shown
-        assert shown.endswith("verifies: not looked at, without a key\n")
+        assert shown.endswith("verifies: not checked, without a key\n")
 
 
 @pytest.mark.parametrize(
@@ -310,8 +310,8 @@ async def test_what_is_revoked_is_told_now_and_found_later(redis_server, redis, 
 
 def test_a_revocation_names_a_user_or_an_id_and_not_both(redis_server):
     words = ["revoke", "--redis", redis_server.url]
-    assert "--user, or which one: --id" in fault(*words)
-    assert "--user, or which one: --id" in fault(*words, "--user", "a", "--id", "b")
+    assert "either --user, for all tokens of a user" in fault(*words)
+    assert "either --user, for all tokens of a user" in fault(*words, "--user", "a", "--id", "b")
 
 
 def test_a_hash_that_is_none_fails_the_revocation(redis_server, redis):
@@ -348,7 +348,7 @@ def test_the_document_names_the_limits_of_the_code():
         f"{tickets.LEAST_TICKET} to {tickets.MOST_TICKET} visible ASCII",
         f"at most {tickets.MOST_VALUE:,} bytes",
         f"does not answer within {tickets.PATIENCE:.0f} seconds",
-        f"the {revocations.MAX_ENTRIES:,} latest revocations",
+        f"the latest {revocations.MAX_ENTRIES:,} revocations",
         f"each for {revocations.KEPT_FOR // 86_400} days",
         ticket_key("x").removesuffix(hashlib.sha256(b"x").hexdigest()),
         revoked_hash(),

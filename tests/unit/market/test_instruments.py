@@ -34,8 +34,8 @@ def test_symbols_give_their_listings_once_in_order_and_unknown_ones_are_made_up(
     [
         ("0", "1 to 100000"),
         ("100001", "1 to 100000"),
-        ("", "names no symbol"),
-        (",", "names no symbol"),
+        ("", "neither a number nor symbols"),
+        (",", "neither a number nor symbols"),
         ("A,B C", "'B C': a symbol has no white space"),
     ],
 )

@@ -174,7 +174,7 @@ def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
 
 def test_a_line_that_is_none_is_named(tmp_path):
     path = write(tmp_path / "r", "none", [*LINES[:3], b"oops\n", *LINES[3:]])
-    with Recording(str(path)) as recording, pytest.raises(BadRecording, match="r, line 4: no line"):
+    with Recording(str(path)) as recording, pytest.raises(BadRecording, match="line 4: not a line"):
         list(recording)
 
 
@@ -191,8 +191,8 @@ def test_damage_within_what_is_compressed_is_said(tmp_path):
     ("content", "words"),
     [
         (b"", "is empty"),
-        (b"SYMBOL,LAST\n", "no header"),
-        (b"\x1f\x8b", "ends before its first line: whoever wrote it was cut off"),
+        (b"SYMBOL,LAST\n", "not the header"),
+        (b"\x1f\x8b", "ends before its first line: its writer was cut off"),
         (b"\x1f\x8bnothing", "damaged"),
     ],
 )

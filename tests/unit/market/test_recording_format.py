@@ -87,15 +87,15 @@ def test_what_a_later_version_may_add_is_passed_over():
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (b"", "no line"),
-        (b"{", "no line"),
+        (b"", "not a line"),
+        (b"{", "not a line"),
         (b'{"c":"a","d":1}', "missing required field `t`"),
         (b'{"t":"now","c":"a","d":1}', "Expected `float`"),
-        (b'{"t":-1,"c":"a","d":1}', "is no time"),
+        (b'{"t":-1,"c":"a","d":1}', "is not a time"),
         (b'{"t":1,"c":"a"}', "as d, x or b"),
-        (b'{"t":1,"c":"a","b":"=="}', "no base64"),
-        (b'{"t":1,"c":"a","b":"\xc3\xa4"}', "no base64"),
-        (b'{"t":1,"c":"\xff","d":1}', "no line"),
+        (b'{"t":1,"c":"a","b":"=="}', "not base64"),
+        (b'{"t":1,"c":"a","b":"\xc3\xa4"}', "not base64"),
+        (b'{"t":1,"c":"\xff","d":1}', "not a line"),
     ],
 )
 def test_what_is_no_line_is_refused_in_words(line, words):
@@ -106,12 +106,12 @@ def test_what_is_no_line_is_refused_in_words(line, words):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (b"", "no header"),
-        (b'{"last":1}', "no header"),
-        (b"\xff", "no header"),
+        (b"", "not the header"),
+        (b'{"last":1}', "not the header"),
+        (b"\xff", "not the header"),
         (b'{"quotepush":"diary","version":1,"began":1}', "'diary'"),
         (b'{"quotepush":"recording","version":2,"began":1}', "version 2"),
-        (b'{"quotepush":"recording","version":1,"began":-1}', "no time"),
+        (b'{"quotepush":"recording","version":1,"began":-1}', "not a time"),
     ],
 )
 def test_what_is_no_header_is_refused_in_words(line, words):
