@@ -106,7 +106,8 @@ def makeService(options: Options) -> IService:
     from pushservice.redis.embedded import NoRedisServer, find_redis_server
     from pushservice.service.access import exposure
     from pushservice.service.daemon import CannotStart, prepare_memory
-    from pushservice.workers.manager import Manager, Plan
+    from pushservice.workers.manager import Manager
+    from pushservice.workers.plan import Plan
     from pushservice.workers.process import Process
     from pushservice.workers.single_process import SingleProcess
 

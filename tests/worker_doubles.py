@@ -1,9 +1,10 @@
-"""Worker processes that are none: a reactor that starts them, on a clock that the test moves."""
+"""A manager whose worker processes are doubles, on a reactor whose clock the test moves."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet import defer, reactor
@@ -11,7 +12,12 @@ from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTer
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from pushservice.config.config import Config
+from pushservice.redis.url import redis_address
 from pushservice.workers import worker_link
+from pushservice.workers.manager import Manager
+from pushservice.workers.plan import Plan
+from pushservice.workers.supervisor import STEP_TIMEOUT
 from pushservice.workers.worker_link import encoded
 
 #: What a worker answers to what it is told.
@@ -27,11 +33,11 @@ SOON = 0.01
 class FakeProcess:
     """The transport of a process that does what a worker does, or what a test says."""
 
-    def __init__(self, reactor: SpawningReactor, protocol: Any, pid: int, words: Any) -> None:
+    def __init__(self, reactor: SpawningReactor, protocol: Any, pid: int, launched: Any) -> None:
         self._reactor = reactor
         self.protocol = protocol
         self.pid: int | None = pid
-        self.environment, self.descriptors = words
+        self.environment, self.descriptors = launched
         #: what it was told, the first message among it
         self.told: list[dict[str, Any]] = []
         self.signals: list[object] = []
@@ -170,3 +176,106 @@ class SpawningReactor(Clock):
             self.advance(0)
             await self.turn()
         self.rightNow = end
+
+
+LOOPBACK = "tcp:0:interface=127.0.0.1"
+NOWHERE = redis_address("unix:///nowhere/redis.sock")
+TALK = 10 * SOON
+
+
+def configured(**values: Any) -> Config:
+    base: dict[str, Any] = {"plain": True, "listen": (LOOPBACK,), "redis": (NOWHERE,)}
+    return Config(**base | values)
+
+
+class Managed:
+    """A manager on a reactor of the test's."""
+
+    def __init__(self, **values: Any) -> None:
+        self.reactor = SpawningReactor()
+        self.config = configured(**values)
+        self.manager = Manager(self.reactor, Plan(self.config, {"name": "first"}))
+        self.stopped: defer.Deferred[None] | None = None
+
+    @property
+    def processes(self) -> list[FakeProcess]:
+        return self.reactor.workers
+
+    def alive(self) -> list[FakeProcess]:
+        return [process for process in self.processes if not process.ended]
+
+    def go(self, seconds: float = TALK) -> Any:
+        return self.reactor.go(seconds)
+
+    async def start(self, *, feed_up: bool = True) -> Managed:
+        self.manager.privilegedStartService()
+        self.manager.startService()
+        await self.go()
+        if feed_up:
+            self.feed()
+        return self
+
+    def feed(self) -> None:
+        for process in self.alive():
+            process.says("feed_up")
+
+    def feeding(self) -> None:
+        """Workers are fed as soon as they are there."""
+        self.reactor.on_spawn = lambda process: self.reactor.callLater(
+            SOON, process.says, "feed_up"
+        )
+
+    def reload(self, name: str = "second", **values: Any) -> defer.Deferred[bool]:
+        plan = Plan(replace(self.config, **values), {"name": name})
+        return defer.Deferred.fromCoroutine(self.manager.reload(plan))
+
+    def states(self) -> list[tuple[int, str]]:
+        return [(each["number"], each["state"]) for each in self.manager.status()["workers"]]
+
+    def stop(self) -> defer.Deferred[None]:
+        self.stopped = self.manager.stopService()
+        return self.stopped
+
+    async def end(self) -> None:
+        """Stop in order, and see that nothing is left."""
+        if self.stopped is None:
+            self.stop()
+        await self.go(60 + STEP_TIMEOUT)
+        assert self.stopped.called
+        assert self.alive() == []
+        assert self.reactor.getDelayedCalls() == []
+        assert self.manager.status()["workers"] == []
+        assert all(redis.ended for redis in self.reactor.redis)
+
+
+async def speaking(managed: Managed, seconds: float, *silent: FakeProcess) -> None:
+    """Let time pass, with a word of each worker every second, but for the silent ones."""
+    for _ in range(round(seconds)):
+        await managed.go(1)
+        for process in managed.alive():
+            if process not in silent:
+                process.says("status", status={})
+
+
+class LoggedLines:
+    """Everything that is logged, as text."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.levels: list[str] = []
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        if event.get("log_format") and event["log_namespace"].startswith("pushservice"):
+            self.lines.append(event["log_format"].format_map(event))
+            self.levels.append(event["log_level"].name)
+
+    def __contains__(self, text: str) -> bool:
+        return any(text in line for line in self.lines)
+
+    def level_of(self, text: str) -> str:
+        """The level of the last line with `text`."""
+        return next(
+            level
+            for line, level in zip(self.lines[::-1], self.levels[::-1], strict=True)
+            if text in line
+        )

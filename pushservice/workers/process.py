@@ -25,7 +25,7 @@ from pushservice.monitoring.systemd import Systemd
 from pushservice.server.client_reports import Report
 from pushservice.server.ports import CannotListen
 from pushservice.service.daemon import CannotStart
-from pushservice.workers.manager import Plan
+from pushservice.workers.plan import Plan
 from pushservice.workers.signals import Signals
 
 #: Seconds between two looks at what systemd is told.

@@ -16,8 +16,8 @@ from pushservice import __version__
 from pushservice.config.config import Config
 from pushservice.server.client_reports import Report
 from pushservice.service.daemon import Daemon, materials
-from pushservice.tls.watches import ExpiryWatch, FilesWatch
-from pushservice.workers.manager import Plan
+from pushservice.workers.certificate_watch import CertificateWatch
+from pushservice.workers.plan import Plan
 from pushservice.workers.totals import combined, figures, slot_figures
 
 
@@ -32,7 +32,7 @@ class SingleProcess:
         self._daemon = Daemon(reactor, plan.config)
         self._reactor = reactor
         self._began: float = reactor.seconds()
-        self._watches: list[ExpiryWatch | FilesWatch] = []
+        self._certificate_watch = CertificateWatch(reactor, self._renew_certificates)
 
     def privilegedStartService(self) -> None:
         """Listen."""
@@ -44,28 +44,11 @@ class SingleProcess:
         self._watch()
 
     def _watch(self) -> None:
-        """Watch the certificates that are in use, and no others."""
-        self._stop_watching()
-        config = self._config
-        if self._daemon.certificates is not None:
-            self._watches.append(ExpiryWatch(self._reactor, self._daemon.certificates))
-            if config.cert_watch:
-                paths = config.certificate_files
-                self._watches.append(FilesWatch(self._reactor, paths, self._renew_certificates))
-            for watch in self._watches:
-                watch.start()
-            if config.cert_watch:
-                # They may have changed between their reading and now.
-                self._renew_certificates()
-
-    def _stop_watching(self) -> None:
-        watches, self._watches = self._watches, []
-        for watch in watches:
-            watch.stop()
+        self._certificate_watch.start(self._daemon.certificates, self._config)
 
     def stopService(self) -> defer.Deferred[None]:
         """Leave."""
-        self._stop_watching()
+        self._certificate_watch.stop()
         return self._daemon.stopService()
 
     def abort(self) -> None:

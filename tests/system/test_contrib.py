@@ -231,11 +231,11 @@ def test_the_service_is_exposed_to_little(units: Path) -> None:
 
 
 def test_systemd_waits_longer_than_a_stop_takes():
-    from pushservice.workers import manager
+    from pushservice.workers.supervisor import KILL_DELAY
 
     service = Unit("quotepush.service")["Service"]
     config = tomllib.loads((CONTRIB / "quotepush.toml").read_text("utf-8"))["workers"]
-    needed = config["drain-delay"] + config["drain-timeout"] + manager.KILL_DELAY
+    needed = config["drain-delay"] + config["drain-timeout"] + KILL_DELAY
     assert int(service["TimeoutStopSec"]) >= needed + 10
     assert int(service["WatchdogSec"]) == 30
 

@@ -13,7 +13,7 @@ from pushservice.metrics import Counters, Measures
 from pushservice.monitoring.exposition import _at
 from pushservice.monitoring.families import CERTIFICATE, WORKER, Family, Kind, all_families
 from pushservice.redis.url import redis_address
-from pushservice.workers.manager import Plan
+from pushservice.workers.plan import Plan
 from pushservice.workers.single_process import SingleProcess
 
 EACH = pytest.mark.parametrize("family", all_families(), ids=lambda family: family.name)

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from pushservice.server.client_counts import ENTRIES, ClientCounts
-from pushservice.workers.manager import entries_of
+from pushservice.workers.launcher import entries_of
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def test_nobody_serves_at_first(counts):
     assert counts.total() == 0
 
 
-def test_a_seat_that_serves_counts_with_no_client_too_until_it_serves_no_more(counts):
+def test_an_entry_counts_while_its_worker_serves_even_without_clients(counts):
     counts.write(3, 0)
     counts.write(1, 5)
     assert counts.serving() == [5, 0]
@@ -35,7 +35,7 @@ def test_a_seat_that_serves_counts_with_no_client_too_until_it_serves_no_more(co
     assert counts.serving() == [2]
 
 
-def test_the_last_post_has_seats_too(counts):
+def test_the_last_slot_has_entries_too(counts):
     last = entries_of(256)[-1]
     assert last == ENTRIES - 1
     counts.write(last, 4_000_000)

@@ -20,7 +20,7 @@ from twisted.logger import globalLogPublisher
 from pushservice.config.config import Config
 from pushservice.server.ports import CannotListen
 from pushservice.service.daemon import CannotStart
-from pushservice.workers.manager import Plan
+from pushservice.workers.plan import Plan
 from pushservice.workers.process import Process
 
 

@@ -17,7 +17,7 @@ from twisted.logger import globalLogPublisher
 from pushservice.config.config import Config
 from pushservice.redis.url import redis_address
 from pushservice.tls.factory import development_pair
-from pushservice.workers.manager import Plan
+from pushservice.workers.plan import Plan
 from pushservice.workers.single_process import SingleProcess, changed_fields
 
 NOWHERE = redis_address("unix:///nowhere/redis.sock")
@@ -95,7 +95,10 @@ async def test_after_a_reload_the_files_that_are_in_use_are_watched(serve, tmp_p
     first, second = pair_in(tmp_path / "a"), pair_in(tmp_path / "b")
     served = serve(**first, cert_watch=True)
     await served.reload(**second)
-    assert served.single_process._watches[-1]._paths == (*second["cert"], *second["key"])
+    assert served.single_process._certificate_watch._files._paths == (
+        *second["cert"],
+        *second["key"],
+    )
     served.single_process._renew_certificates()
     assert await served.certificate() == second["cert"][0].read_text()
 
@@ -107,7 +110,7 @@ async def test_the_authorities_of_clients_are_watched_too_and_others_need_a_new_
     first, second = pair_in(tmp_path / "a"), pair_in(tmp_path / "b")
     [authority], [other] = first["cert"], second["cert"]
     served = serve(**first, cert_watch=True, client_ca=authority)
-    assert authority in served.single_process._watches[-1]._paths
+    assert authority in served.single_process._certificate_watch._files._paths
     authority_before = served.single_process._daemon.certificates.materials[0]
     served.single_process._renew_certificates()
     assert served.single_process._daemon.certificates.materials == (authority_before,)
