@@ -1,10 +1,10 @@
-"""Shares out newcomers among workers that accept from one socket, and counts clients of all.
+"""Balances new connections among workers that accept from one socket; counts clients of all.
 
 Must not know: what connections are for.
 
-The kernel wakes every worker for a newcomer, and the one that is up first takes it: often the same.
-So who has more than its share looks away for a moment, in which the others take who waits; if
-nobody does, it takes them itself.
+The kernel wakes every worker for a new connection, and the first to run accepts it: often the same
+one. So a worker with more than its share stops accepting for a moment, in which the others accept
+what waits; if none does, it accepts that itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pushservice.server.ports import Ports
 if TYPE_CHECKING:
     from pushservice.server.client_counts import ClientCounts
 
-#: Seconds that a worker with more than its share looks away.
+#: Seconds for which a worker with more than its share accepts nothing.
 PAUSE: Final = 0.02
 #: Connections beyond the mean, and the part of the mean beyond it, that are no more than a share.
 SLACK: Final = 4
@@ -26,7 +26,7 @@ PART: Final = 0.05
 
 
 class Balance:
-    """One worker's part in it."""
+    """One worker's part in the balance."""
 
     def __init__(self, clock: IReactorTime, counts: ClientCounts, entry: int, ports: Ports) -> None:
         self._clock = clock
@@ -38,7 +38,7 @@ class Balance:
         self._pause: IDelayedCall | None = None
 
     def serve(self) -> None:
-        """This worker takes connections from now on."""
+        """This worker accepts connections from now on."""
         self._serving = True
         self._counts.write(self._entry, self._mine)
 
@@ -49,14 +49,14 @@ class Balance:
             self._counts.write(self._entry, connections)
             if self._pause is None and self._over():
                 self._ports.hold("balance")
-                self._pause = self._clock.callLater(PAUSE, self._look_again)
+                self._pause = self._clock.callLater(PAUSE, self._resume)
 
     def others(self) -> int:
         """The connections of all other workers."""
         return self._counts.total() - (self._mine if self._serving else 0)
 
     def leave(self) -> None:
-        """This worker takes no more."""
+        """This worker accepts no more."""
         self._serving = False
         self._counts.write(self._entry, None)
         if self._pause is not None:
@@ -69,7 +69,7 @@ class Balance:
         mean = sum(serving) / len(serving)
         return self._mine > mean * (1 + PART) + SLACK
 
-    def _look_again(self) -> None:
+    def _resume(self) -> None:
         self._pause = None
-        # Whoever still waits is accepted, and then it is looked at again.
+        # Connections that still wait are accepted, which checks the share again.
         self._ports.release("balance")

@@ -10,14 +10,14 @@ import mmap
 import os
 from typing import Final
 
-#: Seats for each worker and those that replace it, and for as many workers as can be.
+#: Entries for each worker and those that replace it, and for the greatest number of workers.
 ENTRIES_PER_SLOT: Final = 4
 ENTRIES: Final = 256 * ENTRIES_PER_SLOT
 _WIDTH: Final = 4
 
 
 class ClientCounts:
-    """Counts of clients by entry; a entry whose worker takes no clients has none.
+    """Counts of clients by entry; an entry whose worker takes no clients has none.
 
     One process makes it; others open it by its file descriptor. Each worker writes its own entry.
     """

@@ -1,6 +1,6 @@
-"""One line in the log for each client that comes, one when it goes; sampled when many do.
+"""A log line for each client that connects, and one when it disconnects; sampled when many do.
 
-Must not know: connections, sockets, or how what it is told was counted.
+Must not know: connections, sockets, or how the numbers that it is given were counted.
 """
 
 from __future__ import annotations
@@ -23,44 +23,52 @@ UNIX: Final = "unix"
 class ClientLog:
     """Writes the lines, at most `rate` a second over BURST_SECONDS; with a rate of 0 none.
 
-    What is over is counted, and told in one line BURST_SECONDS after the first that was left out,
-    and so on while it lasts.
+    Lines above that rate are counted. One line tells their number BURST_SECONDS after the first
+    that was left out, and again while more are.
     """
 
     log = Logger()
 
-    __slots__ = ("_at", "_call", "_came", "_clock", "_left", "_went", "rate")
+    __slots__ = (
+        "_at",
+        "_call",
+        "_clock",
+        "_left",
+        "_left_out_connects",
+        "_left_out_disconnects",
+        "rate",
+    )
 
     def __init__(self, clock: Clock, rate: int) -> None:
         self.rate = rate
         self._clock = clock
-        # A bucket of lines that may be written, as it was at a moment.
+        # A token bucket of lines, as it was at `_at`.
         self._left = float(rate * BURST_SECONDS)
         self._at = clock.seconds()
-        # Whose lines were left out, and the call that will tell.
-        self._came = self._went = 0
+        # How many lines were left out, and the call that writes these numbers.
+        self._left_out_connects = self._left_out_disconnects = 0
         self._call: DelayedCall | None = None
 
-    def came(
+    def connected(
         self, conn: str, address: str | None, subprotocol: str, user: str | None = None
     ) -> None:
         """The connection `conn` became a client; an `address` of None is a Unix socket's."""
         if not self.rate:
             return
         if not self._may_write():
-            self._came += 1
+            self._left_out_connects += 1
             return
         self.log.info(
-            "{conn} came from {address} ({subprotocol})"
+            "{conn} connected from {address} ({subprotocol})"
             if user is None
-            else "{conn} came from {address} as {user} ({subprotocol})",
+            else "{conn} connected from {address} as {user} ({subprotocol})",
             conn=conn,
             address=address or UNIX,
             user=user,
             subprotocol=subprotocol,
         )
 
-    def went(
+    def disconnected(
         self,
         conn: str,
         address: str | None,
@@ -74,29 +82,29 @@ class ClientLog:
         code: int | None,
         user: str | None = None,
     ) -> None:
-        """A client is gone, `seconds` after it came.
+        """A client disconnected `seconds` after it connected.
 
         `quotes`: updates handed to it, see Outbox.quotes; `merged`: into later ones; `sent`: bytes
-        of the connection that the kernel sent, those of TLS and of the handshake included, None
-        where nobody knows; `by`: CLIENT, SERVER or LOST; `code`: of the close frame, None where
+        that the kernel sent on the connection, TLS and the handshake included, None where that is
+        unknown; `by`: CLIENT, SERVER or LOST; `code`: of the close frame, None where
         there was none, or one without a code.
         """
         if not self.rate:
             return
         if not self._may_write():
-            self._went += 1
+            self._left_out_disconnects += 1
             return
         fields: dict[str, object] = {} if sent is None else {"bytes": sent}
         size = "" if sent is None else ", {bytes} bytes"
         ended = ", lost" if by == LOST else ", closed by {by}"
         if by != LOST:
             ended += " without a code" if code is None else " with {code}"
-        # It may have told who it is after its first line.
+        # It may have authenticated after its first line.
         who = "" if user is None else " as {user}"
-        went = "{conn} went after {seconds} s" + who + ": {quotes} quotes, {merged} merged"
-        went += size + ended
+        text = "{conn} disconnected after {seconds} s" + who + ": {quotes} quotes, {merged} merged"
+        text += size + ended
         self.log.info(
-            went,
+            text,
             conn=conn,
             address=address or UNIX,
             user=user,
@@ -110,7 +118,7 @@ class ClientLog:
         )
 
     def stop(self) -> None:
-        """Tell what was left out so far; no call is pending afterwards. May be called twice."""
+        """Log what was left out so far; no call is pending afterwards. May be called twice."""
         if self._call is not None:
             self._call.cancel()
             self._tell()
@@ -129,8 +137,10 @@ class ClientLog:
 
     def _tell(self) -> None:
         self._call = None
-        came, self._came = self._came, 0
-        went, self._went = self._went, 0
+        came, self._left_out_connects = self._left_out_connects, 0
+        went, self._left_out_disconnects = self._left_out_disconnects, 0
         self.log.info(
-            "and {came} came, {went} went, whose lines were left out", came=came, went=went
+            "{came} more connected, {went} more disconnected: their lines are left out",
+            came=came,
+            went=went,
         )

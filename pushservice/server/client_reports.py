@@ -1,9 +1,9 @@
-"""What operators are shown of single clients and symbols: the slowest and the busiest, as rows.
+"""Reports for operators about single clients and symbols: the slowest and the busiest, as rows.
 
-Must not know: who asks, how it is carried, other processes beyond their reports, or Twisted.
+Must not know: who asks, how a report is sent, other processes beyond their reports, or Twisted.
 
-Reports are made in steps, as generators, so that a process with many of either serves its clients
-between two of them.
+Reports are made in steps, as generators, so that a process with many clients or symbols serves its
+clients between two steps.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 #: As JSON: the rows under their name, and how many there are in `total`.
 Report: TypeAlias = dict[str, Any]
-#: Makes a report; what it yields is of no interest.
+#: Makes a report and returns it; each `yield` ends a step.
 Steps: TypeAlias = Generator[None, None, Report]
 
 #: Clients or symbols that are looked at in one step, and rows that are made in one: about a
 #: millisecond each.
 _LOOKED_AT: Final = 1000
 _MADE: Final = 100
-#: Seconds that numbers are kept at least before a rate is taken from newer ones: two who ask at the
-#: same time do not get each other's moments.
+#: Seconds over which a rate is counted at least: of two that ask at about the same time, the second
+#: does not get a rate over the moment between them.
 _RATE_OVER: Final = 1.0
 
 
@@ -45,17 +45,17 @@ class About(NamedTuple):
 def clients(
     hub: Hub, about: Callable[[str], About | None], now: float, most: int, worker: int
 ) -> Steps:
-    """The slowest clients: who is behind longest first, then who had most merged.
+    """The slowest clients: those behind for longest first, then those with most merged updates.
 
-    `about` tells of a connection by its id; `now` is in seconds since the epoch.
+    `about` gives what a connection knows, by its id; `now` is in seconds since the epoch.
     """
     slowest: list[tuple[float, int, int, Outbox]] = []
-    everybody = list(hub.outboxes())
-    for start in range(0, len(everybody), _LOOKED_AT):
+    outboxes = list(hub.outboxes())
+    for start in range(0, len(outboxes), _LOOKED_AT):
         some = [
-            # The place decides between equals, so that none is compared.
+            # The position decides between equals, so that outboxes are never compared.
             (_seconds_behind(outbox, now), outbox.merged, -at, outbox)
-            for at, outbox in enumerate(everybody[start : start + _LOOKED_AT], start)
+            for at, outbox in enumerate(outboxes[start : start + _LOOKED_AT], start)
         ]
         slowest = heapq.nlargest(most, [*slowest, *some])
         yield
@@ -110,12 +110,12 @@ class Symbols:
         """`late` are the hubs of delays, whose clients count as watchers too."""
         self._hub = hub
         self._late = late
-        # The numbers that symbols had, and when that was: the latest, and those before them, for
-        # whoever asks soon after.
+        # The symbols' numbers with their time: the latest, and those before, for a request soon
+        # after.
         self._kept: list[tuple[float, dict[str, int]]] = []
 
     def busiest(self, now: float, most: int) -> Steps:
-        """Those that are quoted most often; by their numbers where that is not known yet.
+        """The symbols quoted most often; where no rate is known yet, those with most quotes.
 
         A rate is counted over the time since somebody asked before, and over a second at least
         where that was not the first time. `now` is in seconds since the epoch.
@@ -143,7 +143,7 @@ class Symbols:
             )
             yield
         if self._kept is kept and not (kept and 0 <= now - kept[-1][0] < _RATE_OVER):
-            # Where the clock was set back, what was kept is of no use any more.
+            # After the clock was set back, older numbers are useless.
             earlier = kept[-1:] if seconds >= 0 else []
             self._kept = [*earlier, (now, numbers)]
         rows: list[dict[str, Any]] = []

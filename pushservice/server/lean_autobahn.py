@@ -40,8 +40,8 @@ _KEPT_WHEN_OPEN: Final = (
 _EXTENSIONS: Final = re.compile(rb"\r\nsec-websocket-extensions[ \t]*:([^\r\n]*)", re.IGNORECASE)
 
 
-class _Silent:
-    """In place of Autobahn's logger, which formats eagerly, and names neither client nor cause."""
+class _NoLog:
+    """Replaces Autobahn's logger, which formats eagerly, and names neither client nor cause."""
 
     @staticmethod
     def debug(*args: object, **values: object) -> None:
@@ -50,8 +50,8 @@ class _Silent:
     trace = info = warn = error = failure = debug
 
 
-class _Unwatched:
-    """In place of Autobahn's Deferreds of opening and closing, which nobody here waits for."""
+class _NoDeferred:
+    """Replaces Autobahn's Deferreds of opening and closing, which nothing here waits for."""
 
     @staticmethod
     def callback(result: object) -> None:
@@ -59,7 +59,7 @@ class _Unwatched:
 
 
 class _Inflater:
-    """In place of Autobahn's deflate, which keeps an inflater for each connection."""
+    """Replaces Autobahn's deflate, which keeps an inflater for each connection."""
 
     __slots__ = ("_message", "_window_bits")
 
@@ -74,7 +74,7 @@ class _Inflater:
 
     def decompress_message_data(self, data: bytes, max_output_len: int) -> bytes:
         if self._message is None:
-            # What follows of a message that was refused: only its end matters.
+            # The rest of a message that was refused; only its end matters.
             return b""
         try:
             return self._message.feed(data, max_output_len)
@@ -102,20 +102,20 @@ class LeanProtocol(_Untyped):  # type: ignore[misc]  # the boundary to Autobahn
     """Autobahn's server protocol, for connections that are many and mostly idle.
 
     Autobahn gives every connection some ninety attributes, most of them options and flags that
-    never change. They stand here once, for all: options as attributes of the class (see
-    `configured`), flags as their defaults; and `settle` takes from an open connection all that only
-    its handshake needed.
+    never change. Here all connections share them: options are attributes of the class (see
+    `configured`), flags its defaults. `drop_handshake_state` removes from an open connection what
+    only its handshake needed.
     """
 
     # Twisted declares less than a stream transport can do: this one can abort.
     transport: Any
     data: bytes
     message_data: Any
-    log = _Silent()
+    log = _NoLog()
 
-    #: Autobahn copies these options to each connection: none, `configured` puts them on the class.
+    #: Autobahn copies these options to each connection: none, since `configured` sets them.
     CONFIG_ATTRS: Sequence[str] = ()
-    is_open = is_closed = _Unwatched()
+    is_open = is_closed = _NoDeferred()
     #: counted for all together, and read by nobody
     trafficStats = TrafficStats()
     #: used by chopped writes alone, which are not made here
@@ -144,7 +144,7 @@ class LeanProtocol(_Untyped):  # type: ignore[misc]  # the boundary to Autobahn
 
     def connectionMade(self) -> None:
         if hasattr(self.transport, "setTcpNoDelay"):
-            # Autobahn means to, and fails without a word: every burst could wait 40 ms.
+            # Autobahn tries to, and fails silently: every burst could wait 40 ms.
             self.transport.setTcpNoDelay(1)
             self.transport.setTcpKeepAlive(1)
         # Past the adapter, which describes the transport at length for its log.
@@ -195,15 +195,15 @@ class LeanProtocol(_Untyped):  # type: ignore[misc]  # the boundary to Autobahn
             self._perMessageCompress = _Inflater(agreed.client_bits)
         super().succeedHandshake((subprotocol, headers))
 
-    def settle(self) -> None:
-        """Keep what an open connection needs; its dictionary is made anew, as small as it gets."""
+    def drop_handshake_state(self) -> None:
+        """Keep what an open connection needs, in a new dictionary that is as small as possible."""
         mine = self.__dict__
         if mine.get("_perMessageCompress") is None:
             mine.pop("_perMessageCompress", None)
         self.__dict__ = {name: mine[name] for name in _KEPT_WHEN_OPEN if name in mine}
 
     def onMessageFrameData(self, payload: bytes) -> None:
-        # What is empty adds nothing, and a message may have any number of such fragments.
+        # An empty fragment adds nothing, and a message may have any number of them.
         if payload:
             super().onMessageFrameData(payload)
 

@@ -1,6 +1,6 @@
-"""Listening ports: opened by an endpoint's words or taken over as descriptors, held, and closed.
+"""Listening ports: opened from an endpoint's description or a descriptor, paused, and closed.
 
-Must not know: what is served, or to whom.
+Must not know: what is served, or to which clients.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-#: Connections that a process takes in one turn from a socket that others accept from too.
+#: Connections that a process accepts in one turn from a socket that others accept from too.
 ACCEPTED_AT_ONCE: Final = 8
 
 _log: Final = Logger()
 
-#: Endpoints that are a listening socket and nothing more, which processes can share.
+#: Endpoints that are nothing but a listening socket, which processes can share.
 SHAREABLE: Final = ("tcp:", "tcp6:", "unix:", "systemd:")
 
 
 class CannotListen(Exception):
-    """The text says on what, and why."""
+    """The text names the endpoint and the reason."""
 
 
 class Listening(NamedTuple):
     """A socket that another process may listen on too."""
 
-    #: the endpoint's words
+    #: the endpoint's description
     text: str
     descriptor: int
     family: int
@@ -41,8 +41,8 @@ class Listening(NamedTuple):
 class _SharedUnixPort(unix.Port):
     """Accepts on a Unix socket that listens already; its name, its rights and its queue stay.
 
-    Twisted's own would give everybody the right to connect, and shorten the queue to 50; at its end
-    it would remove the name, and shut the socket down for all who share it.
+    Twisted's own port would give everybody the right to connect, and shorten the queue to 50; when
+    closed it would remove the name, and shut the socket down for all processes that share it.
     """
 
     def __init__(self, reactor: Any, descriptor: int, factory: IProtocolFactory) -> None:
@@ -78,7 +78,7 @@ def _take_over(reactor: Any, descriptor: int, family: int, factory: IProtocolFac
 
 
 class _TakingOver:
-    """A reactor for endpoints that takes sockets over as this room does."""
+    """A reactor for endpoints that takes sockets over as `_take_over` does."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
@@ -92,7 +92,7 @@ class _TakingOver:
 
 
 def check_shareable(text: str) -> None:
-    """Raises CannotListen for an endpoint that is no socket which processes can share."""
+    """Raises CannotListen for an endpoint that processes can't share."""
     if not text.startswith(SHAREABLE):
         raise CannotListen(f"workers can't share {text}: use {', '.join(SHAREABLE)} or --workers 0")
 
@@ -134,7 +134,7 @@ def _reason(failure: Failure) -> str:
 
 
 def shared(text: str, port: Any) -> Listening:
-    """What another process needs to listen on `port` too."""
+    """What another process needs to listen on `port`, too."""
     return Listening(text, port.fileno(), port.socket.family)
 
 
@@ -151,9 +151,9 @@ def address_text(port: IListeningPort, scheme: str) -> str:
 
 
 def _accept_in_small_steps(port: Any) -> None:
-    """Have `port` leave some of those who come at once to other processes.
+    """Have `port` leave some of the connections of a burst to other processes.
 
-    Twisted accepts up to a hundred in one turn, whatever is said meanwhile.
+    Twisted accepts up to a hundred in one turn, even if the port is paused meanwhile.
     """
     accept = port.doRead
 
@@ -165,11 +165,11 @@ def _accept_in_small_steps(port: Any) -> None:
 
 
 async def stop_listening(port: Any) -> None:
-    """Close `port`; what goes wrong with it is logged, and it is closed all the same."""
+    """Close `port`; an error is logged, not raised."""
     try:
         await defer.maybeDeferred(port.stopListening)
-    except Exception as error:  # noqa: BLE001 - whatever it is, others are to be closed too
-        # The name of a Unix socket that somebody else has removed, say.
+    except Exception as error:  # noqa: BLE001 - the other ports are to be closed too
+        # For example, another process has removed the name of a Unix socket.
         _log.warn("closing {port}: {reason}", port=str(port), reason=str(error))
 
 
@@ -203,14 +203,14 @@ class Ports:
         return port
 
     def hold(self, reason: str) -> None:
-        """Accept nobody, until this reason and all others are gone; newcomers wait."""
+        """Accept nothing until this reason and all others are released; connections wait."""
         if not self._held:
             for port in self._open():
                 port.stopReading()
         self._held.add(reason)
 
     def release(self, reason: str) -> None:
-        """This reason is gone."""
+        """Accept again, unless another reason holds the ports."""
         if reason in self._held:
             self._held.discard(reason)
             if not self._held:
@@ -218,7 +218,7 @@ class Ports:
                     port.startReading()
 
     async def close(self) -> None:
-        """Accept nobody any more. Sockets taken over stay open where they came from."""
+        """Accept no more. Sockets that were taken over stay open in the process they came from."""
         ports, self._ports = self._open(), []
         self._held.clear()
         for port in ports:

@@ -1,7 +1,7 @@
-"""Which proxies are believed, and whom they say that a connection is from.
+"""Which proxies are trusted, and which client address they name for a connection.
 
-Must not know: sockets, requests, or how many connections anybody may have. Addresses are text here;
-what is none is no fault, only nobody.
+Must not know: sockets, requests, or how many connections an address may have. Addresses are text;
+a text that is no address is not an error: it stands for no client.
 
 Own code: ipaddress parses; which address of a header to believe depends on the trusted proxies, and
 twisted.web believes none.
@@ -21,20 +21,20 @@ _MAX_PORT: Final = 65535
 
 
 class Trusted:
-    """The proxies that are believed when they name a client's address."""
+    """The proxies that are trusted when they name a client's address."""
 
     __slots__ = ("_networks", "_unix")
 
     def __init__(self, networks: Iterable[Network | str] = ()) -> None:
-        """`networks` as `coercers.network` makes them: networks, or `unix`; none for nobody."""
+        """`networks` as `coercers.network` makes them: networks, or `unix`; none trusts nobody."""
         named = list(networks)
         self._unix = UNIX in named
         self._networks = tuple(_plain_network(each) for each in named if not isinstance(each, str))
 
     def includes(self, host: str | None) -> bool:
-        """Whether the peer at `host` is a proxy that is believed; None is one on a Unix socket.
+        """Whether the peer at `host` is a trusted proxy; None is one on a Unix socket.
 
-        IPv4 addresses in IPv6 form are IPv4. What is no address is not believed.
+        IPv4 addresses in IPv6 form are IPv4. A text that is no address is not trusted.
         """
         if host is None:
             return self._unix
@@ -46,8 +46,8 @@ class Trusted:
     def forwarded(self, values: Sequence[str]) -> str | None:
         """The client's address by the values of a request's X-Forwarded-For headers, in order.
 
-        Each proxy adds the address of its own peer on the right, so that the right-most one that is
-        no trusted proxy is the client; whatever stands left of it may be the client's invention.
+        Each proxy adds the address of its own peer on the right, so the right-most one that is no
+        trusted proxy is the client; the client may have invented whatever stands left of it.
         None where there is none, or where something that is no address is met first.
         """
         for value in reversed(values):
@@ -64,7 +64,7 @@ class Trusted:
         return any(address in network for network in self._networks)
 
 
-#: No proxy is believed.
+#: No proxy is trusted.
 NOBODY: Final = Trusted()
 
 

@@ -1,7 +1,7 @@
 """The PROXY protocol: what proxies say about a connection's client before its first byte.
 
-Must not know: TLS, WebSockets, or how many connections anybody may have. Versions 1 and 2 are read
-as HAProxy specifies it: https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt
+Must not know: TLS, WebSockets, or how many connections an address may have. Versions 1 and 2 are
+read as HAProxy specifies them: https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt
 
 Own code: Twisted's haproxy wrapper believes every peer, sets no deadline, closes a connection whose
 header comes in pieces, and stays between the transport and the protocol.
@@ -33,7 +33,7 @@ MAX_V1: Final = 107
 #: Bytes of a header of version 2 after the first 16: what proxies add, such as a client's
 #: certificate, is read past.
 MAX_V2_LENGTH: Final = 4096
-#: Connections whose header is awaited; of more the oldest is ended.
+#: Connections whose header is awaited; with more, the oldest is ended.
 MAX_AWAITED: Final = 512
 
 _V1_START: Final = b"PROXY "
@@ -41,8 +41,8 @@ _V2_START: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 _V2_HEAD: Final = len(_V2_START) + 4
 _V2_LOCAL, _V2_PROXY = 0x20, 0x21
 _V2_TCP4, _V2_TCP6 = 0x11, 0x21
-#: The bytes of addresses that each family and transport of version 2 has at least. Those other than
-#: TCP say nothing of use here, and leave the peer what it is, as the specification asks.
+#: The least bytes of addresses that each family and transport of version 2 has. Only those of TCP
+#: are used; others leave the peer as it is, as the specification asks.
 _V2_ADDRESSES: Final = {
     0x00: 0,
     _V2_TCP4: 12,
@@ -68,7 +68,7 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A whole header. A `source` of None leaves the peer what it is; `rest` came after it."""
+    """A whole header. A `source` of None leaves the peer as it is; `rest` came after the header."""
 
     source: Source | None
     rest: bytes
@@ -83,7 +83,7 @@ class NoHeader:
 
 @dataclass(frozen=True, slots=True)
 class BadHeader:
-    """A header that is wrong, and why; nothing after it may be believed."""
+    """A malformed header, and the reason; nothing after it can be trusted."""
 
     reason: str
 
@@ -92,7 +92,7 @@ Outcome: TypeAlias = Header | NoHeader | BadHeader
 
 
 class HeaderParser:
-    """Reads the header at the begin of one connection, in whatever pieces it comes."""
+    """Parses the header at the start of one connection, in whatever pieces it comes."""
 
     __slots__ = ("_data",)
 
@@ -100,7 +100,7 @@ class HeaderParser:
         self._data = b""
 
     def feed(self, data: bytes) -> Outcome | None:
-        """What is known after `data` came too; None asks for more. Once told, feed no more."""
+        """The outcome after `data`; None asks for more. After an outcome, feed no more."""
         data = self._data + data
         self._data = data
         if data.startswith(_V1_START):
@@ -112,8 +112,8 @@ class HeaderParser:
         return NoHeader(data)
 
 
-class _Wrong(Exception):
-    """A header is wrong; its text says why."""
+class _Malformed(Exception):
+    """A malformed header; the text is the reason."""
 
 
 def _version_1(data: bytes) -> Outcome | None:
@@ -124,21 +124,21 @@ def _version_1(data: bytes) -> Outcome | None:
         return BadHeader(f"the line is longer than {MAX_V1} bytes")
     try:
         return Header(_source_1(data[: end + 1]), data[end + 1 :])
-    except _Wrong as wrong:
+    except _Malformed as wrong:
         return BadHeader(str(wrong))
 
 
 def _source_1(line: bytes) -> Source | None:
     if not line.endswith(b"\r\n"):
-        raise _Wrong("the line ends without a CR")
+        raise _Malformed("the line ends without a CR")
     # Its first word is known to be PROXY, and is followed by a space.
     _, protocol, *fields = line[:-2].decode("latin-1").split(" ")
     if protocol == "UNKNOWN":
         return None
     if protocol not in ("TCP4", "TCP6"):
-        raise _Wrong(f"{protocol!r} is none of TCP4, TCP6 and UNKNOWN")
+        raise _Malformed(f"{protocol!r} is none of TCP4, TCP6 and UNKNOWN")
     if len(fields) != 4:
-        raise _Wrong(f"{protocol} is followed by {len(fields)} fields, not by 4")
+        raise _Malformed(f"{protocol} is followed by {len(fields)} fields, not by 4")
     source, destination, source_port, destination_port = fields
     parsed = _address(protocol, source)
     _address(protocol, destination)
@@ -155,13 +155,13 @@ def _address(protocol: str, text: str) -> IPv4Address | IPv6Address:
             return IPv6Address(text)
     except AddressValueError:
         pass
-    raise _Wrong(f"{text!r} is no address of {protocol}")
+    raise _Malformed(f"{text!r} is no address of {protocol}")
 
 
 def _port(text: str) -> int:
     fits = text.isascii() and text.isdigit() and len(text) <= _MAX_PORT_DIGITS
     if not fits or int(text) > _MAX_PORT or str(int(text)) != text:
-        raise _Wrong(f"{text!r} is no port from 0 to {_MAX_PORT} without leading zeros")
+        raise _Malformed(f"{text!r} is no port from 0 to {_MAX_PORT} without leading zeros")
     return int(text)
 
 
@@ -184,7 +184,7 @@ def _version_2(data: bytes) -> Outcome | None:
     end = _V2_HEAD + length
     if len(data) < end:
         return None
-    # What LOCAL brings with it is read past, whatever its family is.
+    # The addresses of LOCAL are skipped, whatever its family is.
     source = _source_2(family, data[_V2_HEAD:end]) if command == _V2_PROXY else None
     return Header(source, data[end:])
 
@@ -215,41 +215,41 @@ class ProxyHeaderFactory:
     ) -> None:
         """Peers in `trusted` have `timeout` seconds to send a header, or to begin without one."""
         self.doStart = factory.doStart
-        self.within = factory
+        self.inner = factory
         self.clock = clock
         self.timeout = timeout
-        # Those whose header is awaited, the oldest first.
+        # The connections whose header is awaited, the oldest first.
         self._awaited: dict[_Awaited, None] = {}
         self._trusted = trusted
 
     def doStop(self) -> None:
-        """The port listens no more: who said nothing so far is not waited for."""
+        """The port is closed: connections that have sent no header yet are dropped."""
         for connection in list(self._awaited):
             connection.drop("the port was closed")
-        self.within.doStop()
+        self.inner.doStop()
 
     def buildProtocol(self, addr: IAddress) -> IProtocol | None:
-        """The protocol of the factory within, for trusted peers once it is known who they are for.
+        """The inner factory's protocol; for trusted peers, one that reads a header first.
 
-        None where the factory within wants no connection from `addr`.
+        None where the inner factory refuses a connection from `addr`.
         """
         if self._trusted.includes(getattr(addr, "host", None)):
             return _Awaited(self, addr)
-        return self.within.buildProtocol(addr)
+        return self.inner.buildProtocol(addr)
 
-    def came(self, connection: _Awaited) -> None:
+    def connected(self, connection: _Awaited) -> None:
         """A trusted peer connected."""
         if len(self._awaited) >= MAX_AWAITED:
             next(iter(self._awaited)).drop(f"over {MAX_AWAITED} others wait for a header too")
         self._awaited[connection] = None
 
     def settled(self, connection: _Awaited) -> None:
-        """A connection is awaited no more; says nothing new of one that was not."""
+        """The header of a connection is awaited no more; may be called twice."""
         self._awaited.pop(connection, None)
 
 
 class _Awaited(Protocol):
-    """Reads the header, if there is one, and then leaves the connection to the protocol within."""
+    """Reads the header, if there is one, and then hands the connection to the inner protocol."""
 
     transport: Any
 
@@ -262,7 +262,7 @@ class _Awaited(Protocol):
     def connectionMade(self) -> None:
         owner = self._owner
         assert self.transport.protocol is self, "headers come before the TLS of an endpoint"
-        owner.came(self)
+        owner.connected(self)
         self._deadline = owner.clock.callLater(owner.timeout, self._too_late)
 
     def dataReceived(self, data: bytes) -> None:
@@ -281,7 +281,7 @@ class _Awaited(Protocol):
         self._settle()
 
     def drop(self, reason: str) -> None:
-        """End the connection, which nobody within knows of."""
+        """End the connection, which the inner factory does not know of."""
         self._settle()
         self._owner.log.debug(
             "a connection of the proxy {peer} is dropped: {reason}", peer=self._peer, reason=reason
@@ -302,17 +302,17 @@ class _Awaited(Protocol):
         self._settle()
         transport = self.transport
         client = self._peer if source is None else _twisted_address(source)
-        within = self._owner.within.buildProtocol(client)
-        if within is None:
+        inner = self._owner.inner.buildProtocol(client)
+        if inner is None:
             self.drop("it may not come in")
             return
         if source is not None:
             transport.getPeer = lambda: client
-        # From here on the transport is the protocol's within as if nobody had been between.
-        transport.protocol = within
-        within.makeConnection(transport)
+        # From here on the transport belongs to the inner protocol alone.
+        transport.protocol = inner
+        inner.makeConnection(transport)
         if rest:
-            within.dataReceived(rest)
+            inner.dataReceived(rest)
 
 
 def _twisted_address(source: Source) -> IAddress:

@@ -1,7 +1,7 @@
-"""What the kernel knows of a connection, and what it is told to keep for one.
+"""What the kernel knows of a connection, and how much it may buffer for one.
 
-Must not know: Twisted, TLS, or whose connection it is. Where a kernel does not say, None is
-answered; nothing here raises for that.
+Must not know: Twisted, TLS, or whose connection it is. Functions return None, and do not raise,
+where a kernel does not tell.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BYTES_SENT: Final = struct.Struct("=200xQQ")
 
 
 def progress(connection: socket.socket | None) -> Progress | None:
-    """How far the peer of `connection` has come, or None."""
+    """How much the peer of `connection` has received, or None."""
     if connection is None:
         return None
     queue = array.array("i", [0])
@@ -50,9 +50,9 @@ def bytes_held(connection: socket.socket | None) -> int:
 
 
 def bytes_sent(connection: socket.socket | None) -> int | None:
-    """How many bytes the kernel has sent on `connection`, each counted once; None if it can't say.
+    """How many bytes the kernel has sent on `connection`, each counted once; None if unknown.
 
-    Linux says so of TCP, from 4.19 on. What it has taken and not sent yet is not among them.
+    Linux tells this of TCP, from 4.19 on. Bytes that it holds and has not sent yet do not count.
     """
     if connection is None or connection.family == socket.AF_UNIX:
         return None
@@ -65,10 +65,10 @@ def bytes_sent(connection: socket.socket | None) -> int | None:
 
 
 def bound_send_buffer(connection: socket.socket | None, size: int) -> None:
-    """Have the kernel keep about `size` bytes for `connection`, and 0 as many as it likes.
+    """Have the kernel buffer about `size` bytes for `connection`; 0 leaves its own limit.
 
-    TCP connections inherit it from the socket that accepts them, Unix ones don't. Linux doubles
-    what it is told, for its own books (socket(7)).
+    TCP connections inherit this from the listening socket, Unix ones don't. Linux doubles the
+    number, for its own bookkeeping (socket(7)).
     """
     if connection is not None and size:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)

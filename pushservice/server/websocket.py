@@ -133,7 +133,7 @@ class QuoteProtocol(HandshakeProtocol):
     def onOpen(self) -> None:
         self._set_deadline(None)
         identity = self._identity
-        self.settle()
+        self.drop_handshake_state()
         connections = self.connections
         codec = CODECS.get(self.websocket_protocol_in_use or "", JSON)
         if self.compressed:
@@ -145,7 +145,7 @@ class QuoteProtocol(HandshakeProtocol):
         connections.opened(self)
         if connections.client_log is not None:
             self._logged_since = connections.reactor.seconds()
-            connections.client_log.came(
+            connections.client_log.connected(
                 self.conn, self._shown_address(), codec.name, user_of(identity)
             )
             # In the outlet's place, because `stopProducing` counts the bytes that were sent.
@@ -251,7 +251,7 @@ class QuoteProtocol(HandshakeProtocol):
         else:
             by, code = LOST, None
         quotes, merged = self._delivered
-        connections.client_log.went(
+        connections.client_log.disconnected(
             self.conn,
             self._shown_address(),
             self.websocket_protocol_in_use or JSON.name,

@@ -530,7 +530,7 @@ async def refused(source: str, proxy: Proxy) -> int:
 def came_from(*daemons: Daemon) -> list[str]:
     """The addresses of all clients that came, by the daemons' logs."""
     output = "".join(daemon.output() for daemon in daemons)
-    return re.findall(r" came from (\S+) \(", output)
+    return re.findall(r" connected from (\S+) \(", output)
 
 
 async def quotes_flow(client: Client, publish: Publish, redis: RedisServer, channel: str) -> None:
@@ -589,7 +589,9 @@ def test_nginx_hands_on_clients_with_their_addresses(
             async with client_from(OTHER_CLIENT, started, "B") as third:
                 await third.ask({"op": "ping"})
         # Room is made by those that go.
-        await poll_async(lambda: served.output().count(" went after ") >= 3, "lines of goodbye")
+        await poll_async(
+            lambda: served.output().count(" disconnected after ") >= 3, "log lines about their ends"
+        )
         async with client_from(CLIENT, started):
             pass
 
@@ -668,7 +670,7 @@ def test_a_forwarded_address_that_nginx_was_given_by_a_client_is_not_believed(
             pass
 
     asyncio.run(talk())
-    served.wait_for("came from 198.51.100.7")
+    served.wait_for("connected from 198.51.100.7")
 
 
 @dataclass

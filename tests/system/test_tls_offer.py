@@ -226,7 +226,7 @@ def test_only_a_certificate_of_the_authority_lets_in(
             await client.subscribe("B")
 
     asyncio.run(run())
-    assert "as CN=ann (" in found.wait_for("came from")
+    assert "as CN=ann (" in found.wait_for("connected from")
     found.wait_for("as CN=eva (")
     assert "mallory" not in found.output()
 

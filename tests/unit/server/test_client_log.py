@@ -41,11 +41,11 @@ def goes(log: ClientLog, **changed: Any) -> None:
         "by": CLIENT,
         "code": 1000,
     }
-    log.went("a1-17", "203.0.113.7", "quotepush.v1.json", **how | changed)
+    log.disconnected("a1-17", "203.0.113.7", "quotepush.v1.json", **how | changed)
 
 
 def test_a_client_that_comes_is_one_line(clock, events):
-    ClientLog(clock, 1).came("a1-17", "203.0.113.7", "quotepush.v1.json")
+    ClientLog(clock, 1).connected("a1-17", "203.0.113.7", "quotepush.v1.json")
     [event] = events
     assert event["log_namespace"] == "pushservice.server.client_log.ClientLog"
     assert {name: event[name] for name in ("conn", "address", "user", "subprotocol")} == {
@@ -54,13 +54,13 @@ def test_a_client_that_comes_is_one_line(clock, events):
         "user": None,
         "subprotocol": "quotepush.v1.json",
     }
-    assert said(events) == ["a1-17 came from 203.0.113.7 (quotepush.v1.json)"]
+    assert said(events) == ["a1-17 connected from 203.0.113.7 (quotepush.v1.json)"]
 
 
 def test_a_user_and_a_unix_socket_are_named(clock, events):
     log = ClientLog(clock, 1)
-    log.came("a1-18", None, "quotepush.raw", user="anna {conn}")
-    assert said(events) == ["a1-18 came from unix as anna {conn} (quotepush.raw)"]
+    log.connected("a1-18", None, "quotepush.raw", user="anna {conn}")
+    assert said(events) == ["a1-18 connected from unix as anna {conn} (quotepush.raw)"]
 
 
 def test_a_client_that_goes_is_one_line(clock, events):
@@ -74,7 +74,10 @@ def test_a_client_that_goes_is_one_line(clock, events):
         1000,
     )
     assert said(events) == [
-        "a1-17 went after 12.3 s: 1201 quotes, 37 merged, 90112 bytes, closed by client with 1000"
+        (
+            "a1-17 disconnected after 12.3 s: 1201 quotes, 37 merged, 90112 bytes,"
+            " closed by client with 1000"
+        )
     ]
 
 
@@ -101,7 +104,7 @@ def test_what_ended_it_and_what_is_not_known(clock, events, how, ending):
 
 def test_a_rate_of_zero_writes_nothing(clock, events):
     log = ClientLog(clock, 0)
-    log.came("a", None, "x")
+    log.connected("a", None, "x")
     goes(log)
     log.stop()
     assert not events
@@ -110,39 +113,39 @@ def test_a_rate_of_zero_writes_nothing(clock, events):
 def test_so_many_may_come_at_once_and_the_others_are_counted(clock, events):
     log = ClientLog(clock, 2)
     for n in range(100):
-        log.came(f"a-{n}", None, "x")
+        log.connected(f"a-{n}", None, "x")
     for _ in range(50):
         goes(log)
     assert len(said(events)) == 2 * BURST_SECONDS
     clock.pass_time(BURST_SECONDS - 0.1)
     assert said(events) == []
     clock.pass_time(0.1)
-    assert said(events) == ["and 80 came, 50 went, whose lines were left out"]
+    assert said(events) == ["80 more connected, 50 more disconnected: their lines are left out"]
 
 
 def test_a_flood_that_lasts_is_told_every_so_often(clock, events):
     log = ClientLog(clock, 2)
     for n in range(10 * 60):
-        log.came(f"a-{n}", None, "x")
+        log.connected(f"a-{n}", None, "x")
         clock.pass_time(0.1)
     lines = said(events)
-    left_out = [line for line in lines if line.startswith("and ")]
+    left_out = [line for line in lines if "more connected" in line]
     assert 4 <= len(left_out) <= 6
     # A minute's worth, and what may come at once.
     assert 120 <= len(lines) - len(left_out) <= 140
     log.stop()
     left_out += said(events)
-    assert sum(int(line.split()[1]) for line in left_out) == 600 - (len(lines) - len(left_out) + 1)
+    assert sum(int(line.split()[0]) for line in left_out) == 600 - (len(lines) - len(left_out) + 1)
 
 
 def test_after_a_flood_all_is_as_before(clock, events):
     log = ClientLog(clock, 1)
     for n in range(30):
-        log.came(f"a-{n}", None, "x")
+        log.connected(f"a-{n}", None, "x")
     clock.pass_time(BURST_SECONDS)
     said(events)
     for n in range(BURST_SECONDS):
-        log.came(f"b-{n}", None, "x")
+        log.connected(f"b-{n}", None, "x")
     assert len(said(events)) == BURST_SECONDS
 
 
@@ -150,7 +153,7 @@ def test_a_quiet_time_saves_no_more_lines_than_may_come_at_once(clock, events):
     log = ClientLog(clock, 1)
     clock.pass_time(3600)
     for n in range(100):
-        log.came(f"a-{n}", None, "x")
+        log.connected(f"a-{n}", None, "x")
     assert len(said(events)) == BURST_SECONDS
     log.stop()
 
@@ -158,18 +161,18 @@ def test_a_quiet_time_saves_no_more_lines_than_may_come_at_once(clock, events):
 def test_stopping_tells_what_was_left_out_and_leaves_no_call(clock, events):
     log = ClientLog(clock, 1)
     for n in range(12):
-        log.came(f"a-{n}", None, "x")
+        log.connected(f"a-{n}", None, "x")
     said(events)
     log.stop()
     log.stop()
-    assert said(events) == ["and 2 came, 0 went, whose lines were left out"]
+    assert said(events) == ["2 more connected, 0 more disconnected: their lines are left out"]
 
 
 def test_a_clock_that_goes_back_gives_no_lines_away(clock, events):
     log = ClientLog(clock, 1)
     for n in range(10):
-        log.came(f"a-{n}", None, "x")
+        log.connected(f"a-{n}", None, "x")
     clock.rightNow -= 3600
-    log.came("b", None, "x")
+    log.connected("b", None, "x")
     assert len(said(events)) == 10
     log.stop()

@@ -55,7 +55,7 @@ def test_a_client_that_comes_and_goes_is_told_of():
         connection = server.open(b"Sec-WebSocket-Protocol: quotepush.v1.json\r\n")
         conn = connection.protocol.conn
         [came] = told(events)
-        assert formatEvent(came) == f"{conn} came from {HOME} (quotepush.v1.json)"
+        assert formatEvent(came) == f"{conn} connected from {HOME} (quotepush.v1.json)"
         connection.say({"op": "subscribe", "symbols": ["A"]})
         publish(server.hub, ("A", b"1"), ("A", b"2"))
         connection.transport.producer.pauseProducing()
@@ -68,7 +68,7 @@ def test_a_client_that_comes_and_goes_is_told_of():
         connection.lose()
         [went] = told(events)
     assert formatEvent(went) == (
-        f"{conn} went after 2.5 s: 3 quotes, 1 merged, closed by client with 1001"
+        f"{conn} disconnected after 2.5 s: 3 quotes, 1 merged, closed by client with 1001"
     )
     assert went["address"] == HOME
     assert went["subprotocol"] == "quotepush.v1.json"
