@@ -31,7 +31,7 @@ from sending import drained, send_all
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from pushservice.fanout import _fanout
-from pushservice.fanout.hub import Hub
+from pushservice.fanout.hub import Hub, TurnHooks
 from pushservice.fanout.outbox import Outbox
 from pushservice.fanout.shared_frames import SharedFrames
 from pushservice.market.simulator import Market
@@ -109,7 +109,7 @@ class Clients:
         self.turns: list[list[bytes]] = []
         self._connections = connections
         self._secure = connections[0][1] is not None
-        self.hub = Hub(WallClock(), "k", counters, self._failed, self._end_of_turn)
+        self.hub = Hub(WallClock(), "k", counters, TurnHooks(self._failed, self._end_of_turn))
         self.bytes = self.deliveries = 0
         names = [f"S{at:04d}" for at in range(case.symbols)]
         rng = Random(1)

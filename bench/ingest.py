@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 
-from pushservice.fanout.hub import Hub
+from pushservice.fanout.hub import Hub, TurnHooks
 from pushservice.fanout.interfaces import DelayedCall, Progress
 from pushservice.fanout.outbox import Outbox
 from pushservice.fanout.shared_frames import SharedFrames
@@ -57,7 +57,7 @@ class StalledOutlet:
 
 def turns() -> float:
     """Microseconds of CPU for each update."""
-    hub = Hub(StalledOutlet(), "k", Counters(), lambda _outbox, _failure: None)
+    hub = Hub(StalledOutlet(), "k", Counters(), TurnHooks(lambda _outbox, _failure: None))
     for number in range(CLIENTS):
         outbox = Outbox(JSON, StalledOutlet(), hub.common, f"k-{number}")
         hub.enter(outbox)

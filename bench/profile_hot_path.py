@@ -35,7 +35,7 @@ import hiredis
 from sending import send_parts
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from pushservice.fanout.hub import Hub
+from pushservice.fanout.hub import Hub, TurnHooks
 from pushservice.fanout.outbox import Outbox
 from pushservice.fanout.shared_frames import SharedFrames
 from pushservice.feed.symbol_reader import SymbolReader
@@ -127,7 +127,7 @@ def hub_with(watchers: Sequence[Sequence[str]]) -> Hub:
     def failed(_outbox: Outbox, failure: Exception) -> None:
         raise failure
 
-    hub = Hub(WallClock(), "profile", Counters(), failed)
+    hub = Hub(WallClock(), "profile", Counters(), TurnHooks(failed))
     for symbols in watchers:
         outbox = Outbox(JSON, DiscardingOutlet(), hub.common, "profile")
         hub.enter(outbox)

@@ -9,8 +9,8 @@ from twisted.internet.task import Clock
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 
-from pushservice.fanout.hub import Hub
-from pushservice.fanout.interfaces import Progress
+from pushservice.fanout.hub import Hub, TurnHooks
+from pushservice.fanout.interfaces import Interest, Progress
 from pushservice.fanout.outbox import Outbox
 from pushservice.fanout.shared_frames import SharedFrames
 from pushservice.limits import Limits
@@ -158,13 +158,21 @@ def make_hub(
     clock: FixedClock | None = None,
     counters: Counters | None = None,
     limits: Limits | None = None,
+    interest: Interest | None = None,
 ) -> Hub:
     """A hub whose clients' failures are raised at once."""
 
     def failed(outbox: Outbox, failure: Exception) -> None:
         raise failure
 
-    return Hub(clock or FixedClock(), "k7f3", counters or Counters(), failed, limits=limits)
+    return Hub(
+        clock or FixedClock(),
+        "k7f3",
+        counters or Counters(),
+        TurnHooks(failed),
+        limits=limits,
+        interest=interest,
+    )
 
 
 def publish(hub: Hub, *quotes: tuple[str, bytes]) -> None:

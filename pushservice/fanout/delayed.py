@@ -176,7 +176,7 @@ class _Tier:
             if topic is not None and topic.watched:
                 self.announcements.gap_of(topic)
             else:
-                self.hub.forget_value(symbol)
+                self.hub.values.forget(symbol)
 
 
 class Tiers:
@@ -332,7 +332,7 @@ def move(outbox: Outbox, old: Hub, new: Hub) -> bool:
             new.count_merged(outbox, topic.n - last - 1)
             outbox.updates += topic.n - last
     outbox.send_snapshots([(topic, last is None) for topic, last in moved.items()])
-    new.await_values(outbox, moved)
+    new.values.wait_for(outbox, moved)
     outbox.tell_quiet(stale, stale=True)
     outbox.tell_quiet(fresh, stale=False)
     return True

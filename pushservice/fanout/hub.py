@@ -1,4 +1,4 @@
-"""The hub: symbol to audience, numbering, last values, and who is dirty this turn.
+"""The hub: numbers quotes, offers them to their audience, and flushes the clients they reached.
 
 Must not know: Twisted, sockets, Redis, or what clients say. Nothing here does I/O; bytes leave
 through the outboxes when the feed has parsed a whole read and calls `flush`.
@@ -7,23 +7,34 @@ through the outboxes when the feed has parsed a whole read and calls `flush`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import islice
 
 from pushservice.fanout.interfaces import Clock, Interest
-from pushservice.fanout.outbox import RAW, Common, Kind, Outbox
-from pushservice.fanout.paced import Paced
+from pushservice.fanout.last_values import LastValues
+from pushservice.fanout.outbox import Common, Outbox
 from pushservice.fanout.pacing import Group, Pacing
 from pushservice.fanout.shared_frames import SharedFrames
+from pushservice.fanout.subscriptions import Subscriptions
 from pushservice.fanout.topic import Topic, Topics
-from pushservice.fanout.watchers import Watchers
 from pushservice.limits import Limits
 from pushservice.metrics import Counters, Measures
 from pushservice.protocol.close_codes import CloseCode
 from pushservice.protocol.codecs import Codec
 
 
-class NoRoom(Exception):
-    """As many symbols as may be are watched: no other can be."""
+@dataclass(frozen=True, slots=True)
+class TurnHooks:
+    """Who is told about each turn of a hub.
+
+    `failed` is told whose outbox raised, once all others are served. `end_of_turn` is called when
+    every outbox has posted what the turn brought it, and counts what it sends. `measures` are told
+    how large the turn was and how long it took.
+    """
+
+    failed: Callable[[Outbox, Exception], None]
+    end_of_turn: Callable[[SharedFrames], None] = lambda _shared: None
+    measures: Measures = field(default_factory=Measures)
 
 
 class Hub:
@@ -34,37 +45,29 @@ class Hub:
         clock: Clock,
         epoch: str,
         counters: Counters,
-        failed: Callable[[Outbox, Exception], None],
-        end_of_turn: Callable[[SharedFrames], None] = lambda _share: None,
+        hooks: TurnHooks,
         beats: int = 20,
         limits: Limits | None = None,
         interest: Interest | None = None,
         parent: Hub | None = None,
-        measures: Measures | None = None,
     ) -> None:
-        """`failed` is told whose outbox raised, once all others are served.
+        """`epoch` goes to clients: numbers of two connections compare within one epoch only.
 
-        `end_of_turn` is called when every outbox has posted what the turn brought it, and counts
-        what it sends.
         `beats` is into how many groups connections are dealt for heartbeats and pings.
         `interest` is told who watches what, and what was quoted.
         `parent` is the hub to whose clients this one's belong, see `tier`.
-        `measures` are told what each turn was like.
         """
         limits = limits or Limits()
         self._limits = limits
         self._parent = parent
         self.epoch = epoch
-        self._failed = failed
+        self._hooks = hooks
         self._interest = interest
-        self._end_of_turn = end_of_turn
         self._clock = clock
         self._counters = counters
-        self.measures = measures or Measures()
+        self.measures = hooks.measures
         self._topics = Topics(limits.total_symbols)
         self._by_symbol = self._topics.by_symbol
-        # Who watches each symbol that anybody watches.
-        self._watchers: dict[Topic, Watchers] = {}
         self._turn: dict[Topic, int] = {}
         self._raw_log: list[tuple[Topic, Codec, bytes]] = []
         self._turn_t: int | None = None
@@ -72,20 +75,22 @@ class Hub:
         self.last_message_t: int | None = None
         # Symbols whose watchers were told that they are stale, and that were quoted this turn.
         self._freshened: list[Topic] = []
-        #: whether `learn` may be called, so that who wants a first value is kept
-        self.values_can_be_learnt = False
-        # Clients that wait for a first value, by symbol.
-        self._awaiting: dict[Topic, dict[Outbox, None]] = {}
         self._groups: list[dict[Outbox, None]] = (
             [{} for _ in range(beats)] if parent is None else parent._groups
         )
         self._group_of_next = 0
-        self._pacing = Pacing(clock, self._serve_paced)
         #: what the outboxes of this hub share
         self.common: Common = (
             Common(counters, limits.raw_budget, self._too_slow, clock.seconds)
             if parent is None
             else parent.common
+        )
+        pacing = Pacing(clock, self._serve_paced)
+        self._subscriptions = Subscriptions(self._topics, pacing, self.common, interest)
+        self._watchers = self._subscriptions.watchers
+        #: last values that the feed did not bring
+        self.values = LastValues(
+            self._topics, self._watchers, interest, self.now, is_late=parent is not None
         )
 
     def tier(self, interest: Interest | None) -> Hub:
@@ -98,12 +103,10 @@ class Hub:
             self._clock,
             self.epoch,
             self._counters,
-            self._failed,
-            self._end_of_turn,
+            self._hooks,
             limits=self._limits,
             interest=interest,
             parent=self,
-            measures=self.measures,
         )
 
     # -- the path of a quote -------------------------------------------------------------------
@@ -229,7 +232,7 @@ class Hub:
         return 1 if watchers is None else watchers.groups.get(group, 1)
 
     def _end_turn(self, share: SharedFrames, failures: list[tuple[Outbox, Exception]]) -> None:
-        self._end_of_turn(share)
+        self._hooks.end_of_turn(share)
         self._counters.frames_out += share.frames
         self._counters.events_out += share.pieces
         self._counters.bytes_out += share.bytes
@@ -273,144 +276,16 @@ class Hub:
     def subscribe(
         self, outbox: Outbox, symbol: str, *, raw: bool = False, interval_ms: int = 0
     ) -> Topic:
-        """Have `outbox` watch `symbol`, which must be well-formed, in this way from now on.
+        """Have `outbox` watch `symbol`, which must be well-formed, in this mode from now on.
 
         Raises NoRoom where no further symbol can be watched.
         """
-        topic = self._by_symbol.get(symbol) or self._topics.new(symbol)
-        if topic is None:
-            raise NoRoom
-        if topic in outbox.topics:
-            self._change(outbox, topic, raw, interval_ms)
-        else:
-            self._topics.watched(topic)
-            first = not topic.watched
-            self.common.subscriptions += 1
-            outbox.begin(topic)
-            self._join(outbox, topic, self._kind(outbox, raw, interval_ms), topic.n)
-            if self._interest is not None:
-                self._interest.watched(outbox.conn, topic.symbol, first)
-        return topic
+        return self._subscriptions.subscribe(outbox, symbol, raw=raw, interval_ms=interval_ms)
 
     def unsubscribe(self, outbox: Outbox, topic: Topic) -> None:
         """Take `outbox` out of the audience of `topic`; a symbol never quoted is forgotten."""
-        self.common.subscriptions -= 1
-        outbox.end(topic)
-        self._part(outbox, topic)
-        outbox.forget(topic)
-        if topic in self._awaiting:
-            self._awaiting[topic].pop(outbox, None)
-        if self._interest is not None:
-            self._interest.unwatched(outbox.conn, topic.symbol, not topic.watched)
-        if not topic.watched:
-            del self._watchers[topic]
-            self._awaiting.pop(topic, None)
-            self._topics.unwatched(topic)
-
-    def _change(self, outbox: Outbox, topic: Topic, raw: bool, interval_ms: int) -> None:
-        """Replace how `outbox` watches `topic`; what is pending under the old way is kept."""
-        old = outbox.topics[topic]
-        if isinstance(old, Paced):
-            if not raw and old.interval_ms == self._pacing.interval(interval_ms):
-                return
-            outbox.deliver_pending(topic, old.last(topic))
-        elif old is (RAW if raw else None) and not interval_ms:
-            return
-        self._part(outbox, topic)
-        outbox.unwatch(topic)
-        self._join(outbox, topic, self._kind(outbox, raw, interval_ms), topic.n)
-
-    def _kind(self, outbox: Outbox, raw: bool, interval_ms: int) -> Kind:
-        if raw:
-            return RAW
-        if not interval_ms:
-            return None
-        interval_ms = self._pacing.interval(interval_ms)
-        return outbox.paced(interval_ms) or self._pacing.new(interval_ms)
-
-    def _join(self, outbox: Outbox, topic: Topic, kind: Kind, last: int) -> None:
-        watchers = self._watchers.get(topic)
-        if watchers is None:
-            watchers = self._watchers[topic] = Watchers(topic)
-        if isinstance(kind, Paced):
-            watchers.add_paced(self._pacing.join(kind, outbox, topic, last))
-        else:
-            watchers.add(outbox, raw=kind is RAW)
-        outbox.watch(topic, kind)
-
-    def _part(self, outbox: Outbox, topic: Topic) -> None:
-        kind = outbox.topics[topic]
-        watchers = self._watchers[topic]
-        if isinstance(kind, Paced):
-            watchers.remove_paced(self._pacing.part(kind, topic))
-        else:
-            watchers.remove(outbox, raw=kind is RAW)
-
-    # -- values that the feed did not bring ------------------------------------------------------
-
-    def await_values(self, outbox: Outbox, topics: Iterable[Topic]) -> None:
-        """`outbox` wants the snapshots of `topics`; of some no value may be known yet."""
-        for topic in topics if self.values_can_be_learnt else ():
-            if topic.payload is None:
-                self._awaiting.setdefault(topic, {})[outbox] = None
-
-    def learn(self, symbol: str, payload: bytes, n: int, everybody: bool) -> None:
-        """Take over a value that was not numbered here: what a snapshot source keeps of `symbol`.
-
-        Does nothing if the feed has brought an update since `n`. Otherwise it is the last known
-        value from now on, with the number that the symbol has, and goes out as a snapshot to those
-        who wait for one, or to `everybody` who watches it.
-        """
-        topic = self._by_symbol.get(symbol)
-        if topic is None or self._parent is not None:
-            return
-        waiting = self._awaiting.pop(topic, {})
-        if topic.n != n or not topic.watched:
-            return
-        topic.payload = payload
-        topic.t = self.now()
-        topic.newest.clear()
-        if self._interest is not None:
-            self._interest.quoted({topic: n})
-        for outbox in list(self._watchers[topic]) if everybody else waiting:
-            outbox.send_snapshots([(topic, outbox in waiting)])
-
-    def values(self) -> Iterator[tuple[str, int, bytes]]:
-        """Every last value, the newest first: symbol, receive time in milliseconds, payload.
-
-        Symbols that come or go while this is read are left out.
-        """
-        known = self._by_symbol
-        for topic in sorted(known.values(), key=lambda topic: topic.t, reverse=True):
-            if topic.payload is not None and known.get(topic.symbol) is topic:
-                yield topic.symbol, topic.t, topic.payload
-
-    def inherit(self, symbol: str, t: int, payload: bytes) -> bool:
-        """Know a last value from another hub, unless the feed has brought one; whether it is taken.
-
-        It has no number of its own, as nothing was counted here (see `learn`), counts as older than
-        all values that are known, and makes none of them go: the newest are to be given first.
-        """
-        if self._parent is not None:
-            return False
-        topic = self._by_symbol.get(symbol)
-        if topic is None:
-            if self._topics.full:
-                return False
-            topic = self._topics.new(symbol)
-        if topic is None or topic.payload is not None:
-            return False
-        topic.t = t
-        topic.payload = payload
-        if not topic.watched:
-            self._topics.inherited(topic)
-        return True
-
-    def forget_value(self, symbol: str) -> None:
-        """The last value of `symbol`, which nobody watches, is not kept up to date any more."""
-        topic = self._by_symbol.get(symbol)
-        if topic is not None and not topic.watched:
-            self._topics.forget(topic)
+        self.values.stop_waiting(outbox, topic)
+        self._subscriptions.unsubscribe(outbox, topic)
 
     def watched_topics(self) -> list[Topic]:
         """Every symbol that somebody watches."""
@@ -437,7 +312,7 @@ class Hub:
         """Count and pass on whose outboxes raised, once all others are served."""
         for outbox, failure in failures:
             self._counters.client_failures += 1
-            self._failed(outbox, failure)
+            self._hooks.failed(outbox, failure)
 
     def seconds(self) -> float:
         """Seconds since the epoch."""

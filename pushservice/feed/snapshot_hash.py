@@ -160,7 +160,7 @@ class SnapshotHash:
                 payload = next((each for each in payloads if each is not None), None)
                 if payload is not None:
                     self._counters.snapshots_learnt += 1
-                    self._hub.learn(symbol, payload, n, everyone)
+                    self._hub.values.learn(symbol, payload, n, everyone)
         return 0.0
 
     def _failed(

@@ -27,7 +27,7 @@ from pushservice.config.config import Config
 from pushservice.fanout.announcements import Announcements
 from pushservice.fanout.delayed import Tiers, Together
 from pushservice.fanout.goodbye import Farewell
-from pushservice.fanout.hub import Hub
+from pushservice.fanout.hub import Hub, TurnHooks
 from pushservice.fanout.liveness import Liveness
 from pushservice.fanout.outbox import Outbox
 from pushservice.fanout.tape import Tape
@@ -199,11 +199,9 @@ class Daemon(Service):
             reactor,
             secrets.token_hex(4),
             self.counters,
-            self._client_failed,
-            self._outlets.end_of_turn,
+            TurnHooks(self._client_failed, self._outlets.end_of_turn, measures=measures),
             limits=self._limits,
             interest=together if config.delays else interests,
-            measures=measures,
         )
         self._tiers = None
         if config.delays:

@@ -112,7 +112,7 @@ class Sources:
                 self._counters,
                 tls=config.redis_tls,
             )
-            self._hub.values_can_be_learnt = True
+            self._hub.values.can_be_learnt = True
             self._interests.listeners.append(self._snapshots)
             self._snapshots.start()
         if config.registry_prefix is not None:
@@ -165,7 +165,7 @@ class Sources:
 
     def _forget_value(self, symbol: str) -> None:
         """The feed does not listen to `symbol` any more."""
-        self._hub.forget_value(symbol)
+        self._hub.values.forget(symbol)
         if self._tiers is not None:
             self._tiers.forget_value(symbol)
 

@@ -344,7 +344,7 @@ class Session:
         replies.acknowledge(outbox, self._counters, events.subscribed, command.id, symbols, errors)
         if command.snapshot:
             outbox.send_snapshots(accepted.items())
-            hub.await_values(outbox, accepted)
+            hub.values.wait_for(outbox, accepted)
         outbox.tell_quiet([topic for topic in accepted if topic.stale], stale=True)
 
     def _unsubscribe(self, command: commands.Unsubscribe) -> None:

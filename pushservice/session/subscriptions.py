@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from pushservice.auth.identity import Rights, decide
-from pushservice.fanout.hub import NoRoom
 from pushservice.fanout.outbox import how_watched
+from pushservice.fanout.subscriptions import NoRoom
 from pushservice.protocol import commands
 from pushservice.protocol.close_codes import ErrorCode
 from pushservice.protocol.symbols import symbol_fault

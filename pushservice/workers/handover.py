@@ -27,7 +27,7 @@ async def dump_values(hub: Hub, descriptor: int) -> int:
     """Write the last values of `hub` to a file, from its beginning; returns how many they are."""
     os.ftruncate(descriptor, 0)
     os.lseek(descriptor, 0, os.SEEK_SET)
-    values = hub.values()
+    values = hub.values.newest_first()
     written = 0
 
     def write() -> Iterator[None]:
@@ -56,7 +56,7 @@ async def load_values(hub: Hub, descriptor: int) -> int:
         while at < size:
             length = int.from_bytes(os.pread(descriptor, 4, at), "big")
             for symbol, t, payload in _decoder.decode(os.pread(descriptor, length, at + 4)):
-                read += hub.inherit(symbol, t, payload)
+                read += hub.values.inherit(symbol, t, payload)
             at += 4 + length
             yield
 

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from pushservice.fanout.announcements import Announcements
 from pushservice.fanout.delayed import TURN_EVERY, Tiers, Together, move
-from pushservice.fanout.hub import Hub
+from pushservice.fanout.hub import Hub, TurnHooks
 from pushservice.fanout.tape import Tape
 from pushservice.metrics import Counters
 
@@ -80,7 +80,7 @@ class TiersAgainstModel(RuleBasedStateMachine):
         self.told = Told()
         together = Together(self.told)
         self.tape = Tape(budget)
-        self.hub = Hub(self.clock, "k7f3", Counters(), failed, interest=together)
+        self.hub = Hub(self.clock, "k7f3", Counters(), TurnHooks(failed), interest=together)
         self.announcements = Announcements(self.hub, lambda share: None)
         self.tiers = Tiers(
             self.clock, self.hub, self.tape, DELAYS[1:], together, lambda share: None

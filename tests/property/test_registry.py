@@ -22,12 +22,13 @@ from redis_client import RedisClient, wanted
 from redis_process import start_redis
 from twisted.internet import defer
 
-from pushservice.fanout.hub import Hub
+from pushservice.fanout.hub import Hub, TurnHooks
 from pushservice.metrics import Counters
 from pushservice.redis.url import RedisAddress
 from pushservice.registry import nodes, scripts
 from pushservice.registry import registry as registry_module
 from pushservice.registry.registry import Registry
+from pushservice.service.sources import Interests
 
 PREFIX = "q:"
 SYMBOLS = ["A", "B", "C", "D"]
@@ -302,11 +303,12 @@ class Node:
         def failed(outbox: object, failure: Exception) -> None:
             raise failure
 
-        self.hub = Hub(clock, f"{name}{life}", Counters(), failed)
+        interests = Interests()
+        self.hub = Hub(clock, f"{name}{life}", Counters(), TurnHooks(failed), interest=interests)
         self.registry = Registry(
             clock, RedisAddress(path="/nowhere"), PREFIX, name, self.hub, Counters()
         )
-        self.hub._interest = self.registry
+        interests.listeners.append(self.registry)
         self.link = self.registry._redis._link = Link()
         self.clients: list[Client] = []
         self.count = 0

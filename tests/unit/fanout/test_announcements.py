@@ -6,7 +6,7 @@ import pytest
 from core_doubles import Client, FixedClock, make_hub, publish
 
 from pushservice.fanout.announcements import Announcements
-from pushservice.fanout.hub import Hub
+from pushservice.fanout.hub import Hub, TurnHooks
 from pushservice.fanout.outbox import Outbox
 from pushservice.metrics import Counters
 from pushservice.protocol.close_codes import CloseCode
@@ -77,7 +77,9 @@ def test_raw_clients_and_clients_that_are_behind_get_no_heartbeat():
 
 def test_a_heartbeat_that_fails_is_reported_and_the_others_go_out():
     failed: list[Outbox] = []
-    hub = Hub(FixedClock(), "k", Counters(), lambda outbox, _: failed.append(outbox), beats=1)
+    hub = Hub(
+        FixedClock(), "k", Counters(), TurnHooks(lambda outbox, _: failed.append(outbox)), beats=1
+    )
     announcements = announcing(hub)
     broken, sound = Client(hub), Client(hub)
     broken.outlet.broken = True
@@ -189,7 +191,7 @@ def test_a_raw_client_behind_finds_the_gap_at_its_place():
 
 def test_one_client_that_fails_does_not_keep_the_others_from_being_told():
     failed: list[Outbox] = []
-    hub = Hub(FixedClock(), "k", Counters(), lambda outbox, _: failed.append(outbox))
+    hub = Hub(FixedClock(), "k", Counters(), TurnHooks(lambda outbox, _: failed.append(outbox)))
     announcements = announcing(hub)
     clients = [watching(hub, "A") for _ in range(3)]
     clients[1].outlet.broken = True
@@ -344,8 +346,8 @@ def test_so_many_are_dismissed_and_no_more():
 
 def test_who_fails_at_the_goodbye_is_reported_and_the_others_are_dismissed():
     failed = []
-    hub = make_hub()
-    hub._failed = lambda outbox, failure: failed.append((outbox, failure))
+    hooks = TurnHooks(lambda outbox, failure: failed.append((outbox, failure)))
+    hub = Hub(FixedClock(), "k", Counters(), hooks)
     clients = [watching(hub, "A") for _ in range(3)]
     clients[1].outlet.broken = True
     announcing(hub).dismiss(CloseCode.GOING_AWAY, lambda: 1)

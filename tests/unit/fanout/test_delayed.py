@@ -9,7 +9,7 @@ from core_doubles import Client, FixedClock
 
 from pushservice.fanout.announcements import Announcements
 from pushservice.fanout.delayed import TURN_EVERY, TURN_QUOTES, Tiers, Together, move
-from pushservice.fanout.hub import Hub
+from pushservice.fanout.hub import Hub, TurnHooks
 from pushservice.fanout.tape import Tape
 from pushservice.limits import Limits
 from pushservice.metrics import Counters, Measures
@@ -50,7 +50,9 @@ class Daemon:
         self.told = Told()
         self.counters = Counters()
         together = Together(self.told)
-        self.hub = Hub(self.clock, "k", self.counters, failed, limits=limits, interest=together)
+        self.hub = Hub(
+            self.clock, "k", self.counters, TurnHooks(failed), limits=limits, interest=together
+        )
         self.announcements = Announcements(self.hub, lambda share: None)
         self.tiers = Tiers(self.clock, self.hub, Tape(budget), delays, together, lambda share: None)
         self._conns = 0
@@ -153,10 +155,10 @@ def test_values_from_elsewhere_never_reach_a_tier():
     daemon = Daemon(10)
     tier = daemon.tiers.tier_for(10)
     client = daemon.client(10, "A")
-    assert not tier.inherit("A", 1, b"1")
-    assert not tier.inherit("B", 1, b"1")
-    tier.learn("A", b"1", 0, True)
-    daemon.hub.learn("A", b"1", 0, True)
+    assert not tier.values.inherit("A", 1, b"1")
+    assert not tier.values.inherit("B", 1, b"1")
+    tier.values.learn("A", b"1", 0, True)
+    daemon.hub.values.learn("A", b"1", 0, True)
     assert client.events() == []
     assert tier.topic("A").payload is None
     assert tier.topic("B") is None

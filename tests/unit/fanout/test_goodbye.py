@@ -9,7 +9,7 @@ from core_doubles import Client, FixedClock, make_hub
 
 from pushservice.fanout.announcements import Announcements
 from pushservice.fanout.goodbye import LEAST_RATE, STEP, Farewell
-from pushservice.fanout.hub import Hub
+from pushservice.fanout.hub import Hub, TurnHooks
 from pushservice.protocol.close_codes import CloseCode
 
 
@@ -164,7 +164,8 @@ def test_once_stopped_nobody_is_sent_away():
 def test_one_client_that_fails_does_not_keep_the_others(monkeypatch):
     clients = Clients(3)
     failed = []
-    monkeypatch.setattr(clients.hub, "_failed", lambda outbox, failure: failed.append(outbox))
+    hooks = TurnHooks(lambda outbox, failure: failed.append(outbox))
+    monkeypatch.setattr(clients.hub, "_hooks", hooks)
     clients.clients[0].outlet.broken = True
     farewell = clients.farewell(0)
     farewell.start()

@@ -8,8 +8,9 @@ import json
 import pytest
 from core_doubles import Client, FixedClock, RecordingOutlet, make_hub, publish
 
-from pushservice.fanout.hub import Hub, NoRoom
+from pushservice.fanout.hub import Hub, TurnHooks
 from pushservice.fanout.outbox import Outbox
+from pushservice.fanout.subscriptions import NoRoom
 from pushservice.fanout.topic import Topic
 from pushservice.limits import Limits
 from pushservice.metrics import Counters, Measures
@@ -132,7 +133,7 @@ def test_a_flush_without_quotes_writes_nothing():
 def test_one_clients_failure_is_reported_after_the_others_are_served():
     failed: list[tuple[Outbox, Exception]] = []
     counters = Counters()
-    hub = Hub(FixedClock(), "k7f3", counters, lambda *failure: failed.append(failure))
+    hub = Hub(FixedClock(), "k7f3", counters, TurnHooks(lambda *failure: failed.append(failure)))
     clients = [watching(hub, "A") for _ in range(5)]
     clients[2].outlet.broken = True
     publish(hub, ("A", b"1"))
@@ -397,7 +398,7 @@ class Told:
 
 def test_interest_is_told_with_the_first_watcher_and_the_last():
     told = Told()
-    hub = Hub(FixedClock(), "k", Counters(), lambda outbox, failure: None, interest=told)
+    hub = Hub(FixedClock(), "k", Counters(), TurnHooks(lambda outbox, failure: None), interest=told)
     one, two = Client(hub, "one"), Client(hub, "two")
     one.say({"op": "subscribe", "symbols": ["A"]})
     two.say({"op": "subscribe", "symbols": ["A"], "interval": 1000})
@@ -414,7 +415,7 @@ def test_interest_is_told_with_the_first_watcher_and_the_last():
 
 def test_the_symbols_of_a_turn_that_anybody_watches_are_told_once():
     told = Told()
-    hub = Hub(FixedClock(), "k", Counters(), lambda outbox, failure: None, interest=told)
+    hub = Hub(FixedClock(), "k", Counters(), TurnHooks(lambda outbox, failure: None), interest=told)
     client = Client(hub)
     client.say({"op": "subscribe", "symbols": ["A"]})
     client.say({"op": "subscribe", "symbols": ["B"], "interval": 1000})
@@ -429,7 +430,7 @@ def test_the_symbols_of_a_turn_that_anybody_watches_are_told_once():
 
 def learning_hub() -> Hub:
     hub = make_hub()
-    hub.values_can_be_learnt = True
+    hub.values.can_be_learnt = True
     return hub
 
 
@@ -438,7 +439,7 @@ def test_a_first_value_that_is_learnt_goes_to_those_who_wait_for_a_snapshot():
     waiting, other, raw = watching(hub, "A"), watching(hub), watching(hub, "A", codec=RAW)
     other.say({"op": "subscribe", "symbols": ["A"], "snapshot": False})
     other.frames()
-    hub.learn("A", b"10.50", 0, False)
+    hub.values.learn("A", b"10.50", 0, False)
     [event] = waiting.events()
     assert (event["ev"], event["n"], event["d"]) == ("snapshot", 0, 10.5)
     assert other.events() == []
@@ -446,7 +447,7 @@ def test_a_first_value_that_is_learnt_goes_to_those_who_wait_for_a_snapshot():
     publish(hub, ("A", b"11"))
     assert quotes_of(waiting) == quotes_of(other) == [("A", 1, 11)]
     assert waiting.outbox.merged == other.outbox.merged == 0
-    hub.learn("A", b"12", 1, False)
+    hub.values.learn("A", b"12", 1, False)
     assert waiting.events() == [], "nobody waits any more"
 
 
@@ -457,7 +458,7 @@ def test_who_waited_for_a_first_value_and_watches_no_more_does_not_get_it():
     for client in (gone, behind):
         client.say({"op": "unsubscribe", "symbols": ["A"]})
         client.frames()
-    hub.learn("A", b"10.50", 0, False)
+    hub.values.learn("A", b"10.50", 0, False)
     assert [event["ev"] for event in other.events()] == ["snapshot"]
     assert gone.events() == []
     behind.outbox.drained()
@@ -469,7 +470,7 @@ def test_what_the_feed_brought_meanwhile_is_newer_than_what_is_learnt():
     client = watching(hub, "A")
     publish(hub, ("A", b"1"))
     client.frames()
-    hub.learn("A", b"old", 0, False)
+    hub.values.learn("A", b"old", 0, False)
     assert client.events() == []
     assert hub.topic("A").payload == b"1"
 
@@ -481,7 +482,7 @@ def test_a_value_learnt_after_an_outage_goes_to_everybody_with_the_number_they_h
     clients[1].frames()
     publish(hub, ("A", b"1"))
     clients[0].frames()
-    hub.learn("A", b"5", 1, True)
+    hub.values.learn("A", b"5", 1, True)
     for client in clients:
         [event] = client.events()
         assert (event["ev"], event["n"], event["d"]) == ("snapshot", 1, 5)
@@ -492,7 +493,7 @@ def test_a_client_behind_gets_the_learnt_value_when_it_drains():
     hub = learning_hub()
     client = watching(hub, "A")
     client.outbox.blocked()
-    hub.learn("A", b"5", 0, False)
+    hub.values.learn("A", b"5", 0, False)
     client.outbox.drained()
     [event] = client.events()
     assert (event["ev"], event["n"], event["d"]) == ("snapshot", 0, 5)
@@ -500,19 +501,19 @@ def test_a_client_behind_gets_the_learnt_value_when_it_drains():
 
 def test_nothing_is_learnt_of_what_nobody_watches():
     hub = learning_hub()
-    hub.learn("A", b"5", 0, True)
+    hub.values.learn("A", b"5", 0, True)
     assert hub.topic("A") is None
     client = watching(hub, "A")
     client.say({"op": "unsubscribe"})
     client.frames()
-    hub.learn("A", b"5", 0, False)
+    hub.values.learn("A", b"5", 0, False)
     assert client.events() == []
 
 
 def test_without_a_source_of_values_nobody_is_kept_waiting():
     hub = make_hub()
     client = watching(hub, "A")
-    hub.learn("A", b"5", 0, False)
+    hub.values.learn("A", b"5", 0, False)
     assert client.events() == []
 
 
@@ -521,8 +522,8 @@ def test_a_value_that_is_not_kept_up_to_date_is_forgotten_and_its_number_is_not(
     client = watching(hub, "A", "B")
     publish(hub, ("A", b"1"), ("A", b"2"), ("B", b"1"))
     client.say({"op": "unsubscribe", "symbols": ["A"]})
-    hub.forget_value("A")
-    hub.forget_value("B")
+    hub.values.forget("A")
+    hub.values.forget("B")
     assert hub.topic("A") is None
     assert hub.topic("B") is not None, "somebody watches it"
     client.frames()
@@ -563,7 +564,7 @@ def test_clients_of_a_hub_and_its_tiers_are_dealt_to_groups_together():
 
 def test_a_failure_on_a_tier_is_reported_to_whom_its_parent_reports():
     failed: list[Outbox] = []
-    hub = Hub(FixedClock(), "k", Counters(), lambda outbox, _: failed.append(outbox))
+    hub = Hub(FixedClock(), "k", Counters(), TurnHooks(lambda outbox, _: failed.append(outbox)))
     tier = hub.tier(None)
     client = watching(tier, "A")
     client.outlet.broken = True
@@ -573,11 +574,11 @@ def test_a_failure_on_a_tier_is_reported_to_whom_its_parent_reports():
 
 def test_a_tier_takes_no_values_that_the_feed_did_not_bring():
     hub = make_hub()
-    hub.values_can_be_learnt = True
+    hub.values.can_be_learnt = True
     tier = hub.tier(None)
     client = watching(tier, "A")
-    tier.learn("A", b"5", 0, True)
-    assert not tier.inherit("A", 1, b"5")
+    tier.values.learn("A", b"5", 0, True)
+    assert not tier.values.inherit("A", 1, b"5")
     assert client.events() == []
     assert tier.topic("A").payload is None
 
@@ -623,23 +624,23 @@ def test_last_values_are_told_the_newest_first():
         publish(hub, (symbol, payload))
         clock.advance(1)
     now = hub.now()
-    assert list(hub.values()) == [("A", now - 1000, b"3"), ("B", now - 2000, b"2")]
+    assert list(hub.values.newest_first()) == [("A", now - 1000, b"3"), ("B", now - 2000, b"2")]
 
 
 def test_what_comes_or_goes_while_values_are_told_is_left_out():
     hub = make_hub()
     publish(hub, ("A", b"1"), ("B", b"2"), ("C", b"3"))
-    values = hub.values()
+    values = hub.values.newest_first()
     told = [next(values)[0]]
     publish(hub, ("D", b"4"))
-    hub.forget_value("C")
+    hub.values.forget("C")
     told += [symbol for symbol, _, _ in values]
     assert told == ["A", "B"]
 
 
 def test_an_inherited_value_is_a_snapshot_without_a_number_and_quotes_count_from_one():
     hub = make_hub()
-    assert hub.inherit("A", 5000, b"1")
+    assert hub.values.inherit("A", 5000, b"1")
     client = watching(hub, "A")
     publish(hub, ("A", b"2"))
     assert quotes_of(client) == [("A", 1, 2)]
@@ -648,7 +649,7 @@ def test_an_inherited_value_is_a_snapshot_without_a_number_and_quotes_count_from
 
 def test_an_inherited_value_is_sent_to_who_subscribes_with_its_own_time():
     hub = make_hub()
-    hub.inherit("A", 5000, b"1")
+    hub.values.inherit("A", 5000, b"1")
     client = Client(hub)
     client.events()
     client.say({"op": "subscribe", "symbols": ["A"], "snapshot": True})
@@ -659,25 +660,25 @@ def test_an_inherited_value_is_sent_to_who_subscribes_with_its_own_time():
 def test_what_the_feed_brought_is_not_inherited_over():
     hub = make_hub()
     publish(hub, ("A", b"own"))
-    assert not hub.inherit("A", hub.now() + 1000, b"1")
+    assert not hub.values.inherit("A", hub.now() + 1000, b"1")
     assert hub.topic("A").payload == b"own"
 
 
 def test_a_symbol_that_is_watched_and_was_never_quoted_inherits_and_is_kept():
     hub = make_hub(limits=Limits(total_symbols=1))
     client = watching(hub, "A")
-    assert hub.inherit("A", 5000, b"1")
-    assert not hub.inherit("B", 6000, b"2")
+    assert hub.values.inherit("A", 5000, b"1")
+    assert not hub.values.inherit("B", 6000, b"2")
     client.session.close()
-    assert [symbol for symbol, _, _ in hub.values()] == ["A"]
+    assert [symbol for symbol, _, _ in hub.values.newest_first()] == ["A"]
 
 
 def test_an_inherited_value_makes_none_go_and_goes_first_itself():
     hub = make_hub(limits=Limits(total_symbols=3))
     publish(hub, ("OWN", b"1"))
-    assert hub.inherit("NEW", 2000, b"1")
-    assert hub.inherit("OLD", 1000, b"1")
-    assert not hub.inherit("OLDEST", 1, b"1")
+    assert hub.values.inherit("NEW", 2000, b"1")
+    assert hub.values.inherit("OLD", 1000, b"1")
+    assert not hub.values.inherit("OLDEST", 1, b"1")
     for gone in ("OLD", "NEW", "OWN"):
         assert hub.topic(gone) is not None
         publish(hub, (f"AFTER-{gone}", b"1"))
@@ -729,7 +730,7 @@ def test_those_of_a_tier_are_counted_with_the_others():
 def test_the_events_of_a_turn_are_measured_and_a_paced_turn_is_one_with_its_time():
     clock, moments = FixedClock(), iter(range(100))
     measures = Measures(lambda: float(next(moments)))
-    hub = Hub(clock, "k", Counters(), lambda *_: None, measures=measures)
+    hub = Hub(clock, "k", Counters(), TurnHooks(lambda *_: None, measures=measures))
     for conn in ("1", "2", "3"):
         Client(hub, conn).say({"op": "subscribe", "symbols": ["A", "B"]})
     publish(hub, ("A", b"1"), ("A", b"2"), ("B", b"1"))

@@ -629,12 +629,12 @@ def test_a_symbol_that_was_forgotten_and_numbered_anew_counts_right():
 @pytest.mark.parametrize("everybody", [False, True])
 def test_values_that_were_learnt_are_no_updates(behind, everybody):
     hub = make_hub()
-    hub.values_can_be_learnt = True
+    hub.values.can_be_learnt = True
     client = watching(hub, "A", "B")
     if behind:
         client.outbox.blocked()
-    hub.learn("A", b"9", 0, everybody)
-    hub.learn("B", b"9", 0, everybody)
+    hub.values.learn("A", b"9", 0, everybody)
+    hub.values.learn("B", b"9", 0, everybody)
     publish(hub, ("A", b"1"), ("A", b"2"))
     client.outbox.drained()
     quotes = [event for event in client.events() if event["ev"] == "quote"]

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from core_doubles import Client, FixedClock, make_hub, publish
 
-from pushservice.fanout.hub import Hub
+from pushservice.fanout.hub import Hub, TurnHooks
 from pushservice.fanout.pacing import COARSE_INTERVALS, EXACT_INTERVALS, Pacing
 from pushservice.metrics import Counters
 from pushservice.protocol.codecs import JSON, RAW, Codec
@@ -229,7 +229,9 @@ def test_leaving_ends_the_timer(setting):
 
 def test_a_delivery_that_fails_is_reported_and_the_others_go_out(setting):
     failed = []
-    hub = Hub(setting.clock, "k7f3", setting.counters, lambda outbox, _: failed.append(outbox))
+    hub = Hub(
+        setting.clock, "k7f3", setting.counters, TurnHooks(lambda outbox, _: failed.append(outbox))
+    )
     clients = [Client(hub, f"t-{at}") for at in range(3)]
     for client in clients:
         setting.subscribe(client, "A", interval=20)

@@ -14,6 +14,7 @@ from pushservice.feed import snapshot_hash
 from pushservice.feed.snapshot_hash import SnapshotHash
 from pushservice.metrics import Counters
 from pushservice.redis.url import RedisAddress, redis_address
+from pushservice.service.sources import Interests
 
 NAME = "test_snapshots"
 
@@ -58,11 +59,12 @@ class HashTest:
     def __init__(self, redises: int = 1) -> None:
         self.time = FixedClock()
         self.counters = Counters()
-        self.hub = make_hub(self.time)
-        self.hub.values_can_be_learnt = True
+        interests = Interests()
+        self.hub = make_hub(self.time, interest=interests)
+        self.hub.values.can_be_learnt = True
         addresses = [RedisAddress(path=f"/nowhere/{at}") for at in range(redises)]
         self.snapshots = SnapshotHash(self.time, addresses, NAME, self.hub, self.counters)
-        self.hub._interest = self.snapshots
+        interests.listeners.append(self.snapshots)
         self.redis = [Connection() for _ in range(redises)]
         self.turn(True)
 
@@ -359,11 +361,12 @@ class RealRedis:
 
     def __init__(self, *urls: str) -> None:
         self.counters = Counters()
-        self.hub: Hub = make_hub(reactor)
-        self.hub.values_can_be_learnt = True
+        interests = Interests()
+        self.hub: Hub = make_hub(reactor, interest=interests)
+        self.hub.values.can_be_learnt = True
         addresses = [address for url in urls if (address := redis_address(url)) is not None]
         self.snapshots = SnapshotHash(reactor, addresses, NAME, self.hub, self.counters)
-        self.hub._interest = self.snapshots
+        interests.listeners.append(self.snapshots)
         self.snapshots.start()
 
     def client(self, *symbols: str) -> Client:

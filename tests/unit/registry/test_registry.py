@@ -16,7 +16,7 @@ from twisted.internet import defer, reactor
 from twisted.logger import capturedLogs, formatEvent
 from waiting import until
 
-from pushservice.fanout.hub import Hub
+from pushservice.fanout.hub import Hub, TurnHooks
 from pushservice.metrics import Counters
 from pushservice.redis.url import RedisAddress, redis_address
 from pushservice.registry import connection, payloads, scripts
@@ -47,7 +47,7 @@ class Daemon:
 
         self.counters = Counters()
         interests = Interests()
-        self.hub = Hub(reactor, epoch, self.counters, failed, interest=interests)
+        self.hub = Hub(reactor, epoch, self.counters, TurnHooks(failed), interest=interests)
         self.registry = Registry(reactor, address, "quotepush:", name, self.hub, self.counters)
         interests.listeners.append(self.registry)
         self.clients: dict[str, Client] = {}

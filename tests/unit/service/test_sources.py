@@ -61,8 +61,7 @@ class Composed:
         self.counters = Counters()
         self.told: list[bool] = []
         self.interests = Interests()
-        self.hub = make_hub(reactor, self.counters)
-        self.hub._interest = self.interests
+        self.hub = make_hub(reactor, self.counters, interest=self.interests)
         self.announcements = Announcements(self.hub, lambda _share: None)
         values = {"registry_prefix": None, "channels": ("src.*",)} | values
         self.config = Config(plain=True, **values)

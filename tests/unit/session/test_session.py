@@ -9,6 +9,7 @@ from authentication_doubles import DELAY, LEEWAY, TIMEOUT, AuthenticatedHub, Aut
 from core_doubles import Client, FixedClock, make_hub, publish
 
 from pushservice.auth.identity import Identity, Refused
+from pushservice.fanout.hub import TurnHooks
 from pushservice.limits import Limits
 from pushservice.metrics import Counters
 from pushservice.protocol.close_codes import CloseCode
@@ -825,7 +826,8 @@ def test_looking_at_tokens_counts_against_what_a_client_may_say():
 def test_a_fault_in_a_late_verdict_closes_the_client_and_one_at_once_is_the_edges(monkeypatch):
     served = AuthenticatedHub()
     failures = []
-    monkeypatch.setattr(served.hub, "_failed", lambda _outbox, failure: failures.append(failure))
+    hooks = TurnHooks(lambda _outbox, failure: failures.append(failure))
+    monkeypatch.setattr(served.hub, "_hooks", hooks)
     for later in (False, True):
         served.authenticator.later = later
         client = served.client()
@@ -843,7 +845,8 @@ def test_a_fault_in_a_late_verdict_closes_the_client_and_one_at_once_is_the_edge
 def test_a_client_that_can_not_be_told_is_no_hindrance_to_access_control(monkeypatch):
     served = AuthenticatedHub()
     failed = []
-    monkeypatch.setattr(served.hub, "_failed", lambda outbox, _failure: failed.append(outbox))
+    hooks = TurnHooks(lambda outbox, _failure: failed.append(outbox))
+    monkeypatch.setattr(served.hub, "_hooks", hooks)
     end = served.clock.seconds() + 60
     broken, other = (served.client(served.accept_token("t", expires_at=end)) for _ in range(2))
     other.frames()

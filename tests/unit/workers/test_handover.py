@@ -26,7 +26,7 @@ def file():
 
 
 def known(hub: Hub) -> dict[str, tuple[int, bytes]]:
-    return {symbol: (t, payload) for symbol, t, payload in hub.values()}
+    return {symbol: (t, payload) for symbol, t, payload in hub.values.newest_first()}
 
 
 async def hand_over(source: Hub, successor: Hub, descriptor: int) -> tuple[int, int]:
@@ -86,7 +86,7 @@ async def test_others_are_served_between_the_steps_and_what_they_change_does_no_
         await turn
         turn = defer.Deferred()
     assert not work.called, "the reactor has its turn between the steps"
-    source.forget_value("S29999")
+    source.values.forget("S29999")
     publish(source, ("NEW", b"1"))
     await until(lambda: work.called, "the bequest")
     assert await work == 29_999
@@ -132,7 +132,7 @@ def test_an_heir_knows_the_newest_of_both_in_order_and_within_its_bounds(
     for symbol in own:
         quote(symbol, successor)
     ours, theirs = known(successor), known(source)
-    taken = {each[0] for each in source.values() if successor.inherit(*each)}
+    taken = {each[0] for each in source.values.newest_first() if successor.values.inherit(*each)}
     now = known(successor)
     assert ours.items() <= now.items(), "what its own feed brought stays"
     assert len(now) <= most

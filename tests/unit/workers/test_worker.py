@@ -118,7 +118,7 @@ async def test_values_are_handed_on_and_taken_over_as_it_is_told(made):
     worker.heard({"do": "dump_values"})
     await until(lambda: "values_dumped" in link.words(), "the bequest")
     assert link.said[-1] == {"is": "values_dumped", "values": 1}
-    daemon.hub.forget_value("A")
+    daemon.hub.values.forget("A")
     worker.heard({"do": "load_values"})
     await until(lambda: "values_loaded" in link.words(), "its reading")
     assert daemon.hub.recent_symbols(5) == ["A"]
