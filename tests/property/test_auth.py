@@ -1,4 +1,4 @@
-"""Rights against a model that is written another way, and against any claims at all."""
+"""Rights against an independent model, and against arbitrary claims."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PATTERNS = st.lists(
 
 
 def matches(pattern: str, symbol: str) -> bool:
-    """By the definition: every way to give each star a run of characters."""
+    """By definition: try every run of characters for each star."""
     if not pattern:
         return not symbol
     if pattern[0] == "*":

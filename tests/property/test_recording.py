@@ -31,7 +31,7 @@ PAYLOADS = st.one_of(
 
 
 @given(TIMES, CHANNELS, PAYLOADS)
-def test_any_message_comes_back_as_it_was_from_one_line(at, channel, payload):
+def test_any_message_is_read_back_unchanged_from_one_line(at, channel, payload):
     line = message_line(Message(at, channel, payload))
     assert line.index(b"\n") == len(line) - 1
     json.loads(line)

@@ -1,4 +1,4 @@
-"""The session against the protocol's table of states, over random sequences of what clients do."""
+"""The session against the protocol's table of states, over random sequences of client actions."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ steps = st.lists(
     max_size=30,
 )
 
-#: what may answer each command of a client that is open and within its limits
+#: the possible answers to each command of an open client within its limits
 ANSWERS = {
     "subscribe": {"subscribed", "error"},
     "unsubscribe": {"unsubscribed", "error"},
@@ -58,12 +58,12 @@ ANSWERS = {
     "ping": {"pong"},
     "auth": {"error"},
 }
-#: what comes without having been asked for
-UNASKED = {"quote", "snapshot"}
+#: events that are no answers
+UNSOLICITED = {"quote", "snapshot"}
 
 
 class Model:
-    """What the protocol says of one client: OPEN, FLOODED or CLOSED, and how much it may say."""
+    """The protocol's state of one client: OPEN, FLOODED or CLOSED, and how much it may send."""
 
     def __init__(self) -> None:
         self.state = "OPEN"
@@ -71,7 +71,7 @@ class Model:
         self.subscribed: set[str] = set()
 
     def frame(self) -> bool:
-        """One frame came; whether it is looked at."""
+        """A frame arrives; returns whether it is processed."""
         if self.state != "OPEN":
             return False
         self.frames_left -= 1
@@ -95,8 +95,8 @@ def say(client: Client, text: bytes) -> None:
 
 
 def check_answers(model: Model, text: bytes, events: list[dict]) -> None:
-    """One message, looked at by an open client that is not behind: one answer, and what follows."""
-    answers = [event for event in events if event["ev"] not in UNASKED]
+    """Check the events after one message of an open client: one answer and its consequences."""
+    answers = [event for event in events if event["ev"] not in UNSOLICITED]
     assert len(answers) == 1, "each message has exactly one answer"
     [answer] = answers
     if model.refuses:
@@ -123,7 +123,7 @@ def check_answers(model: Model, text: bytes, events: list[dict]) -> None:
 
 
 class Run:
-    """One client of a hub beside its model; each step is a method."""
+    """One client of a hub with its model; each step is a method."""
 
     def __init__(self) -> None:
         self.clock = FixedClock()
@@ -175,7 +175,7 @@ class Run:
         self.client.session.close()
 
     def check(self) -> None:
-        """What must hold after each step."""
+        """Check what must hold after each step."""
         if self.model.state == "FLOODED":
             assert self.client.outlet.closed_with is CloseCode.FLOODING
             # The edge lets a client leave before it begins the close.
@@ -192,7 +192,7 @@ class Run:
 
 
 @given(steps)
-def test_every_sequence_of_a_client_is_answered_as_the_table_of_states_says(sequence):
+def test_every_sequence_is_answered_as_the_table_of_states_says(sequence):
     run = Run()
     for step, value in sequence:
         getattr(run, step)(value)
@@ -201,9 +201,9 @@ def test_every_sequence_of_a_client_is_answered_as_the_table_of_states_says(sequ
     assert not run.clock.calls
 
 
-# -- who it is -------------------------------------------------------------------------------------
+# -- authentication -------------------------------------------------------------------------------
 
-#: what each token gives: the symbols, whether in real time or late, and for how many seconds
+#: the rights of each token: symbols, real time or delayed, and for how many seconds
 TOKENS = {
     "all": ("ABC", "now", None),
     "some": ("A", "now", None),
@@ -215,12 +215,12 @@ TOKENS = {
     # Another user's, while all others are ann's.
     "bob": ("C", "now", None),
 }
-USELESS = ["bad", "busy", "too-late"]
+REFUSED_TOKENS = ["bad", "busy", "too-late"]
 
 wanted = st.lists(st.sampled_from("ABC"), min_size=1, max_size=3)
-steps_of_somebody = st.lists(
+authentication_steps = st.lists(
     st.one_of(
-        *[st.tuples(st.just("authenticate"), st.sampled_from([*TOKENS, *USELESS]))] * 3,
+        *[st.tuples(st.just("authenticate"), st.sampled_from([*TOKENS, *REFUSED_TOKENS]))] * 3,
         st.tuples(st.just("subscribe"), st.tuples(wanted, st.sampled_from([None, "raw", 10, 250]))),
         st.tuples(st.just("unsubscribe"), wanted),
         st.tuples(st.just("list"), st.none()),
@@ -237,14 +237,15 @@ steps_of_somebody = st.lists(
 )
 
 
-class Admitted:
-    """One client, and what it may see, as its own answers and the tokens tell.
+class AuthenticatedRun:
+    """One client of a hub with authentication, and what it may see by its tokens.
 
-    A table of states: a STRANGER becomes KNOWN by a token, and anew by each further one of the same
-    user; it is CLOSED by a revocation, an end, a third bad token, or its time, and stays so.
+    A table of states: an ANONYMOUS client becomes AUTHENTICATED by a token, and again by each
+    further one of the same user. A revocation, an expiry, a third bad token or the deadline makes
+    it CLOSED.
     """
 
-    def __init__(self, came_with: str | None) -> None:
+    def __init__(self, token_at_connect: str | None) -> None:
         self.served = AuthenticatedHub()
         for name, (symbols, pace, seconds) in TOKENS.items():
             self.served.accept_token(
@@ -260,11 +261,13 @@ class Admitted:
         self.served.authenticator.known["busy"] = Refused("try again", temporary=True)
         self.served.accept_token("too-late", delay_s=DELAY + 1)
         self.began = self.served.clock.seconds()
-        known = None if came_with is None else self.served.authenticator.known[came_with]
+        known = (
+            None if token_at_connect is None else self.served.authenticator.known[token_at_connect]
+        )
         assert not isinstance(known, Refused)
         self.client = self.served.client(known)
-        self.state = "STRANGER" if came_with is None else "KNOWN"
-        self.token = came_with
+        self.state = "ANONYMOUS" if token_at_connect is None else "AUTHENTICATED"
+        self.token = token_at_connect
         self.watched: set[str] = set()
         self.revoked: set[str] = set()
         self.said: list[tuple[int, str]] = []
@@ -327,7 +330,7 @@ class Admitted:
     def close(self, _: None) -> None:
         self.client.session.close()
 
-    # -- what must hold --------------------------------------------------------------------------
+    # -- invariants -----------------------------------------------------------------------------
 
     def check(self) -> None:
         before = self.state
@@ -354,7 +357,7 @@ class Admitted:
             assert hub.topic(topic.symbol) is topic
 
     def read(self) -> None:
-        """What came since, in its order: each quote is one that the client may have."""
+        """Read the events since: each quote is one that the client may see."""
         closed = self.state == "CLOSED"
         events = self.client.events()
         assert not (closed and events), "nothing is sent after the close"
@@ -373,10 +376,10 @@ class Admitted:
             if kind == "authenticated":
                 assert what in TOKENS
                 assert self.token is None or (what == "bob") is (self.token == "bob")
-                self.token, self.state = what, "KNOWN"
-            elif what in (*TOKENS, *USELESS):
+                self.token, self.state = what, "AUTHENTICATED"
+            elif what in (*TOKENS, *REFUSED_TOKENS):
                 assert (kind, event["code"]) in {("error", 402), ("error", 403)}
-            elif self.state == "STRANGER":
+            elif self.state == "ANONYMOUS":
                 assert (kind, event["code"]) == ("error", 401)
         if kind == "subscribed":
             self.watched |= set(event["symbols"])
@@ -392,7 +395,7 @@ class Admitted:
             assert kind == "gap" or event["d"] == pace
 
     def finish(self) -> None:
-        """All that was said is answered in the end, unless the client had to go."""
+        """Check that every command is answered in the end, unless the client was closed."""
         self.served.clock.pass_time(0)
         self.drain(None)
         self.served.authenticator.later = False
@@ -406,11 +409,9 @@ class Admitted:
 
 
 @settings(max_examples=4 * settings.default.max_examples)
-@given(st.sampled_from([None, None, "all", "late", "other"]), st.booleans(), steps_of_somebody)
-def test_nobody_ever_gets_what_it_may_not_see_and_all_is_answered_in_order(
-    came_with, later, sequence
-):
-    run = Admitted(came_with)
+@given(st.sampled_from([None, None, "all", "late", "other"]), st.booleans(), authentication_steps)
+def test_clients_get_only_what_they_may_see_and_answers_in_order(token_at_connect, later, sequence):
+    run = AuthenticatedRun(token_at_connect)
     run.later(later)
     for step, value in sequence:
         getattr(run, step)(value)
