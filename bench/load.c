@@ -3,33 +3,33 @@
  *
  *     load HOST-PORT REDIS-SOCKET json|bare plain|tls      (load.py builds and starts it)
  *
- * One thread, one epoll. Every publish is numbered, and the number travels in the payload. For each
- * number it is known who must get it, so every single delivery is checked: that it was due, that it
- * came once, and that it came right after the client's previous one of that symbol. Latency is
- * taken for each delivery, from just before the publish to the return of the read that brought it.
+ * One thread, one epoll. Every publish is numbered, and the payload carries the number. The clients
+ * that have to get each number are known, so every delivery is checked: it was due, it came once, and
+ * it followed the client's previous quote of that symbol. Latency is measured for each delivery, from
+ * just before the publish to the return of the read that received it.
  *
- * Clients that are stalled, slow or paced may miss quotes where a newer one of the symbol comes
- * instead. For them it is checked that none comes that was not due, or after a newer one; `settle`
- * checks that nobody keeps an old one. How stalled and slow ones fare is told by `settle` alone.
+ * Clients that are stalled, slow or paced may miss quotes that a newer one of the symbol replaces. For
+ * them it is checked that no quote comes that was not due, or after a newer one; `settle` checks that
+ * all end with the newest. Figures of stalled and slow clients are those of `settle` only.
  *
- * Commands, one a line, each answered by one line of JSON:
+ * Commands, one per line, each answered by one line of JSON:
  *
  *     connect CLIENTS SYMBOLS WATCHED [STALLED SLOW THEIRS INTERVAL SPREAD]
- *                                                each client subscribes WATCHED of SYMBOLS symbols;
+ *                                                each client subscribes to WATCHED of SYMBOLS;
  *                                                the last STALLED + SLOW of them subscribe THEIRS
  *                                                instead, and then do not read, or 1 KiB a second;
  *                                                INTERVAL paces everyone (milliseconds); with
- *                                                SPREAD 1 each has a loopback address of its own
- *     closed SECONDS QUOTES ENOUGH               publish with at most QUOTES not yet at everyone,
- *                                                refilled at half; for at least ENOUGH quotes
- *     open SECONDS RATE                          publish RATE quotes a second, come what may
+ *                                                SPREAD 1 each has its own loopback address
+ *     closed SECONDS QUOTES ENOUGH               publish with at most QUOTES in flight, refilled
+ *                                                at half; for at least ENOUGH quotes
+ *     open SECONDS RATE                          publish RATE quotes a second, whatever happens
  *     settle                                     everyone reads again, until each client has the
  *                                                newest quote of each of its symbols
- *     disconnect [keep]                          hang up; keep TLS sessions for the next connect
+ *     disconnect [keep]                          disconnect; keep TLS sessions for the next connect
  *     quit
  *
- * RFC 6455 is served as far as servers in this benchmark go: unfragmented or fragmented text
- * without extensions. Client frames are masked with zeros.
+ * Of RFC 6455 it supports what servers in this benchmark send: text, fragmented or not, without
+ * extensions. Client frames are masked with zeros.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -59,7 +59,7 @@ enum {
     RING = 1 << 16,           /* quotes in flight, at most */
     AT_ONCE = 64,             /* handshakes in flight */
     READ_SIZE = 256 * 1024,
-    CARRY = 192,              /* what is kept of a read that ended inside a head or a number */
+    CARRY = 192,              /* bytes kept of a read that ended within a head or a number */
     PAYLOAD = 120,
     NUMBER_AT = 18,           /* the '@' in TEMPLATE */
     NUMBER_DIGITS = 10,
@@ -67,9 +67,9 @@ enum {
     TIME_DIGITS = 19,
     MARK_SIZE = TIME_AT + TIME_DIGITS - NUMBER_AT,
     BUCKETS = 64 * 48,
-    SMALL_BUFFER = 16384,     /* SO_RCVBUF of the stalled and the slow */
+    SMALL_BUFFER = 16384,     /* SO_RCVBUF of stalled and slow clients */
     SEGMENT = 1448,           /* their TCP_MAXSEG: a segment of loopback's size fills such a buffer */
-    SIP = 1024,               /* what a slow client reads in a second */
+    SIP = 1024,               /* bytes that a slow client reads in a second */
 };
 /* Numbers have a fixed width: they begin with a 1. No '@' but the one before the number. */
 static const char TEMPLATE[] =
@@ -343,7 +343,7 @@ static void delivered(struct client *client, const uint8_t *mark, uint64_t now) 
     seen.histogram[bucket_of(now - sent)]++;
 }
 
-/* Counts the quotes in a piece of a text; returns how much of it is done with. */
+/* Counts the quotes in a part of a text; returns how many bytes were processed. */
 static size_t scan(struct client *client, const uint8_t *from, size_t size, uint64_t now) {
     const uint8_t *at = from, *end = from + size;
     while ((at = memchr(at, '@', (size_t)(end - at))) != NULL) {
@@ -380,7 +380,7 @@ static bool send_frame(struct client *client, uint8_t opcode, const char *text, 
     return sent;
 }
 
-/* Size of the frame head at `at`, 0 when it is not all there; fills opcode and payload's size. */
+/* Size of the frame head at `at`, 0 if it is incomplete; sets the opcode and the payload's size. */
 static size_t frame_head(const uint8_t *at, size_t size, uint8_t *opcode, uint64_t *payload) {
     if (size < 2)
         return 0;
@@ -399,7 +399,7 @@ static size_t frame_head(const uint8_t *at, size_t size, uint8_t *opcode, uint64
 
 static void drop(struct client *client);
 
-/* Takes `size` bytes; the CARRY bytes before `data` may be overwritten. */
+/* Processes `size` bytes; the CARRY bytes before `data` may be overwritten. */
 static void stream(struct client *client, uint8_t *data, size_t size, uint64_t now) {
     data -= client->carried;
     memcpy(data, client->carry, client->carried);
@@ -674,7 +674,7 @@ static void client_ready(struct client *client) {
     }
 }
 
-/* Lets one slow client after the other read a little, each once a second. */
+/* Lets each slow client read a little once a second. */
 static void sip(uint64_t now) {
     static uint64_t due;
     static int next;
@@ -690,7 +690,7 @@ static void sip(uint64_t now) {
     }
 }
 
-/* Serves what is ready; returns how many clients were. */
+/* Serves the clients that are ready; returns how many there were. */
 static int turn(int timeout_ms, int timer_fd) {
     struct epoll_event events[64];
     int count = epoll_wait(poll_fd, events, 64, timeout_ms), served = 0;
@@ -809,7 +809,7 @@ static int gone_clients(void) {
     return gone;
 }
 
-/* Symbols of which the client does not have the newest quote. */
+/* The number of symbols of which the client does not have the newest quote. */
 static uint32_t stale_symbols(const struct client *client) {
     uint32_t stale = 0;
     for (int symbol = 0; symbol < symbol_count; symbol++)
