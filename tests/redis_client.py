@@ -1,4 +1,4 @@
-"""A plain client of a test's Redis: asks, reads what the registry keeps, and listens."""
+"""A simple Redis client for tests: sends commands, reads the registry's keys, and subscribes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import hiredis
 class RedisClient:
     """A blocking connection to the Unix socket of a redis-server; answers come within 10 seconds.
 
-    `prefix` is what the keys begin with that `sets`, `last` and `node` read.
+    `prefix` is what the keys of the registry begin with.
     """
 
     def __init__(self, path: str, prefix: str = "quotepush:") -> None:
@@ -31,7 +31,7 @@ class RedisClient:
         self._socket.close()
 
     def ask(self, *words: Any) -> Any:
-        """Send one command; an error in answer is raised."""
+        """Send one command and return its reply; raises an error reply."""
         self._socket.sendall(hiredis.pack_command(words))
         return self._answer()
 
@@ -44,15 +44,15 @@ class RedisClient:
             raise answer
         return answer
 
-    # -- what the registry keeps -----------------------------------------------------------------
+    # -- keys of the registry -------------------------------------------------------------------
 
     def keys(self) -> set[str]:
-        """All keys with the prefix, without it."""
+        """All keys with the prefix, which is removed."""
         found = self.ask("KEYS", self.prefix + "*")
         return {key.decode().removeprefix(self.prefix) for key in found}
 
     def sets(self) -> dict[str, set[str]]:
-        """All sets with the prefix, by their keys without it."""
+        """All sets whose keys have the prefix, by key without it."""
         found = {}
         for key in self.keys():
             if self.ask("TYPE", self.prefix + key) == b"set":
@@ -61,22 +61,22 @@ class RedisClient:
         return found
 
     def hash(self, key: str) -> dict[str, bytes]:
-        """The hash with this key, the prefix left out."""
+        """The hash with this key, given without the prefix."""
         flat = self.ask("HGETALL", self.prefix + key)
         return {flat[at].decode(): flat[at + 1] for at in range(0, len(flat), 2)}
 
     # -- demand ----------------------------------------------------------------------------------
 
     def listen(self) -> None:
-        """Subscribe to what publishers are told; nothing else can be asked from now on."""
+        """Subscribe to the demand channel; other commands are impossible from now on."""
         self.ask("SUBSCRIBE", f"{self.prefix}demand")
 
     def channel(self) -> str:
-        """The channel of the next message, after an `ask` for a pattern's."""
+        """The channel of the next message, after `ask` subscribed to a pattern."""
         return self._answer()[-2].decode()
 
     def messages(self) -> list[str]:
-        """All that publishers have been told since: what was published before this call."""
+        """All messages since the last call, up to those published before this one."""
         self._socket.sendall(hiredis.pack_command(("PING", "all")))
         found = []
         while (answer := self._answer())[0] != b"pong":
@@ -84,8 +84,8 @@ class RedisClient:
         return found
 
 
-def wanted(*nodes: tuple[str, dict[str, set[str]]]) -> dict[str, set[str]]:
-    """The sets that the registry is to have: of each node its id, and by client what it watches."""
+def expected_sets(*nodes: tuple[str, dict[str, set[str]]]) -> dict[str, set[str]]:
+    """The sets that the registry has to hold, from each node's id and what its clients watch."""
     sets: dict[str, set[str]] = {}
     for node, clients in nodes:
         sets.setdefault("nodes", set()).add(node)

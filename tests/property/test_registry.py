@@ -18,7 +18,7 @@ from core_doubles import Client, FixedClock, publish
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from redis_client import RedisClient, wanted
+from redis_client import RedisClient, expected_sets
 from redis_process import start_redis
 from twisted.internet import defer
 
@@ -550,7 +550,7 @@ class RegistryAgainstModel(RuleBasedStateMachine):
             self.read_what_was_sent_long_ago()
 
     def check(self) -> None:
-        expected = wanted(*[(node.registry.node, node.expected()) for node in self.nodes])
+        expected = expected_sets(*[(node.registry.node, node.expected()) for node in self.nodes])
         sets, last = self.redis.contents()
         assert sets == expected
         watched = expected.get("symbols", set())

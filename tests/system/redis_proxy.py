@@ -1,4 +1,4 @@
-"""A TCP proxy before a Redis, by which tests make what a network does to connections."""
+"""A TCP proxy in front of a Redis, with which tests make network faults."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class _Pipe:
     def __init__(self, down: asyncio.StreamWriter) -> None:
         self.down = down
         self.up: asyncio.StreamWriter | None = None
-        #: nothing is forwarded any more, and nothing closed
+        #: nothing is forwarded or closed any more
         self.frozen = False
 
     def reset(self) -> None:
-        """End both sides, the daemon's by a reset."""
+        """Close both sides, the daemon's with a reset."""
         sock = self.down.get_extra_info("socket")
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -34,7 +34,7 @@ class _Pipe:
 
 
 class Proxy:
-    """Forwards `port` to `target`, a loopback port, until it is told otherwise; runs in a thread.
+    """Forwards `port` to `target`, a loopback port; runs in a thread.
 
     `cut_at`: a message that has these bytes is forwarded up to the middle of them, and then all
     connections are reset.
@@ -54,18 +54,18 @@ class Proxy:
         self._thread.start()
         self.listen()
 
-    # -- what a test does ------------------------------------------------------------------------
+    # -- called by tests -------------------------------------------------------------------------
 
     def listen(self) -> None:
-        """Take connections, again."""
+        """Accept connections (again)."""
         self._call(self._listen)
 
     def refuse(self) -> None:
         """Reset all connections and refuse new ones."""
         self._call(self._refuse)
 
-    def close_new_ones(self, closing: bool) -> None:
-        """Whether connections are taken and closed at once, as if there were no server behind."""
+    def close_new_connections(self, closing: bool) -> None:
+        """Whether new connections are closed at once, as if there were no server."""
         self._closing = closing
 
     def reset(self) -> None:
@@ -73,11 +73,11 @@ class Proxy:
         self._call(self._reset)
 
     def freeze(self) -> None:
-        """Forward nothing any more, of new connections neither, and close nothing."""
+        """Forward and close nothing any more, for new connections too."""
         self._call(self._freeze)
 
     def thaw(self) -> None:
-        """Serve new connections; the frozen ones stay as they are."""
+        """Serve new connections; frozen ones stay frozen."""
         self._frozen = False
 
     def stop(self) -> None:
@@ -128,7 +128,7 @@ class Proxy:
             if not self._closing:
                 await self._forward(pipe, reader)
         except (OSError, asyncio.CancelledError):
-            # Whatever ends one side ends the other.
+            # The end of one side ends the other.
             pass
         finally:
             self._pipes.discard(pipe)
@@ -167,12 +167,11 @@ class Proxy:
             if cutting and cut is not None and cut in data:
                 writer.write(data[: data.index(cut) + len(cut) // 2])
                 await writer.drain()
-                # An orderly end, so that what was written arrives; the half of a message is all
-                # that the peer ever sees of it.
+                # An orderly close, so that the half of the message arrives.
                 writer.close()
                 return
             writer.write(data)
             await writer.drain()
         while pipe.frozen and not pipe.down.transport.is_closing():
-            # Redis has ended it, and the daemon is not to know.
+            # Redis has closed the connection, which the daemon must not notice.
             await asyncio.sleep(0.05)

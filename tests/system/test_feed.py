@@ -1,4 +1,4 @@
-"""The feed at work, listened to in either way: first values, several Redis, staleness, floods."""
+"""The feed with either value of --subscribe: first values, several Redis, staleness, floods."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from system_harness import Publish, Publisher, StartDaemon, poll_async
 
 OwnRedis = Callable[..., RedisServer]
 
-each_way = pytest.mark.parametrize("way", ["all", "demand"])
+each_mode = pytest.mark.parametrize("mode", ["all", "demand"])
 
 
-def options(way: str, *more: str) -> list[str]:
+def options(mode: str, *more: str) -> list[str]:
     common = ["--plain", "--channels", "feed.*", "--heartbeat", "200", "--no-registry"]
-    return [*common, "--subscribe", way, *more]
+    return [*common, "--subscribe", mode, *more]
 
 
-async def until_heard(redis: RedisServer, symbol: str) -> None:
-    """Wait until what is published of `symbol` is listened to: on demand that takes a moment."""
+async def until_subscribed(redis: RedisServer, symbol: str) -> None:
+    """Wait until the daemon is subscribed to `symbol`: on demand that takes a moment."""
 
-    def heard() -> bool:
+    def subscribed() -> bool:
         by_channel = redis.cli("PUBSUB", "NUMSUB", f"feed.{symbol}")
         return by_channel.endswith(b":1\r\n") or redis.cli("PUBSUB", "NUMPAT") == b":1\r\n"
 
-    await poll_async(heard, f"somebody who listens to {symbol}")
+    await poll_async(subscribed, f"a subscriber of {symbol}")
 
 
 # -- first values ----------------------------------------------------------------------------------
 
 
-@each_way
-def test_a_first_subscriber_has_the_last_value_without_waiting_for_a_trade(
-    daemon: StartDaemon, own_redis: OwnRedis, way: str
+@each_mode
+def test_a_first_subscriber_gets_the_last_value_at_once(
+    daemon: StartDaemon, own_redis: OwnRedis, mode: str
 ) -> None:
     redis = own_redis()
     for symbol in ("A", "B"):
         redis.cli("HSET", "latest", symbol, f'{{"last":1.5,"of":"{symbol}"}}')
-    served = daemon(*options(way, "--snapshot-hash", "latest"), redis=redis.url)
+    served = daemon(*options(mode, "--snapshot-hash", "latest"), redis=redis.url)
 
     async def run() -> None:
         async with watching(served, "A", "B", "NONE") as client:
@@ -52,7 +52,7 @@ def test_a_first_subscriber_has_the_last_value_without_waiting_for_a_trade(
                 event = await client.event(ev="snapshot", s=symbol)
                 assert event["d"] == {"last": 1.5, "of": symbol}
                 first[symbol] = event["n"]
-            await until_heard(redis, "A")
+            await until_subscribed(redis, "A")
             assert await asyncio.to_thread(redis.cli, "PUBLISH", "feed.A", "2") == b":1\r\n"
             await client.event(ev="quote", s="A", n=first["A"] + 1, d=2)
             async with watching(served, "A", "B") as second:
@@ -63,17 +63,17 @@ def test_a_first_subscriber_has_the_last_value_without_waiting_for_a_trade(
     asyncio.run(run())
 
 
-@each_way
-def test_a_symbol_that_nobody_watched_through_an_outage_is_not_shown_as_it_was_before(
-    daemon: StartDaemon, own_redis: OwnRedis, way: str
+@each_mode
+def test_a_symbol_unwatched_during_an_outage_does_not_show_its_old_value(
+    daemon: StartDaemon, own_redis: OwnRedis, mode: str
 ) -> None:
     redis = own_redis()
-    served = daemon(*options(way, "--snapshot-hash", "latest"), redis=redis.url)
+    served = daemon(*options(mode, "--snapshot-hash", "latest"), redis=redis.url)
 
     async def run() -> None:
         async with watching(served, "OTHER") as client:
             async with watching(served, "A") as first:
-                await until_heard(redis, "A")
+                await until_subscribed(redis, "A")
                 redis.cli("PUBLISH", "feed.A", "1")
                 await first.event(ev="quote", s="A", d=1)
             await asyncio.to_thread(redis.cli, "HSET", "latest", "A", "2")
@@ -88,15 +88,15 @@ def test_a_symbol_that_nobody_watched_through_an_outage_is_not_shown_as_it_was_b
 # -- several Redis ---------------------------------------------------------------------------------
 
 
-@each_way
-def test_of_two_redis_each_brings_its_symbols_and_the_loss_of_one_is_that_of_the_feed(
-    daemon: StartDaemon, own_redis: OwnRedis, way: str
+@each_mode
+def test_with_two_redis_the_loss_of_one_is_a_loss_of_the_feed(
+    daemon: StartDaemon, own_redis: OwnRedis, mode: str
 ) -> None:
     one, two = own_redis(), own_redis()
     one.cli("HSET", "latest", "A", "10")
     two.cli("HSET", "latest", "B", "20")
     more = ("--redis", two.url, "--snapshot-hash", "latest")
-    served = daemon(*options(way, *more), redis=one.url, fed=False)
+    served = daemon(*options(mode, *more), redis=one.url, fed=False)
     served.wait_for("connected for the feed", times=2)
 
     async def run() -> None:
@@ -104,18 +104,18 @@ def test_of_two_redis_each_brings_its_symbols_and_the_loss_of_one_is_that_of_the
             await client.event(ev="snapshot", s="A", d=10)
             await client.event(ev="snapshot", s="B", d=20)
             for symbol, redis in (("A", one), ("B", two)):
-                await until_heard(redis, symbol)
+                await until_subscribed(redis, symbol)
                 assert redis.cli("PUBLISH", f"feed.{symbol}", "1") == b":1\r\n"
                 await client.event(ev="quote", s=symbol, d=1)
             await client.heartbeat("up")
             client.forget()
 
-            struck_at = now_ms()
+            began_at = now_ms()
             await asyncio.to_thread(two.stop)
             down = await client.event(ev="feed", state="down")
-            assert down["t"] - struck_at < 2000
+            assert down["t"] - began_at < 2000
             await client.heartbeat("down")
-            # What the other brings is served all the same.
+            # Quotes of the other Redis are still served.
             assert one.cli("PUBLISH", "feed.A", "2") == b":1\r\n"
             await client.event(ev="quote", s="A", d=2)
             client.forget()
@@ -134,18 +134,18 @@ def test_of_two_redis_each_brings_its_symbols_and_the_loss_of_one_is_that_of_the
 # -- staleness -------------------------------------------------------------------------------------
 
 
-@each_way
-def test_a_symbol_that_goes_quiet_is_stale_and_fresh_with_its_next_quote(
-    daemon: StartDaemon, publish: Publish, own_redis: OwnRedis, way: str
+@each_mode
+def test_a_symbol_without_quotes_is_stale_until_its_next_quote(
+    daemon: StartDaemon, publish: Publish, own_redis: OwnRedis, mode: str
 ) -> None:
     redis = own_redis()
-    served = daemon(*options(way, "--stale-after", "0.8"), redis=redis.url)
+    served = daemon(*options(mode, "--stale-after", "0.8"), redis=redis.url)
 
     async def run() -> None:
         async with watching(served, "A", "B") as client, watching(served, "B") as other:
             for symbol in "AB":
-                await until_heard(redis, symbol)
-            # A pace at which B is never stale, and A after its one quote.
+                await until_subscribed(redis, symbol)
+            # At this pace B is never stale, and A is after its one quote.
             await asyncio.to_thread(publish, redis, [("feed.A", "1")])
             began = now_ms()
             stop = asyncio.Event()
@@ -166,23 +166,23 @@ def test_a_symbol_that_goes_quiet_is_stale_and_fresh_with_its_next_quote(
             stop.set()
             await keeping
             told = [event["symbols"] for event in other.story if event["ev"] in ("stale", "fresh")]
-            assert told in ([], [["B"]]), "of its own symbols alone, and of those only the end"
+            assert told in ([], [["B"]]), "only of its own symbols, and of those only the end"
 
     asyncio.run(run())
 
 
-@each_way
-def test_a_feed_that_goes_quiet_is_told_to_all_and_so_is_its_return(
-    daemon: StartDaemon, publish: Publish, own_redis: OwnRedis, way: str
+@each_mode
+def test_all_clients_are_told_when_the_feed_is_stale_and_fresh_again(
+    daemon: StartDaemon, publish: Publish, own_redis: OwnRedis, mode: str
 ) -> None:
     redis = own_redis()
-    served = daemon(*options(way, "--feed-stale-after", "0.5"), redis=redis.url)
+    served = daemon(*options(mode, "--feed-stale-after", "0.5"), redis=redis.url)
 
     async def run() -> None:
         async with watching(served, "A") as client, watching(served) as idle:
             for each in (client, idle):
                 await each.event(ev="stale", all=True, symbols=[])
-            await until_heard(redis, "A")
+            await until_subscribed(redis, "A")
             await asyncio.to_thread(publish, redis, [("feed.A", "1")])
             for each in (client, idle):
                 await each.event(ev="fresh", all=True, symbols=[])
@@ -195,12 +195,12 @@ def test_a_feed_that_goes_quiet_is_told_to_all_and_so_is_its_return(
 # -- floods ----------------------------------------------------------------------------------------
 
 
-@each_way
-def test_a_publisher_that_floods_one_symbol_does_not_starve_the_others(
-    daemon: StartDaemon, own_redis: OwnRedis, way: str
+@each_mode
+def test_a_flood_of_one_symbol_does_not_starve_the_others(
+    daemon: StartDaemon, own_redis: OwnRedis, mode: str
 ) -> None:
     redis = own_redis()
-    served = daemon(*options(way), redis=redis.socket_url)
+    served = daemon(*options(mode), redis=redis.socket_url)
     ended = threading.Event()
     flooded = 0
 
@@ -223,7 +223,7 @@ def test_a_publisher_that_floods_one_symbol_does_not_starve_the_others(
                     for at in range(60):
                         quote = [("feed.CALM", f'{{"at":{at},"sent":{now_ms()}}}')]
                         await asyncio.to_thread(publisher.publish, quote)
-                        # The pace of a calm symbol.
+                        # The pace of the calm symbol.
                         await asyncio.sleep(0.05)
                     seconds = time.monotonic() - began
                 finally:

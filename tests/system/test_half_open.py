@@ -1,4 +1,4 @@
-"""Clients that are gone without a word: found by pings, and nobody else is taken for one."""
+"""Clients that vanish without closing: found by pings, while others stay connected."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from system_clients import Puppet, Undisturbed, frame
 from system_harness import DEADLINE, StartDaemon, poll_async
 
 PINGS: Final = ["--ping-interval", "0.8", "--ping-timeout", "0.7"]
-#: Seconds in which a client must have been asked several times.
+#: Seconds in which a client is pinged several times.
 SEVERAL_INTERVALS: Final = 3.6
 TEXT, PING, PONG = 1, 9, 10
 
@@ -25,7 +25,7 @@ def given_up(conn: str) -> str:
 
 
 @pytest.mark.parametrize("options", [["--plain"], []], ids=["plain", "tls"])
-def test_a_client_that_goes_silent_is_given_up_and_the_log_names_it(
+def test_a_silent_client_is_disconnected_and_logged(
     daemon: StartDaemon, undisturbed: Undisturbed, options: list[str]
 ) -> None:
     prefix = f"silent{len(options)}"
@@ -39,7 +39,7 @@ def test_a_client_that_goes_silent_is_given_up_and_the_log_names_it(
                 began = time.monotonic()
                 conn = (await asyncio.to_thread(puppet.upgrade))["conn"]
                 await asyncio.to_thread(served.wait_for, given_up(conn))
-                # The time-out itself has passed, and not many intervals.
+                # The timeout has passed, but few intervals.
                 assert 0.7 <= time.monotonic() - began < 8
                 await poll_async(lambda: process.num_fds() == files, "the client's end")
                 assert b"\x89\x00" in await asyncio.to_thread(puppet.rest)
@@ -59,7 +59,7 @@ with connect(sys.argv[1], compression=None, proxy=None) as connection:
 """
 
 
-def test_a_client_whose_process_is_stopped_is_given_up_and_others_are_served(
+def test_a_client_whose_process_is_suspended_is_disconnected_and_others_are_served(
     daemon: StartDaemon, undisturbed: Undisturbed
 ) -> None:
     served = daemon("--channels", "stopped.*", *PINGS, "--plain")
@@ -83,7 +83,7 @@ def test_a_client_whose_process_is_stopped_is_given_up_and_others_are_served(
 
 
 def answers_pings(puppet: Puppet) -> int:
-    """Read, and answer each ping; returns how many there were."""
+    """Read a frame and answer it if it is a ping; returns the number of pings."""
     opcode, payload = puppet.frame()
     if opcode == PING:
         puppet.send(frame(PONG, payload))
@@ -91,14 +91,14 @@ def answers_pings(puppet: Puppet) -> int:
 
 
 def sends_messages_only(puppet: Puppet) -> int:
-    """Say something at every heartbeat, and leave pings unanswered."""
+    """Send a message at every heartbeat, and leave pings unanswered."""
     opcode, payload = puppet.frame()
     if b'"heartbeat"' in payload:
         puppet.send(frame(TEXT, b'{"op":"unsubscribe"}'))
     return opcode == PING
 
 
-def test_clients_that_show_any_sign_of_life_in_time_stay(
+def test_clients_that_send_anything_in_time_stay_connected(
     daemon: StartDaemon, undisturbed: Undisturbed
 ) -> None:
     served = daemon("--channels", "alive.*", "--heartbeat", "100", *PINGS)
@@ -110,7 +110,7 @@ def test_clients_that_show_any_sign_of_life_in_time_stay(
             until = time.monotonic() + SEVERAL_INTERVALS
             while time.monotonic() < until:
                 pings += behave(puppet)
-            # It is still a client.
+            # It is still connected.
             puppet.subscribe("A")
         return pings
 
@@ -124,7 +124,7 @@ def test_clients_that_show_any_sign_of_life_in_time_stay(
     asyncio.run(run())
 
 
-def test_no_ping_is_sent_where_pings_are_turned_off(daemon: StartDaemon) -> None:
+def test_no_ping_is_sent_if_pings_are_off(daemon: StartDaemon) -> None:
     options = ["--ping-interval", "0", "--ping-timeout", "0.7"]
     served = daemon("--channels", "off.*", "--heartbeat", "100", *options)
     pinged = daemon("--channels", "off.*", "--heartbeat", "100", *PINGS)
@@ -138,5 +138,5 @@ def test_no_ping_is_sent_where_pings_are_turned_off(daemon: StartDaemon) -> None
         deadline = time.monotonic() + DEADLINE
         while answers_pings(other) == 0:
             assert time.monotonic() < deadline, f"no ping in {DEADLINE} s"
-        # In as many heartbeats as these there would have been three pings.
+        # With pings there would be three in so many heartbeats.
         assert opcodes(puppet, 25) == [TEXT] * 25

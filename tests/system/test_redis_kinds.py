@@ -1,4 +1,4 @@
-"""Every kind of Redis that --redis names, each a real one: users, TLS, Unix sockets, sentinels."""
+"""Every kind of --redis address with a real Redis: users, TLS, Unix sockets, sentinels."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def authority(tmp_path: Path) -> Authority:
 
 
 async def quote(client: Client) -> dict[str, Any]:
-    """The next quote, whatever is said about the feed before it."""
+    """The next quote; events about the feed may come before it."""
     async with asyncio.timeout(DEADLINE):
         while (event := await client.event())["ev"] != "quote":
             assert event["ev"] in ("heartbeat", "feed", "gap", "snapshot"), event
@@ -51,7 +51,7 @@ async def quote(client: Client) -> dict[str, Any]:
 
 
 def reaches_a_client(served: Daemon, publish: Callable[[], object]) -> None:
-    """What `publish` publishes of the symbol A reaches a client of the daemon."""
+    """Check that a quote of the symbol A, which `publish` publishes, reaches a client."""
 
     async def run() -> None:
         async with client_of(served, "A") as client:
@@ -109,7 +109,7 @@ def test_a_unix_socket_may_have_a_password(daemon: StartDaemon, start: Start) ->
 
 @pytest.mark.parametrize("demanded", [False, True])
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
-def test_tls_with_an_authority_of_ones_own(
+def test_tls_with_a_private_authority(
     daemon: StartDaemon,
     publish: Publish,
     start: Start,
@@ -129,7 +129,7 @@ def test_tls_with_an_authority_of_ones_own(
     reaches_a_client(served, lambda: publish(redis, [("kinds.A", "1.5")]))
 
 
-def test_many_large_quotes_come_whole_through_tls(
+def test_many_large_quotes_arrive_whole_over_tls(
     daemon: StartDaemon, publish: Publish, start: Start, authority: Authority
 ) -> None:
     redis = start(start_redis, tls=authority.issue("redis", "localhost"))
@@ -150,7 +150,7 @@ def test_many_large_quotes_come_whole_through_tls(
     asyncio.run(run())
 
 
-def test_a_redis_of_another_authority_is_refused_until_the_right_one_is_in_the_file(
+def test_an_unknown_authority_is_refused_until_it_is_in_the_file(
     daemon: StartDaemon, start: Start, authority: Authority, tmp_path: Path
 ) -> None:
     redis = start(start_redis, tls=authority.issue("redis", "localhost"))
@@ -175,7 +175,7 @@ def test_a_redis_of_another_authority_is_refused_until_the_right_one_is_in_the_f
         (["localhost"], -1.0, "the certificate of localhost has expired"),
     ],
 )
-def test_a_certificate_that_is_not_for_this_redis_now_is_refused_until_a_right_one_comes(
+def test_a_wrong_or_expired_certificate_is_refused_until_it_is_replaced(
     daemon: StartDaemon,
     start: Start,
     authority: Authority,
@@ -195,7 +195,7 @@ def test_a_certificate_that_is_not_for_this_redis_now_is_refused_until_a_right_o
     served.wait_until_fed()
 
 
-def test_a_certificate_that_is_demanded_and_not_given_is_said(
+def test_a_missing_client_certificate_is_logged(
     daemon: StartDaemon, start: Start, authority: Authority
 ) -> None:
     redis = start(start_redis, tls=authority.issue("redis", "localhost"), demand_certificates=True)
@@ -207,7 +207,7 @@ def test_a_certificate_that_is_demanded_and_not_given_is_said(
     assert "certificate required" in served.wait_for("no connection for the feed")
 
 
-def test_a_redis_that_speaks_no_tls_is_said(
+def test_a_redis_without_tls_is_logged(
     daemon: StartDaemon, redis_server: RedisServer, authority: Authority
 ) -> None:
     served = daemon(
@@ -218,7 +218,7 @@ def test_a_redis_that_speaks_no_tls_is_said(
     served.wait_for("no connection for the feed")
 
 
-def test_a_redis_that_speaks_only_tls_is_said(
+def test_a_redis_that_requires_tls_is_logged(
     daemon: StartDaemon, start: Start, authority: Authority
 ) -> None:
     redis = start(start_redis, tls=authority.issue("redis", "localhost"))
@@ -257,7 +257,7 @@ def test_the_feed_follows_a_real_failover_to_the_new_master(
         async with client_of(served, "A") as client:
             publish_with_password(master, "s3same", "kinds.A")
             assert (await quote(client))["n"] == 1
-            # The sentinel that was asked goes too, so that another one must be.
+            # Stop the sentinel that was asked too, so that another one has to be asked.
             for server in (master, sentinels[0]):
                 server.process.send_signal(signal.SIGKILL if way == "killed" else signal.SIGSTOP)
             await asyncio.to_thread(
@@ -271,7 +271,7 @@ def test_the_feed_follows_a_real_failover_to_the_new_master(
     assert "s3same" not in served.output()
 
 
-def test_sentinels_and_their_master_may_speak_tls(
+def test_sentinels_and_their_master_may_use_tls(
     daemon: StartDaemon, publish: Publish, start: Start, authority: Authority
 ) -> None:
     # Sentinels name their master by its address.
@@ -285,7 +285,7 @@ def test_sentinels_and_their_master_may_speak_tls(
     reaches_a_client(served, lambda: publish(redis, [("kinds.A", "1.5")]))
 
 
-def test_a_service_that_no_sentinel_knows_is_said_with_each_sentinel(
+def test_a_service_that_no_sentinel_knows_is_logged_with_each_sentinel(
     daemon: StartDaemon, start: Start
 ) -> None:
     redis = start(start_redis)

@@ -1,4 +1,4 @@
-"""Redis late, away, back or locked: the daemon serves on and finds its way by itself."""
+"""Redis starts late, restarts, or refuses the login: the daemon serves on and reconnects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OwnRedis = Callable[..., RedisServer]
 
 
 async def quote(client: Client) -> dict[str, Any]:
-    """The next quote, whatever is said about the feed before it."""
+    """The next quote; events about the feed may come before it."""
     async with asyncio.timeout(20):
         while (event := await client.event())["ev"] != "quote":
             assert event["ev"] in ("heartbeat", "feed", "gap", "snapshot"), event
@@ -29,7 +29,7 @@ async def heartbeat(client: Client, feed: str) -> None:
             pass
 
 
-def test_a_redis_that_is_down_at_the_start_is_said_and_found_when_it_comes(
+def test_a_redis_that_is_down_at_the_start_is_logged_and_connected_to_later(
     daemon: StartDaemon, publish: Publish, own_redis: OwnRedis
 ) -> None:
     port = free_port()
@@ -52,7 +52,7 @@ def test_a_redis_that_is_down_at_the_start_is_said_and_found_when_it_comes(
     asyncio.run(run())
 
 
-def test_quotes_flow_again_after_each_of_several_restarts_of_redis_and_heartbeats_say_how_it_is(
+def test_quotes_flow_again_after_each_restart_of_redis_and_heartbeats_show_the_state(
     daemon: StartDaemon, publish: Publish, own_redis: OwnRedis
 ) -> None:
     redis = own_redis()
@@ -103,7 +103,7 @@ def test_the_environment_names_the_redis_unless_the_command_line_does(
         assert redis_server.socket_url in served.wait_for("connected for the feed")
 
 
-def test_embedded_on_the_command_line_too_goes_before_the_environment(daemon: StartDaemon) -> None:
+def test_embedded_on_the_command_line_overrides_the_environment(daemon: StartDaemon) -> None:
     served = daemon(redis="embedded", env={"QUOTEPUSH_REDIS": "redis://127.0.0.1:1"}, fed=False)
     served.wait_for("Redis ")
     assert "embedded Redis on" in served.output()

@@ -1,4 +1,4 @@
-"""Daemons that share a registry: exact while they live, swept when they die, empty at the end."""
+"""Daemons that share a registry: exact while they run, swept when killed, empty at the end."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from contextlib import AsyncExitStack
 
 import pytest
 from code_blocks import code_blocks
-from redis_client import RedisClient, wanted
+from redis_client import RedisClient, expected_sets
 from system_clients import Client, Undisturbed, client_of, open_websocket
 from system_harness import Daemon, Publish, RedisServer, StartDaemon, poll_async
 
-#: Seconds until what a killed node left is gone: its heartbeat, the next look, and the sweep.
+#: Seconds until the entries of a killed node are gone: its heartbeat, the next search, the sweep.
 SWEPT_WITHIN = 25.0
 
 OwnRedis = Callable[..., RedisServer]
-Kept = tuple[RedisServer, RedisClient]
+RegistryRedis = tuple[RedisServer, RedisClient]
 
 
 @pytest.fixture(scope="module")
@@ -30,20 +30,22 @@ def document() -> dict[str, str]:
 
 
 @pytest.fixture
-def kept(own_redis: OwnRedis) -> Iterator[Kept]:
+def registry_redis(own_redis: OwnRedis) -> Iterator[RegistryRedis]:
     """A redis-server for the registry, and a client of it."""
     server = own_redis()
     with RedisClient(server.path) as client:
         yield server, client
 
 
-class Shared:
-    """Daemons that share a registry, their clients, and what it is to say of them."""
+class SharedRegistry:
+    """Daemons that share a registry, their clients, and what it has to hold."""
 
-    def __init__(self, start: StartDaemon, kept: Kept, stack: AsyncExitStack) -> None:
+    def __init__(
+        self, start: StartDaemon, registry_redis: RegistryRedis, stack: AsyncExitStack
+    ) -> None:
         self._start = start
-        self._url = kept[0].url
-        self.redis = kept[1]
+        self._url = registry_redis[0].url
+        self.redis = registry_redis[1]
         self._stack = stack
         self._names: dict[int, str] = {}
         #: each client's id
@@ -52,8 +54,8 @@ class Shared:
         self.nodes: dict[str, dict[str, set[str]]] = {}
 
     async def daemon(self, name: str, *options: str) -> Daemon:
-        """One of this name, with its registry in ours."""
-        # By itself: a worker's name has its number behind it.
+        """Start a daemon of this name that uses the shared registry."""
+        # Without workers, because a worker's node has its number in the name.
         given = ["--channels", "bad.*", "--node", name, "--registry", self._url, "--workers", "0"]
         started = await asyncio.to_thread(self._start, *given, *options)
         await asyncio.to_thread(started.wait_for, "connected for the registry")
@@ -61,7 +63,7 @@ class Shared:
         return started
 
     async def client(self, daemon: Daemon, *symbols: str) -> Client:
-        """A client that watches `symbols`; the first of a daemon makes its node known to us."""
+        """Connect a client that watches `symbols`; a daemon's first one tells its node's name."""
         connection = await self._stack.enter_async_context(open_websocket(daemon))
         client = Client(connection)
         welcome = await client.expect("welcome")
@@ -73,21 +75,21 @@ class Shared:
         return client
 
     def watches(self, client: Client) -> set[str]:
-        """What a client watches, to be changed with it."""
+        """The expected symbols of a client; change them as it subscribes."""
         return self.nodes[self.ids[client].rpartition("-")[0]][self.ids[client]]
 
-    def right(self) -> bool:
-        return self.redis.sets() == wanted(*self.nodes.items())
+    def is_right(self) -> bool:
+        return self.redis.sets() == expected_sets(*self.nodes.items())
 
-    async def become_right(self, seconds: float = 20.0) -> None:
+    async def wait_until_right(self, seconds: float = 20.0) -> None:
         try:
-            await poll_async(self.right, "the registry to be right", seconds)
+            await poll_async(self.is_right, "the registry to be right", seconds)
         except AssertionError:
-            assert self.redis.sets() == wanted(*self.nodes.items())
+            assert self.redis.sets() == expected_sets(*self.nodes.items())
             raise
 
     def forget(self, daemon: Daemon) -> None:
-        """What is true no more of a daemon that has gone."""
+        """Expect no entries of a daemon that has gone."""
         name = self._names[daemon.port]
         for node in [node for node in self.nodes if node.rpartition(".")[0] == name]:
             del self.nodes[node]
@@ -95,91 +97,91 @@ class Shared:
 
 def run(
     start: StartDaemon,
-    kept: Kept,
-    test: Callable[[Shared], Awaitable[None]],
+    registry_redis: RegistryRedis,
+    test: Callable[[SharedRegistry], Awaitable[None]],
 ) -> None:
     async def with_clients() -> None:
         async with AsyncExitStack() as stack:
-            await test(Shared(start, kept, stack))
+            await test(SharedRegistry(start, registry_redis, stack))
 
     asyncio.run(with_clients())
 
 
-def test_one_that_is_killed_is_swept_by_the_other_whose_clients_notice_nothing(
-    daemon: StartDaemon, kept: Kept, undisturbed: Undisturbed
+def test_a_killed_daemon_is_swept_by_another_whose_clients_notice_nothing(
+    daemon: StartDaemon, registry_redis: RegistryRedis, undisturbed: Undisturbed
 ) -> None:
-    async def test(shared: Shared) -> None:
+    async def test(shared: SharedRegistry) -> None:
         one, two = await shared.daemon("one"), await shared.daemon("two")
         first = await shared.client(one, "A", "B")
         leaving = await shared.client(two, "B", "C")
         for _ in range(20):
             await shared.client(two, "B", "D")
-        await shared.become_right()
+        await shared.wait_until_right()
         await leaving.ask({"op": "unsubscribe", "symbols": ["C"]})
         shared.watches(leaving).remove("C")
-        await shared.become_right()
+        await shared.wait_until_right()
         assert shared.redis.sets()["symbols"] == {"A", "B", "D"}
-        with RedisClient(kept[0].path) as publisher:
+        with RedisClient(registry_redis[0].path) as publisher:
             publisher.listen()
             async with undisturbed(one):
                 await asyncio.to_thread(two.stop, signal.SIGKILL)
                 await poll_async(
                     lambda: shared.redis.sets()["symbol:B"] == {shared.ids[first]},
-                    "what the killed one left to be swept",
+                    "the killed daemon's entries to be swept",
                     SWEPT_WITHIN,
                 )
             assert "-D" in publisher.messages()
         shared.forget(two)
-        await shared.become_right()
+        await shared.wait_until_right()
 
-    run(daemon, kept, test)
+    run(daemon, registry_redis, test)
 
 
-def test_one_that_is_started_again_takes_out_at_once_what_it_left(
-    daemon: StartDaemon, kept: Kept
+def test_a_restarted_daemon_removes_its_old_entries_at_once(
+    daemon: StartDaemon, registry_redis: RegistryRedis
 ) -> None:
-    async def test(shared: Shared) -> None:
+    async def test(shared: SharedRegistry) -> None:
         one, two = await shared.daemon("one"), await shared.daemon("two")
         await shared.client(one, "A", "B")
         await shared.client(two, "B", "C")
-        await shared.become_right()
+        await shared.wait_until_right()
         await asyncio.to_thread(two.stop, signal.SIGKILL)
         shared.forget(two)
         two = await shared.daemon("two")
         await shared.client(two, "E")
-        await shared.become_right(5)
+        await shared.wait_until_right(5)
 
-    run(daemon, kept, test)
+    run(daemon, registry_redis, test)
 
 
-def test_stopping_in_order_leaves_no_key_and_tells_publishers(
-    daemon: StartDaemon, kept: Kept
+def test_stopping_leaves_no_key_and_tells_publishers(
+    daemon: StartDaemon, registry_redis: RegistryRedis
 ) -> None:
-    async def test(shared: Shared) -> None:
-        with RedisClient(kept[0].path) as publisher:
+    async def test(shared: SharedRegistry) -> None:
+        with RedisClient(registry_redis[0].path) as publisher:
             publisher.listen()
             one = await shared.daemon("one")
             await shared.client(one, "A")
-            await shared.become_right()
+            await shared.wait_until_right()
             two = await shared.daemon("two")
             await shared.client(two, "A", "B")
-            await shared.become_right()
+            await shared.wait_until_right()
             assert publisher.messages() == ["+A", "+B"]
             await asyncio.to_thread(one.stop)
             shared.forget(one)
-            await shared.become_right()
+            await shared.wait_until_right()
             assert publisher.messages() == []
             await asyncio.to_thread(two.stop)
             assert shared.redis.keys() == set()
             assert sorted(publisher.messages()) == ["-A", "-B"]
 
-    run(daemon, kept, test)
+    run(daemon, registry_redis, test)
 
 
-def test_the_latest_payload_of_what_is_watched_is_kept(
-    daemon: StartDaemon, kept: Kept, redis_server: RedisServer, publish: Publish
+def test_the_latest_payload_of_a_watched_symbol_is_stored(
+    daemon: StartDaemon, registry_redis: RegistryRedis, redis_server: RedisServer, publish: Publish
 ) -> None:
-    async def test(shared: Shared) -> None:
+    async def test(shared: SharedRegistry) -> None:
         one = await shared.daemon("one")
         client = await shared.client(one, "KEPT")
         publish(redis_server, [("bad.KEPT", '{"last":1.50}'), ("bad.OTHER", "2")])
@@ -189,11 +191,13 @@ def test_the_latest_payload_of_what_is_watched_is_kept(
         await client.connection.close()
         await poll_async(lambda: shared.redis.hash("last") == {}, "the payload to go")
 
-    run(daemon, kept, test)
+    run(daemon, registry_redis, test)
 
 
-def test_without_a_registry_nothing_is_written(daemon: StartDaemon, kept: Kept) -> None:
-    server, redis = kept
+def test_without_a_registry_nothing_is_written(
+    daemon: StartDaemon, registry_redis: RegistryRedis
+) -> None:
+    server, redis = registry_redis
     started = daemon("--no-registry", "--channels", "bad.*", redis=server.url)
 
     async def watch() -> None:
@@ -206,7 +210,7 @@ def test_without_a_registry_nothing_is_written(daemon: StartDaemon, kept: Kept) 
     assert "registry" not in started.output()
 
 
-def test_its_place_is_the_first_redis_of_the_feed_and_its_keys_begin_as_is_said(
+def test_it_is_in_the_first_redis_of_the_feed_under_its_prefix(
     daemon: StartDaemon, own_redis: OwnRedis
 ) -> None:
     first, second = own_redis(), own_redis()
@@ -228,7 +232,7 @@ def test_its_place_is_the_first_redis_of_the_feed_and_its_keys_begin_as_is_said(
 # -- the document ----------------------------------------------------------------------------------
 
 
-def test_the_publisher_of_the_document_publishes_what_is_watched_and_no_more(
+def test_the_documents_publisher_publishes_only_watched_symbols(
     daemon: StartDaemon, own_redis: OwnRedis, document: dict[str, str]
 ) -> None:
     redis = own_redis()
@@ -248,7 +252,7 @@ def test_the_publisher_of_the_document_publishes_what_is_watched_and_no_more(
                     async with client_of(started, "LATE") as late:
                         assert (await late.expect("quote"))["d"]["symbol"] == "LATE"
                     await poll_async(lambda: client.sets()["symbols"] == {"EARLY"}, "it to leave")
-                    # What is wanted no more may be published once more, and then is not.
+                    # An unwatched symbol may be published once more, and then no longer.
                     client.ask("PSUBSCRIBE", "quote.*")
                     channels = [client.channel() for _ in range(4)]
                     assert channels[-2:] == ["quote.EARLY"] * 2
@@ -259,7 +263,7 @@ def test_the_publisher_of_the_document_publishes_what_is_watched_and_no_more(
     asyncio.run(watch())
 
 
-def test_the_permissions_of_the_document_are_enough(
+def test_the_documents_permissions_are_sufficient(
     daemon: StartDaemon, own_redis: OwnRedis, document: dict[str, str]
 ) -> None:
     server = own_redis()

@@ -1,10 +1,10 @@
-"""Under quotes without end one fault follows another, and nothing is lost without a word.
+"""Fault after fault under constant quotes: clients are told of every loss.
 
-A short form is a test like any other; the long one, a minute with 100 clients, is asked for:
+The short form runs with the other tests. The long one, a minute with 100 clients, is run by:
 
     QUOTEPUSH_SOAK=60 script/test tests/system/test_soak.py -s
 
-`QUOTEPUSH_SOAK` is how many seconds it lasts; the figures are printed at the end.
+`QUOTEPUSH_SOAK` is its duration in seconds; the figures are printed at the end.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ LAST: Final = "last"
 
 
 class Market:
-    """Publishes numbers of each symbol at an even rate, keeping the hash, whatever happens."""
+    """Publishes numbered payloads of each symbol at a steady rate, and updates the hash."""
 
     def __init__(self, redis: Callable[[], RedisServer]) -> None:
         self._redis = redis
@@ -73,15 +73,15 @@ class Market:
             at += len(symbols)
             self.publish(symbols)
             due += 0.02
-            # What could not be published in time is made up for, but for a second at most.
+            # Catch up on what could not be published in time, but for a second at most.
             due = max(due, time.monotonic() - 1.0)
             self._ended.wait(max(0.0, due - time.monotonic()))
 
     def publish(self, symbols: list[str], *, last: bool = False) -> None:
-        """One quote of each; numbered whether or not Redis takes it, as trades happen anyway."""
+        """Publish a quote of each symbol; the number grows even if Redis does not take it."""
         data = b""
         if last:
-            # The other may be one to a Redis that was killed since.
+            # The connection may be to a Redis that was killed since.
             self.close()
         for symbol in symbols:
             self.c[symbol] += 1
@@ -116,14 +116,14 @@ def _quoted(payload: str) -> str:
     return payload.replace('"', '\\"')
 
 
-class Weather:
-    """A Redis behind a proxy, and what befalls them."""
+class FaultyRedis:
+    """A Redis behind a proxy, and the faults that happen to them."""
 
     def __init__(self) -> None:
         self._directories: list[str] = []
         self.redis = self._start(None)
         self.proxy = Proxy(self.redis.port)
-        self.kinds = [self.kill_and_restart, self.stand_still, self.kill_clients, self.cut]
+        self.kinds = [self.kill_and_restart, self.suspend, self.kill_clients, self.cut]
 
     def _start(self, port: int | None) -> RedisServer:
         self._directories.append(tempfile.mkdtemp(prefix="quotepush-test-"))
@@ -133,10 +133,10 @@ class Weather:
         self.redis.stop()
         self.redis = self._start(self.redis.port)
 
-    def stand_still(self) -> None:
+    def suspend(self) -> None:
         os.kill(self.redis.process.pid, signal.SIGSTOP)
         try:
-            # How long it stands still.
+            # The time for which it is suspended.
             time.sleep(STOPPED_FOR)
         finally:
             os.kill(self.redis.process.pid, signal.SIGCONT)
@@ -155,14 +155,14 @@ class Weather:
 
 
 @pytest.fixture
-def weather() -> Iterator[Weather]:
-    made = Weather()
+def faulty_redis() -> Iterator[FaultyRedis]:
+    made = FaultyRedis()
     yield made
     made.end()
 
 
 class Reader:
-    """One client's view of the payloads' own numbers: holes that nobody told of."""
+    """Finds holes in the numbers of the payloads that one client got, and whether it was told."""
 
     def __init__(self, watcher: Watcher) -> None:
         self.watcher = watcher
@@ -171,7 +171,7 @@ class Reader:
         self.last: dict[str, Any] = {}
 
     def read(self) -> None:
-        """Go through all that came."""
+        """Go through all events."""
         self.holes = 0
         self.unexplained, self.last = [], {}
         self._n: dict[str, int] = {}
@@ -182,7 +182,7 @@ class Reader:
             if event["ev"] == "gap":
                 self._gap.add(event["s"])
             elif event["ev"] == "feed":
-                # What comes while it is down is as good as after a gap, of which is told later.
+                # Quotes while it is down count as after a gap: the gap event comes later.
                 self._down = event["state"] == "down"
             elif event["ev"] in ("quote", "snapshot"):
                 self._read_value(event)
@@ -195,9 +195,9 @@ class Reader:
         if symbol in self.last:
             missing = event["d"]["c"] - self.last[symbol]["c"] - 1
             if event["ev"] == "quote":
-                # A quote with the next number has the next payload; a jump says how many not.
+                # A quote whose `n` jumps was merged with as many payloads.
                 missing -= max(0, jump - 1)
-                # The publisher writes the hash first: its value may be known before its quote.
+                # The publisher writes the hash first, so a snapshot may come before its quote.
                 known = missing == -1 and symbol in self._snapshot
                 assert missing >= 0 or told or known, f"older than before: {self.last}, {event}"
             if missing > 0:
@@ -213,7 +213,7 @@ class Reader:
         self.last[symbol] = event["d"]
 
     def has(self, c: Counter[str]) -> bool:
-        """Whether the last known value of each symbol is the publisher's."""
+        """Whether the latest payload of each symbol is the publisher's."""
         self.read()
         return len(self.last) == WATCHED and all(
             value == {"c": c[symbol], LAST: True} for symbol, value in self.last.items()
@@ -221,38 +221,38 @@ class Reader:
 
 
 def memory_of(served: Daemon) -> tuple[int, float]:
-    """Descriptors, and megabytes in use."""
+    """Open files, and megabytes of memory."""
     process = served.serving()
     return process.num_fds(), process.memory_info().rss / 1e6
 
 
-@pytest.mark.parametrize("way", ["all", "demand"])
-def test_through_all_faults_every_hole_is_told_and_the_last_values_are_the_publishers(
-    daemon: StartDaemon, weather: Weather, way: str
+@pytest.mark.parametrize("mode", ["all", "demand"])
+def test_clients_are_told_of_every_hole_and_end_with_the_latest_values(
+    daemon: StartDaemon, faulty_redis: FaultyRedis, mode: str
 ) -> None:
-    chance = random.Random(20251122)
-    url = f"redis://127.0.0.1:{weather.proxy.port}"
-    options = ["--channels", "soak.*", "--snapshot-hash", "latest", "--subscribe", way]
+    rng = random.Random(20251122)
+    url = f"redis://127.0.0.1:{faulty_redis.proxy.port}"
+    options = ["--channels", "soak.*", "--snapshot-hash", "latest", "--subscribe", mode]
     served = daemon(*options, "--plain", "--heartbeat", "1000", redis=url)
-    market = Market(lambda: weather.redis)
-    struck: Counter[str] = Counter()
+    market = Market(lambda: faulty_redis.redis)
+    faults_by_name: Counter[str] = Counter()
 
     def faults(until: float) -> None:
         market.start()
         kinds: list[Callable[[], None]] = []
         while time.monotonic() < until:
-            # The time between two faults.
-            time.sleep(chance.uniform(*PAUSE))
-            kinds = kinds or chance.sample(weather.kinds, len(weather.kinds))
+            # The pause between two faults.
+            time.sleep(rng.uniform(*PAUSE))
+            kinds = kinds or rng.sample(faulty_redis.kinds, len(faulty_redis.kinds))
             fault = kinds.pop()
             fault()
-            struck[fault.__name__] += 1
+            faults_by_name[fault.__name__] += 1
 
     async def run() -> None:
         async with AsyncExitStack() as stack:
             readers = []
             for at in range(CLIENTS):
-                symbols = chance.sample(SYMBOLS, WATCHED)
+                symbols = rng.sample(SYMBOLS, WATCHED)
                 client = watching(served, *symbols, name=f"client {at}")
                 readers.append(Reader(await stack.enter_async_context(client)))
             files, megabytes = memory_of(served)
@@ -260,7 +260,7 @@ def test_through_all_faults_every_hole_is_told_and_the_last_values_are_the_publi
             await asyncio.to_thread(faults, began + SECONDS)
             seconds = time.monotonic() - began
             await asyncio.to_thread(market.stop)
-            # It stays up from here on, however long a retry takes.
+            # No fault follows, so the feed stays up once it is.
             for reader in readers:
                 await reader.watcher.heartbeat_that_says("up")
             await asyncio.to_thread(market.publish, SYMBOLS, last=True)
@@ -275,15 +275,15 @@ def test_through_all_faults_every_hole_is_told_and_the_last_values_are_the_publi
             downs = Counter(e["state"] for e in readers[0].watcher.events if e["ev"] == "feed")
             gaps = sum(e["ev"] == "gap" for r in readers for e in r.watcher.events)
             assert gaps == downs["up"] * CLIENTS * WATCHED
-            assert holes > 0, "the faults have cost something"
+            assert holes > 0, "the faults caused losses"
             assert downs["down"] == downs["up"] > 0
-            poll(lambda: memory_of(served)[0] <= files, "the descriptors to be as they were")
+            poll(lambda: memory_of(served)[0] <= files, "files to be closed")
             files_after, megabytes_after = memory_of(served)
             assert megabytes_after - megabytes < 12, (megabytes, megabytes_after)
-            print(  # noqa: T201 - the figures, for who asks for them with -s
-                f"\n{way}: {seconds:.0f} s, {market.quotes} quotes ({market.failed} not taken by"
-                f" Redis), {CLIENTS} clients, faults {dict(struck)}, feed lost {downs['down']}"
-                f" times, {holes} holes, all of them told; {gaps} gaps;"
+            print(  # noqa: T201 - figures, shown with -s
+                f"\n{mode}: {seconds:.0f} s, {market.quotes} quotes ({market.failed} not taken by"
+                f" Redis), {CLIENTS} clients, faults {dict(faults_by_name)}, feed lost"
+                f" {downs['down']} times, {holes} holes, all announced; {gaps} gaps;"
                 f" {files} descriptors, then {files_after};"
                 f" {megabytes:.1f} MB, then {megabytes_after:.1f} MB"
             )

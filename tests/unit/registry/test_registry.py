@@ -10,7 +10,7 @@ from typing import Self
 import pytest
 import pytest_twisted
 from core_doubles import Client, publish
-from redis_client import RedisClient, wanted
+from redis_client import RedisClient, expected_sets
 from redis_process import RedisServer
 from twisted.internet import defer, reactor
 from twisted.logger import capturedLogs, formatEvent
@@ -75,7 +75,7 @@ class Daemon:
 
     @property
     def expected(self) -> tuple[str, dict[str, set[str]]]:
-        """This node and what its clients watch, for `wanted`."""
+        """This node and what its clients watch, for `expected_sets`."""
         return self.node, {
             f"{self.node}-{client}": {topic.symbol for topic in player.outbox.topics}
             for client, player in self.clients.items()
@@ -121,11 +121,12 @@ async def registry_is_right(client: RedisClient, *daemons: Daemon) -> None:
     """Wait until Redis holds exactly what the clients of these daemons watch."""
     try:
         await until(
-            lambda: client.sets() == wanted(*[each.expected for each in daemons]), "the registry"
+            lambda: client.sets() == expected_sets(*[each.expected for each in daemons]),
+            "the registry",
         )
     except AssertionError:
         # Its message shows what differs.
-        assert client.sets() == wanted(*[each.expected for each in daemons])
+        assert client.sets() == expected_sets(*[each.expected for each in daemons])
         raise
     for each in daemons:
         await until(lambda each=each: each.registry.lag() == 0, "everything to be confirmed")
@@ -135,7 +136,7 @@ def store_dead_node(
     client: RedisClient, node: str, clients: dict[str, set[str]], **fields: str
 ) -> None:
     """Store what a node leaves that was killed; with `fields`, its heartbeat has not expired."""
-    for key, members in wanted((node, clients)).items():
+    for key, members in expected_sets((node, clients)).items():
         client.ask("SADD", f"quotepush:{key}", *members)
     if fields:
         words = [word for field in fields.items() for word in field]
@@ -653,7 +654,7 @@ async def test_a_living_node_is_never_swept(own_redis, start_daemon, connect):
     one = start_daemon(server)
     one.watch("1", "B")
     await until(lambda: "client:dead.e0-1" not in redis.sets(), "the dead one's sweep")
-    expected = wanted(one.expected, ("other.e0", {"other.e0-1": {"A"}}))
+    expected = expected_sets(one.expected, ("other.e0", {"other.e0-1": {"A"}}))
     await until(lambda: redis.sets() == expected, "the registry")
     calls = redis.ask("INFO", "commandstats")
     await until(lambda: redis.ask("INFO", "commandstats") != calls, "more looks for the dead")
@@ -674,7 +675,7 @@ async def test_an_earlier_life_of_the_same_node_is_swept_before_its_heartbeat_ex
     store_dead_node(redis, "one.e8", {"one.e8-1": {"A"}}, host="elsewhere", pid=NO_PROCESS)
     one = start_daemon(server)
     one.watch("1", "B")
-    expected = wanted(
+    expected = expected_sets(
         one.expected,
         ("one-more.e0", {"one-more.e0-1": {"A"}}),
         ("one.e9", {"one.e9-1": {"A"}}),
@@ -701,7 +702,7 @@ async def test_only_the_start_looks_for_earlier_lives(own_redis, start_daemon, c
     await until(lambda: "client:dead.e0-1" not in redis.sets(), "the dead one's sweep")
     redis.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     await until(lambda: one.registry._redis.session == 2 and one.up, "a new connection")
-    expected = wanted(one.expected, ("one.e0", {"one.e0-1": {"A"}}))
+    expected = expected_sets(one.expected, ("one.e0", {"one.e0-1": {"A"}}))
     await until(lambda: redis.sets() == expected, "the registry")
 
 
