@@ -1,9 +1,9 @@
 # ruff: noqa: INP001 - settings that Sphinx reads, in no package
-"""How Sphinx makes one site of the documents; `script/docs` runs it.
+"""Sphinx configuration: builds a website from the documents; run by `script/docs`.
 
-The documents are plain reStructuredText, which code hosts show as well, so their links name files:
-`the protocol <protocol.rst>`_. Here these become links between pages, and links to files that are
-no pages (examples in contrib) become downloads. Nothing of the site comes from elsewhere.
+The documents are plain reStructuredText that code hosts can render too, so their links name files:
+`the protocol <protocol.rst>`_. This module turns them into links between pages, and links to other
+files (examples in contrib) into downloads. The site loads nothing from other servers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ version = release = _FOUND[1]
 root_doc = "index"
 language = "en"
 nitpicky = True
-# What is drawn or typed in a plain literal block is of no language.
+# Plain literal blocks have no language.
 highlight_language = "none"
 html_theme = "furo"
 html_title = f"quotepush {release}"
@@ -63,7 +63,7 @@ def page_of(file: Path) -> str | None:
 
 
 class FileLinks(SphinxTransform):
-    """Finds what links that name files lead to, a page or a download, and warns of dead ones.
+    """Resolves links that name files to pages or downloads, and warns about dead ones.
 
     A link is relative to the file in which it is written, also where a page includes that file.
     """
@@ -85,11 +85,11 @@ class FileLinks(SphinxTransform):
                 download += nodes.literal("", reference.astext())
                 reference.replace_self(download)
             else:
-                _LOG.warning("a link to nowhere: %s", target, location=reference)
+                _LOG.warning("dead link: %s", target, location=reference)
 
 
-class Shorter(SphinxTransform):
-    """Drops tables of contents within pages: the theme shows one beside each."""
+class NoLocalContents(SphinxTransform):
+    """Drops the tables of contents within pages, since the theme shows one beside each page."""
 
     default_priority: ClassVar[int] = 800
 
@@ -102,14 +102,14 @@ class Shorter(SphinxTransform):
 
 
 def written_in(node: nodes.Node) -> Path:
-    """The file in which `node` stands."""
+    """The source file of `node`."""
     while not node.source and node.parent is not None:
         node = node.parent
     return Path(node.source or node["source"])
 
 
 def lead_to_pages(app: Sphinx, doctree: nodes.document, page: str) -> None:
-    """Make links to pages relative to the page they are on, as the builder writes pages."""
+    """Make links to pages relative to the page that contains them."""
     for reference in doctree.findall(nodes.reference):
         if "page" in reference:
             anchor = f"#{reference['anchor']}" if reference["anchor"] else ""
@@ -118,8 +118,8 @@ def lead_to_pages(app: Sphinx, doctree: nodes.document, page: str) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Tell Sphinx of the above."""
+    """Register the transforms with Sphinx."""
     app.add_transform(FileLinks)
-    app.add_transform(Shorter)
+    app.add_transform(NoLocalContents)
     app.connect("doctree-resolved", lead_to_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,10 +1,10 @@
 # ruff: noqa: INP001 - a program beside the documents, in no package
-"""Takes the pictures of the operator's page anew: a daemon, a simulated market, clients, slow ones.
+"""Takes the screenshots of the operator's page, with a simulated market and slow clients.
 
 python docs/console_screenshots.py [SECONDS]
 
-Charts fill in five minutes, for which it waits unless told otherwise. Needs what the tests need:
-Chromium, playwright and websockets.
+By default it waits five minutes until the charts are filled. It needs Chromium, playwright and
+websockets, as the tests do.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ UNREAD: Final = 4096
 STARTED_WITHIN: Final = 60.0
 OPTIONS: Final = (
     *("--demo", "--demo-rate", "600", "--workers", "2", "--interface", "127.0.0.1"),
-    # So that slow clients live to be seen.
+    # Keep slow clients connected.
     *("--ping-interval", "0", "--stall-timeout", "3600"),
 )
 
@@ -54,7 +54,7 @@ def free_ports(count: int) -> list[int]:
 
 @asynccontextmanager
 async def daemon(directory: Path, port: int, admin: int) -> AsyncIterator[None]:
-    """A daemon with a simulated market, which quotes by now."""
+    """A daemon with a simulated market that already publishes quotes."""
     twistd = Path(sys.executable).with_name("twistd")
     process = await asyncio.create_subprocess_exec(
         *(str(twistd), "-n", "--pidfile=", "quotepush", "--port", str(port), *OPTIONS),

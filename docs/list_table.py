@@ -1,5 +1,5 @@
 # ruff: noqa: INP001 - beside the documents, in no package
-"""Tables as the programs beside this one write them, in reStructuredText."""
+"""Tables in reStructuredText for the programs beside this one."""
 
 from __future__ import annotations
 

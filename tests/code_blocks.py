@@ -1,4 +1,4 @@
-"""What the documents tell their reader to type: their code blocks, for tests that do it."""
+"""The code blocks of the documents, for tests that run them."""
 
 from __future__ import annotations
 

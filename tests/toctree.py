@@ -1,6 +1,6 @@
 """Sphinx's `toctree` for plain docutils, so that tests read the documents without Sphinx.
 
-What it lists becomes links to the files of these pages, relative to the document.
+The listed pages become links to their files, relative to the document.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What is in contrib works as it stands: only paths, ports and addresses are other ones here.
+"""The files in contrib work; the tests change only their paths, ports and addresses.
 
-So does the proxy by which clients are moved from the Swoole script.
+The proxy of docs/moving-from-swoole.rst is tested too.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def changed(name: str, changes: Mapping[str, str]) -> str:
 
 
 def run(*command: str | Path, directory: Path, env: dict[str, str] | None = None) -> str:
-    """Run a command to its good end; returns all that it said."""
+    """Run a command that must succeed, and return its output."""
     done = subprocess.run(
         [str(word) for word in command],
         cwd=directory,
@@ -103,7 +103,7 @@ def run(*command: str | Path, directory: Path, env: dict[str, str] | None = None
 # -- the texts -----------------------------------------------------------------------------------
 
 
-def test_the_readme_parses_names_every_file_and_its_links_lead_somewhere():
+def test_the_readme_parses_lists_every_file_and_has_no_dead_links():
     text = (CONTRIB / "README.rst").read_text("utf-8")
     document = docutils.core.publish_doctree(
         text, settings_overrides={"report_level": 2, "halt_level": 2, "_disable_config": True}
@@ -131,13 +131,13 @@ def example_file(certs: Path, directory: Path, **more: str) -> Path:
 
 @pytest.fixture
 def certs(daemon: StartDaemon, certs_directory: Path) -> Path:
-    """The directory of the development certificate, once that is made."""
+    """The directory of the development certificate, after it was created."""
     if not (certs_directory / "dev.key").exists():
         daemon().stop()
     return certs_directory
 
 
-def test_the_example_configuration_is_good_as_it_stands(certs: Path, tmp_path: Path) -> None:
+def test_the_example_configuration_is_valid(certs: Path, tmp_path: Path) -> None:
     path = example_file(certs, tmp_path)
     said = run(PROGRAMS / "quotepush", "check", "--config", path, directory=tmp_path)
     assert "the configuration is good" in said
@@ -145,7 +145,7 @@ def test_the_example_configuration_is_good_as_it_stands(certs: Path, tmp_path: P
 
 
 def commented_settings() -> list[tuple[str, str]]:
-    """Each setting of the example that is commented out, and the section it is in."""
+    """Each commented-out setting of the example, and its section."""
     section = ""
     found = []
     for line in (CONTRIB / "quotepush.toml").read_text("utf-8").splitlines():
@@ -157,14 +157,14 @@ def commented_settings() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("section", "line"), commented_settings())
-def test_a_setting_that_the_example_comments_out_would_be_good_too(section, line, tmp_path):
+def test_a_commented_out_setting_of_the_example_is_valid(section, line, tmp_path):
     path = tmp_path / "quotepush.toml"
     path.write_text(f"{section}\n{line}\n")
     settings = Sources({}, str(path), environment={}, directory=tmp_path).load()
     assert settings.errors == ()
 
 
-def test_the_example_sets_to_its_default_what_it_does_not_mean_to_change():
+def test_the_example_repeats_defaults_that_it_does_not_change():
     text = (CONTRIB / "quotepush.toml").read_text("utf-8")
     table = tomllib.loads(text)
     flat = {key: value for part in (table, *_sections(table)) for key, value in part.items()}
@@ -184,7 +184,7 @@ def _sections(table: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 class Unit(configparser.RawConfigParser):
-    """A unit file; of a key that stands there twice the last one is read."""
+    """A unit file; the last of several equal keys is used."""
 
     def __init__(self, name: str) -> None:
         super().__init__(strict=False, delimiters="=", comment_prefixes=("#", ";"))
@@ -196,7 +196,7 @@ class Unit(configparser.RawConfigParser):
 
 @pytest.fixture
 def units(tmp_path: Path) -> Path:
-    """The units with a twistd that exists; where this systemd is too old, as their comment says."""
+    """The units with an existing twistd, adapted to an old systemd as their comment says."""
     changes = {"/opt/quotepush/bin/twistd": TWISTD}
     words = run(program("systemd-analyze"), "--version", directory=tmp_path).split()
     if int(re.findall(r"\d+", words[1])[0]) < 253:
@@ -211,13 +211,13 @@ def units(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_systemd_has_nothing_to_say_against_the_units(units: Path) -> None:
+def test_systemd_analyze_accepts_the_units(units: Path) -> None:
     names = ["quotepush.service", "quotepush.socket"]
     paths = [units / name for name in names]
     assert run(program("systemd-analyze"), "verify", *paths, directory=units) == ""
 
 
-def test_the_service_is_exposed_to_little(units: Path) -> None:
+def test_the_service_has_a_low_exposure_level(units: Path) -> None:
     # Of 10.0, where systemd calls up to 2.0 "OK" and 5.0 "medium"; ssh's own unit has 9.6.
     options = ["--offline=true", "--threshold=16", "--no-pager"]
     said = run(
@@ -241,7 +241,7 @@ def test_systemd_waits_longer_than_a_stop_takes():
 
 
 class FakeSystemd:
-    """The socket on which systemd hears from a service."""
+    """The socket on which systemd receives notifications of a service."""
 
     def __init__(self, directory: Path) -> None:
         self.path = str(directory / "notify")
@@ -266,7 +266,7 @@ def environment_of(service: Mapping[str, str], **specifiers: str) -> dict[str, s
     return dict(word.split("=", 1) for word in words)
 
 
-def test_the_unit_starts_a_daemon_that_tells_systemd_what_its_type_promises(
+def test_the_unit_starts_a_daemon_that_notifies_systemd(
     certs: Path, redis_server: RedisServer, tmp_path: Path, short_directory: Path
 ) -> None:
     service = Unit("quotepush.service")["Service"]
@@ -358,7 +358,7 @@ def only(instruction: str) -> str:
 
 
 def given_to_docker(directory: Path) -> Path:
-    """A copy of what the build may copy, by the Dockerfile and by what it is to ignore."""
+    """A copy of the build context: the files copied by the Dockerfile and not ignored."""
     lines = (CONTRIB / "Dockerfile.dockerignore").read_text("utf-8").splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]
     assert rules[0] == "*"
@@ -382,12 +382,12 @@ def given_to_docker(directory: Path) -> Path:
     return context
 
 
-def test_a_linter_has_nothing_to_say_against_the_dockerfile(tmp_path: Path) -> None:
+def test_a_linter_accepts_the_dockerfile(tmp_path: Path) -> None:
     hadolint = PROGRAMS / "hadolint"
     assert run(hadolint, "--no-color", CONTRIB / "Dockerfile", directory=tmp_path) == ""
 
 
-def test_the_image_is_built_of_all_that_the_wheel_needs_and_of_nothing_that_is_built(
+def test_the_image_gets_the_sources_of_the_wheel_and_no_generated_files(
     tmp_path: Path,
 ) -> None:
     context = given_to_docker(tmp_path)
@@ -405,17 +405,17 @@ def test_the_image_is_built_of_all_that_the_wheel_needs_and_of_nothing_that_is_b
     assert wanted <= packed
 
 
-def test_the_image_runs_as_nobody_of_note_and_is_told_to_end_by_the_signal_that_ends_in_order():
+def test_the_image_runs_without_root_and_stops_by_sigterm():
     assert int(only("USER")) > 0
     assert only("STOPSIGNAL") == "SIGTERM"
     stages = [value for name, value in instructions() if name == "FROM"]
     assert [stage.split()[0] for stage in stages] == ["python:3.11", "python:3.11-slim"]
-    # The last thing said, so that it holds for what runs.
+    # The last instruction, so that it applies to the entry point.
     order = [name for name, _ in instructions()]
     assert order.index("USER") > len(order) - 1 - order[::-1].index("RUN")
 
 
-def test_every_option_that_the_image_gives_is_one_and_has_a_value_that_is_taken():
+def test_every_option_set_by_the_image_exists_and_has_a_valid_value():
     words = json.loads(only("ENTRYPOINT"))
     assert words[0] == "twistd"
     parsed = ServerOptions()
@@ -432,7 +432,7 @@ def test_every_option_that_the_image_gives_is_one_and_has_a_value_that_is_taken(
     assert float(given["QUOTEPUSH_DRAIN_TIMEOUT"]) <= 9
 
 
-def test_the_images_health_is_that_of_the_daemon(daemon: StartDaemon, tmp_path: Path) -> None:
+def test_the_health_check_of_the_image_reports_the_daemon(daemon: StartDaemon, tmp_path: Path) -> None:
     value = only("HEALTHCHECK")
     command = json.loads(value[value.index("CMD") + 3 :])
     port = free_port()
@@ -451,7 +451,7 @@ def test_the_images_health_is_that_of_the_daemon(daemon: StartDaemon, tmp_path: 
 
 @dataclass
 class Proxy:
-    """A proxy that runs, and where clients find it."""
+    """A running proxy and its address for clients."""
 
     address: Address
     directory: Path
@@ -463,7 +463,7 @@ StartProxy = Callable[[Sequence[str], int], Proxy]
 
 @pytest.fixture
 def directory(certs: Path, short_directory: Path) -> Path:
-    """A directory for a proxy and for the daemon's socket, with a certificate, open to nobody."""
+    """A directory for a proxy and the daemon's socket, with a certificate."""
     for name in ("dev.crt", "dev.key"):
         shutil.copy(certs / name, short_directory / name)
     short_directory.chmod(0o755)
@@ -475,7 +475,7 @@ def directory(certs: Path, short_directory: Path) -> Path:
 
 @pytest.fixture
 def proxy(certs: Path, directory: Path) -> Iterator[StartProxy]:
-    """Starts a proxy without the rights of root; it ends with the test."""
+    """Starts a proxy without root privileges; it ends with the test."""
     with contextlib.ExitStack() as started:
 
         def start(command: Sequence[str], port: int) -> Proxy:
@@ -521,14 +521,14 @@ async def client_from(source: str, proxy: Proxy, *symbols: str) -> AsyncIterator
 
 
 async def refused(source: str, proxy: Proxy) -> int:
-    """The status with which one client more from `source` is refused."""
+    """The HTTP status with which one more client from `source` is refused."""
     with pytest.raises(InvalidStatus) as info:
         await open_websocket(proxy.address, host="127.0.0.1", local_addr=(source, 0))
     return info.value.response.status_code
 
 
 def came_from(*daemons: Daemon) -> list[str]:
-    """The addresses of all clients that came, by the daemons' logs."""
+    """The addresses of all clients in the daemons' logs."""
     output = "".join(daemon.output() for daemon in daemons)
     return re.findall(r" connected from (\S+) \(", output)
 
@@ -539,7 +539,7 @@ async def quotes_flow(client: Client, publish: Publish, redis: RedisServer, chan
 
 
 def nowhere(directory: Path) -> str:
-    """What tells nginx not to use the places that Debian's was built for; it puts nothing there."""
+    """Settings that keep nginx from using Debian's default paths for temporary files."""
     return "".join(
         f"{kind}_temp_path {directory}/{kind};"
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -552,7 +552,7 @@ def nginx(directory: Path) -> list[str]:
     return [*command, "-c", f"{directory}/nginx.conf", "-g", "daemon off;"]
 
 
-def test_nginx_hands_on_clients_with_their_addresses(
+def test_nginx_forwards_clients_with_their_addresses(
     daemon: StartDaemon,
     proxy: StartProxy,
     directory: Path,
@@ -588,7 +588,7 @@ def test_nginx_hands_on_clients_with_their_addresses(
             assert await refused(CLIENT, started) == 429
             async with client_from(OTHER_CLIENT, started, "B") as third:
                 await third.ask({"op": "ping"})
-        # Room is made by those that go.
+        # Disconnected clients free their places.
         await poll_async(
             lambda: served.output().count(" disconnected after ") >= 3, "log lines about their ends"
         )
@@ -601,7 +601,7 @@ def test_nginx_hands_on_clients_with_their_addresses(
 
 
 @pytest.mark.parametrize("share", ["100%", "none"])
-def test_nginx_before_the_old_script_and_quotepush_shares_out_clients_that_notice_nothing(
+def test_nginx_splits_clients_between_the_old_script_and_quotepush(
     share: str,
     daemon: StartDaemon,
     proxy: StartProxy,
@@ -658,10 +658,10 @@ def test_nginx_before_the_old_script_and_quotepush_shares_out_clients_that_notic
     assert came_from(served) == ([] if share == "none" else [CLIENT])
 
 
-def test_a_forwarded_address_that_nginx_was_given_by_a_client_is_not_believed(
+def test_an_address_forged_by_a_client_of_nginx_is_ignored(
     daemon: StartDaemon, directory: Path
 ) -> None:
-    # What $proxy_add_x_forwarded_for makes of a client's own header, said to the daemon itself.
+    # The header as $proxy_add_x_forwarded_for extends it, sent directly to the daemon.
     served = daemon("--plain", "--trusted-proxies", "127.0.0.1")
     header = {"X-Forwarded-For": "192.0.2.1, 198.51.100.7"}
 
@@ -695,7 +695,7 @@ class Pair:
 
 @pytest.fixture
 def pair(daemon: StartDaemon, proxy: StartProxy, directory: Path) -> Pair:
-    """Daemons that take one client from each address, and haproxy before them."""
+    """Daemons that accept one client per address, behind haproxy."""
     delay = re.findall(r"drain-delay = (\d+)", (CONTRIB / "haproxy.cfg").read_text())
     port = free_port()
     daemons = []
@@ -715,12 +715,12 @@ def pair(daemon: StartDaemon, proxy: StartProxy, directory: Path) -> Pair:
         old = f"10.0.0.1{number}:8008 check port 8009"
         changes[old] = f"127.0.0.1:{daemons[-1].port} check port {admin}"
     (directory / "haproxy.cfg").write_text(changed("haproxy.cfg", changes))
-    # A warning of haproxy's keeps it from starting.
+    # haproxy does not start after a warning.
     command = [program("haproxy"), "-db", "-dW", "-f", f"{directory}/haproxy.cfg"]
     return Pair(proxy(command, port), daemons)
 
 
-def test_haproxy_hands_on_clients_with_their_addresses_to_where_there_are_fewest(
+def test_haproxy_forwards_clients_with_their_addresses_to_the_fewest_connections(
     pair: Pair, publish: Publish, redis_server: RedisServer
 ) -> None:
     async def talk() -> None:
@@ -730,7 +730,7 @@ def test_haproxy_hands_on_clients_with_their_addresses_to_where_there_are_fewest
         ):
             await quotes_flow(first, publish, redis_server, "haproxy.A")
             assert [(await second.expect("quote"))["d"] for _ in range(100)] == list(range(100))
-            # One on each, and no more from this address.
+            # One client on each daemon, and no more from this address.
             assert await refused(CLIENT, pair.proxy) == 429
             async with client_from(OTHER_CLIENT, pair.proxy, "B") as third:
                 await third.ask({"op": "ping"})
@@ -741,7 +741,7 @@ def test_haproxy_hands_on_clients_with_their_addresses_to_where_there_are_fewest
     assert sorted(came_from(*pair.daemons)) == [CLIENT, CLIENT, OTHER_CLIENT]
 
 
-def test_haproxy_sends_new_clients_elsewhere_before_a_daemon_that_stops_closes_its_port(
+def test_haproxy_drains_a_stopping_daemon_before_its_port_closes(
     pair: Pair,
 ) -> None:
     leaving, staying = pair.daemons
@@ -757,7 +757,7 @@ def test_haproxy_sends_new_clients_elsewhere_before_a_daemon_that_stops_closes_i
             assert leaving.process.poll() is None
             async with client_from(OTHER_CLIENT, pair.proxy) as third:
                 await third.ask({"op": "ping"})
-            # Its own client is told in time, and not before the port is closed.
+            # Its own client gets `bye` after the port is closed.
             ends = {asyncio.create_task(each.closed()): each for each in (first, second)}
             done, waiting = await asyncio.wait(
                 ends, timeout=DEADLINE, return_when=asyncio.FIRST_COMPLETED
@@ -772,7 +772,7 @@ def test_haproxy_sends_new_clients_elsewhere_before_a_daemon_that_stops_closes_i
     assert came_from(staying) == [CLIENT, OTHER_CLIENT]
 
 
-# -- what operators are told ---------------------------------------------------------------------
+# -- operations.rst ------------------------------------------------------------------------------
 
 
 def operations() -> nodes.document:
@@ -783,7 +783,7 @@ def operations() -> nodes.document:
 
 
 def literals_of_first_column(name: str) -> list[str]:
-    """What stands as code in the first column of a table, its head left out."""
+    """The literals in the first column of a table, without its header."""
     (table,) = (each for each in operations().findall(nodes.table) if name in each["names"])
     (body,) = table.findall(nodes.tbody)
     return [
@@ -792,7 +792,7 @@ def literals_of_first_column(name: str) -> list[str]:
 
 
 def texts_of_the_code() -> str:
-    """All strings of the package, and what else the log may have from Twisted and the system."""
+    """All strings of the package, and texts of Twisted and the system that the log may contain."""
     texts = [os.strerror(errno.EADDRINUSE), Path(_twistd_unix.__file__).read_text("utf-8")]
     for path in (ROOT / "pushservice").rglob("*.py"):
         nodes_of = ast.walk(ast.parse(path.read_text("utf-8")))
@@ -801,7 +801,7 @@ def texts_of_the_code() -> str:
     return "\n".join(texts)
 
 
-def test_what_the_log_says_in_the_table_of_what_to_do_is_what_the_code_says():
+def test_the_log_lines_in_the_troubleshooting_table_exist_in_the_code():
     known = texts_of_the_code()
     options = {f"--{option.name}" for option in OPTIONS}
     wanted = [text for text in literals_of_first_column("symptoms") if text not in options]
@@ -839,7 +839,7 @@ def faults_in(function: ast.FunctionDef) -> set[str]:
     return found - {ast.get_docstring(function), "serving"}
 
 
-def test_the_check_that_operators_are_told_to_make_can_be_made(certs: Path, tmp_path: Path) -> None:
+def test_the_documented_configuration_check_works(certs: Path, tmp_path: Path) -> None:
     (block,) = (
         each for each in operations().findall(nodes.literal_block) if "check" in each["names"]
     )
@@ -849,7 +849,7 @@ def test_the_check_that_operators_are_told_to_make_can_be_made(certs: Path, tmp_
     assert "the configuration is good" in said
 
 
-def test_the_examples_name_options_that_there_are():
+def test_the_examples_name_existing_options():
     known = {option.name for option in (*OPTIONS, CONFIG_FILE)}
     for path in filter(Path.is_file, CONTRIB.rglob("*")):
         text = path.read_text("utf-8")

@@ -37,7 +37,7 @@ def blocks() -> dict[str, str]:
 
 @pytest.fixture
 def served(daemon: StartDaemon, own_redis: Callable[..., RedisServer]) -> tuple[Daemon, int]:
-    """A daemon with its defaults but for addresses, and the port of its Redis."""
+    """A daemon with default options except for addresses, and the port of its Redis."""
     redis = own_redis()
     return daemon(redis=redis.url), redis.port
 
@@ -97,7 +97,7 @@ def test_redis_cli_publishes_and_the_python_client_receives(served, receiver, bl
         ("publish-php", ["php", "-r"], "BTC/USDT", b"91250.1"),
     ],
 )
-def test_the_programs_that_publish_do(block, command, symbol, payload, served, blocks):
+def test_the_publishing_programs_work(block, command, symbol, payload, served, blocks):
     started, redis_port = served
     assert shutil.which(command[0]), "php is needed: apt-get install php-cli php-redis"
     program = blocks[block].replace("6379", str(redis_port)).removeprefix("<?php")
@@ -158,7 +158,7 @@ def test_the_daemon_starts_and_ends_as_the_setup_page_says(
     assert not (tmp_path / "quotepush.pid").exists()
 
 
-def test_a_token_lets_in_as_the_setup_page_says(blocks, tmp_path, own_redis):
+def test_a_token_authenticates_as_the_setup_page_says(blocks, tmp_path, own_redis):
     make_key, make_token, start = blocks["token"].splitlines()
     environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
     for command in (make_key, make_token):
@@ -205,14 +205,14 @@ def steps() -> dict[str, str]:
     return code_blocks("docs/quickstart.rst")
 
 
-def test_both_ways_to_start_are_one(steps):
+def test_both_ways_to_start_run_the_same_command(steps):
     script, (_, start) = steps["run"], steps["start"].splitlines()
     lines = (ROOT / script).read_text("utf-8").splitlines()
     command = lines[-1].removeprefix("exec .venv/bin/").removesuffix(' "$@"')
     assert command.replace(" --pidfile=", "") == start
 
 
-def test_the_quickstart_leads_to_quotes_of_the_reader_s_own(steps, tmp_path):
+def test_the_steps_of_the_quickstart_work(steps, tmp_path):
     install, start = steps["start"].splitlines()
     assert install == "pip install .", "which the packaging tests do"
     port, admin = free_port(), free_port()
@@ -262,7 +262,7 @@ def test_the_quickstart_leads_to_quotes_of_the_reader_s_own(steps, tmp_path):
                 line = publish_until_received(lambda: None, receiver)
                 receiver.kill()
             assert line.startswith((b"AAPL ", b"600519.SH "))
-            # The output is no terminal here, and so gets lines of JSON.
+            # The output is not a terminal here, so it is lines of JSON.
             watched = typed("watch", path, " --count 2").splitlines()
             assert {json.loads(line)["s"] for line in watched} <= {"AAPL", "600519.SH"}
             assert len(watched) == 2
@@ -281,7 +281,7 @@ def test_the_quickstart_leads_to_quotes_of_the_reader_s_own(steps, tmp_path):
 
 @contextmanager
 def ending(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Ends a process with a test that has failed, which would wait for it otherwise."""
+    """Terminates a process if the test fails, so that the test does not wait for it."""
     try:
         yield
     except BaseException:
@@ -290,7 +290,7 @@ def ending(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def lines_of_json(text: str) -> list[str]:
-    """The JSON texts that commands printed one after the other, with or without newlines."""
+    """The JSON texts that commands printed, with or without newlines between them."""
     decoder, found = json.JSONDecoder(), []
     while text := text.strip():
         _, end = decoder.raw_decode(text)
@@ -300,7 +300,7 @@ def lines_of_json(text: str) -> list[str]:
 
 
 def events_until(reader: ClientConnection, symbol: str) -> list[dict]:
-    """All that comes up to the first quote or snapshot of `symbol`."""
+    """All events up to the first quote or snapshot of `symbol`."""
     events: list[dict] = []
     while not any(each.get("s") == symbol for each in events):
         events += json.loads(reader.recv(timeout=20))

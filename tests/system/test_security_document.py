@@ -1,4 +1,4 @@
-"""What docs/security.rst has its reader type: tokens made, tickets written, both taken back."""
+"""The commands and programs of docs/security.rst: tokens, tickets and revocation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def blocks() -> dict[str, str]:
 
 
 def typed(commands: str, directory: Path, **env: str) -> list[str]:
-    """The lines that the commands of a block print, each of which has to succeed."""
+    """The lines printed by the commands of a block, each of which must succeed."""
     path = {"PATH": f"{BIN}:{environment()['PATH']}"}
     done = subprocess.run(
         ["bash", "-ec", commands],
@@ -63,21 +63,21 @@ def own(own_redis: Callable[..., RedisServer]) -> RedisServer:
 
 @pytest.fixture
 def ticketing(daemon: StartDaemon, own: RedisServer) -> Daemon:
-    """A daemon that takes tickets of `own`."""
+    """A daemon that accepts tickets of `own`."""
     found = daemon("--auth", "redis", redis=own.url)
     found.wait_for("connected for the tickets")
     found.wait_for("connected for the revocation messages")
     return found
 
 
-def test_tokens_are_made_and_shown(blocks, tmp_path):
+def test_tokens_are_created_and_shown(blocks, tmp_path):
     said = typed(blocks["make-tokens"], tmp_path)
     assert said[-1] == "verifies: yes"
     assert '  "sub": "ann"' in said
     assert '  "symbols": ["*.SH"]' in said
 
 
-def test_the_claims_that_are_shown_say_what_the_table_says(blocks):
+def test_the_example_claims_match_the_table(blocks):
     claims = json.loads(blocks["claims-example"])
     ann = Rights.from_claims(claims)
     assert (ann.max_symbols, ann.min_interval_ms) == (200, 250)
@@ -85,9 +85,7 @@ def test_the_claims_that_are_shown_say_what_the_table_says(blocks):
     assert [symbol for symbol in symbols if ann.allows(symbol)] == ["600519.SH"]
 
 
-def test_a_ticket_that_the_login_server_writes_lets_in_and_is_taken_back(
-    blocks, ticketing, own, tmp_path
-):
+def test_a_ticket_of_the_login_server_works_until_it_is_revoked(blocks, ticketing, own, tmp_path):
     def written() -> str:
         names: dict[str, Any] = {"redis": Connection(own)}
         exec(blocks["write-ticket"], names)
@@ -111,13 +109,13 @@ def test_a_ticket_that_the_login_server_writes_lets_in_and_is_taken_back(
     asyncio.run(run())
 
 
-def test_tickets_that_are_made_by_hand_let_in(blocks, ticketing, own, tmp_path):
+def test_tickets_made_on_the_command_line_work(blocks, ticketing, own, tmp_path):
     once, lasting = typed(blocks["make-tickets"], tmp_path, QUOTEPUSH_REDIS=own.url)
 
     async def run() -> None:
         async with authenticated_client(ticketing, once) as ann:
             assert ann.known["user"] == "ann"
-            # It is good for a minute, of which some has passed.
+            # It is valid for a minute, part of which has passed.
             assert (await ann.expect("expiring"))["in"] <= 60_000
             assert (await ann.subscribe("600519.SH", "AAPL"))["symbols"] == ["600519.SH"]
         assert (await refused(ticketing, once))[0] == 401

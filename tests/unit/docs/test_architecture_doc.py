@@ -12,15 +12,15 @@ PACKAGE = ROOT / "pushservice"
 ARCHITECTURE = (ROOT / "docs" / "architecture.rst").read_text("utf-8")
 
 
-def test_the_page_of_modules_is_what_their_docstrings_say():
+def test_the_modules_page_matches_the_docstrings():
     written = subprocess.run(
         [sys.executable, ROOT / "docs" / "modules_table.py"], stdout=subprocess.PIPE, check=True
     )
-    # To mend it: python docs/modules_table.py > docs/modules.rst
+    # To regenerate it: python docs/modules_table.py > docs/modules.rst
     assert written.stdout.decode() == (ROOT / "docs" / "modules.rst").read_text("utf-8")
 
 
-def test_every_file_that_the_architecture_names_exists():
+def test_every_file_named_in_the_architecture_exists():
     named = set(re.findall(r"``([\w/]+\.(?:py|c|js))(?:``|\.\w)", ARCHITECTURE))
     assert len(named) > 10
     there = [path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*")]
@@ -34,7 +34,7 @@ def test_every_file_that_the_architecture_names_exists():
     assert missing == set()
 
 
-def test_every_folder_has_its_row_and_its_tests():
+def test_every_folder_has_a_row_and_a_folder_of_tests():
     folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     rows = set(re.findall(r"^   (\w+) +\S.*$", ARCHITECTURE.split("=\n", 2)[-1], re.MULTILINE))
     assert folders <= rows

@@ -1,4 +1,4 @@
-"""The documents against the code: they parse, and what they promise is what the daemon does."""
+"""The documents parse and agree with the code."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PACKAGE = ROOT / "pushservice"
 
 
 def documents() -> list[Path]:
-    """The documents that have something in them."""
+    """The documents that are not empty."""
     found = [ROOT / name for name in ("README.rst", "CHANGELOG.rst", "SECURITY.rst")]
     found.append(ROOT / "certs" / "README.rst")
     found += sorted((ROOT / "docs").rglob("*.rst"))
@@ -104,22 +104,22 @@ def file_of(reference: nodes.reference) -> Path | None:
     return Path(node.source or node["source"]).parent / target
 
 
-# -- they parse, and lead somewhere ---------------------------------------------------------------
+# -- syntax and links -----------------------------------------------------------------------------
 
 
-def test_the_documents_are_there():
+def test_the_documents_are_found():
     assert {"README.rst", "docs/protocol.rst", "docs/operations.rst", "docs/architecture.rst"} <= {
         named(path) for path in documents()
     }
 
 
 @each_document
-def test_a_document_parses_without_a_warning_from_docutils(path):
+def test_a_document_parses_without_a_docutils_warning(path):
     assert parsed(path).astext()
 
 
 @each_document
-def test_links_between_documents_lead_to_what_exists(path):
+def test_links_and_images_point_to_existing_files(path):
     for reference in parsed(path).findall(nodes.reference):
         target = file_of(reference)
         assert target is None or target.exists(), f"{named(path)}: {target}"
@@ -134,7 +134,7 @@ def test_every_document_below_docs_is_linked_from_another():
             target = file_of(reference)
             if target is not None:
                 linked.add(target.resolve())
-    # The index is where the site begins.
+    # The index is the start page.
     assert set((ROOT / "docs").rglob("*.rst")) - linked <= {ROOT / "docs" / "index.rst"}
 
 
@@ -160,7 +160,7 @@ def options_of(command: click.Command) -> set[str]:
 
 
 @each_document
-def test_every_option_that_is_named_exists(path):
+def test_every_named_option_exists(path):
     known = {option.name for option in OPTIONS} | twistd_options() | options_of(main)
     # Options of the benchmark and of other programs are their own.
     theirs = r"\b(?:script/bench|curl|docker|npx|systemctl|useradd) (?:.*\\\n)*.*"
@@ -170,7 +170,7 @@ def test_every_option_that_is_named_exists(path):
 
 
 def starts_of(path: Path) -> list[list[str]]:
-    """What follows the word quotepush wherever a document starts a daemon."""
+    """The arguments after the word quotepush in each command that starts a daemon."""
     found = []
     for block in parsed(path).findall(nodes.literal_block):
         for line in block.astext().replace("\\\n", " ").splitlines():
@@ -181,25 +181,25 @@ def starts_of(path: Path) -> list[list[str]]:
 
 
 @each_document
-def test_every_start_of_a_daemon_that_is_shown_has_options_that_are_taken(path, monkeypatch):
+def test_every_command_that_starts_a_daemon_has_valid_options(path, monkeypatch):
     for name in [name for name in os.environ if name.startswith("QUOTEPUSH_")]:
         monkeypatch.delenv(name)
     for words in starts_of(path):
         Options().parseOptions(words)
 
 
-def test_starts_of_daemons_are_found():
+def test_commands_that_start_a_daemon_are_found():
     assert len(starts_of(ROOT / "docs" / "operations.rst")) >= 5
 
 
 def option_rows(path: Path) -> dict[str, list[str]]:
-    """The rows of a document's tables of options by what their first cell says."""
+    """The rows of a document's tables of options, by their first cell."""
     rows = [row for table in parsed(path).findall(nodes.table) for row in rows_of(table)]
     return {row[0]: row for row in rows if row[0].startswith("--")}
 
 
 @pytest.mark.parametrize("what", ["options", "metrics"])
-def test_the_page_of_what_is_declared_is_what_the_declarations_give(what):
+def test_the_generated_page_matches_the_declarations(what):
     done = subprocess.run(
         [sys.executable, ROOT / "docs" / f"{what}_table.py"],
         capture_output=True,
@@ -207,11 +207,11 @@ def test_the_page_of_what_is_declared_is_what_the_declarations_give(what):
         timeout=60,
     )
     written = (ROOT / "docs" / f"{what}.rst").read_text("utf-8")
-    # To mend it: python docs/options_table.py > docs/options.rst, and so for metrics.
+    # To regenerate it: python docs/options_table.py > docs/options.rst, and likewise for metrics.
     assert written == done.stdout.decode()
 
 
-def test_the_page_of_options_has_each_of_them_with_its_variable_and_its_default():
+def test_the_options_page_lists_each_option_with_its_variable_and_default():
     rows = option_rows(ROOT / "docs" / "options.rst")
     assert {name: row[1:3] for name, row in rows.items()} == {
         f"--{option.name}": [option.variable, option.default or "—"]
@@ -223,7 +223,7 @@ def test_the_page_of_options_has_each_of_them_with_its_variable_and_its_default(
         assert meaning[1:].startswith(option.help[1:].replace("`", ""))
 
 
-def test_the_options_of_the_setup_page_are_those_of_the_options_page_word_for_word():
+def test_the_setup_page_repeats_rows_of_the_options_page():
     first, every = (
         option_rows(ROOT / "docs" / "setup.rst"),
         option_rows(ROOT / "docs" / "options.rst"),
@@ -234,7 +234,7 @@ def test_the_options_of_the_setup_page_are_those_of_the_options_page_word_for_wo
         assert ours == theirs
 
 
-def test_the_configuration_file_of_the_setup_page_is_good(tmp_path):
+def test_the_configuration_file_of_the_setup_page_is_valid(tmp_path):
     (example,) = (
         block.astext()
         for block in parsed(ROOT / "docs" / "setup.rst").findall(nodes.literal_block)
@@ -257,12 +257,12 @@ def test_the_configuration_file_of_the_setup_page_is_good(tmp_path):
 # -- codes ----------------------------------------------------------------------------------------
 
 
-def test_the_error_codes_are_those_of_the_code():
+def test_the_table_of_error_codes_matches_the_code():
     rows = table_named(protocol(), "error-codes")
     assert [int(code) for code, _ in rows] == sorted(ErrorCode)
 
 
-def test_every_error_code_is_one_that_the_code_uses():
+def test_every_error_code_is_used_in_the_code():
     sources = "".join(
         path.read_text("utf-8") for path in PACKAGE.rglob("*.py") if path.name != "close_codes.py"
     )
@@ -270,7 +270,7 @@ def test_every_error_code_is_one_that_the_code_uses():
     assert {int(code) for code, _ in table_named(protocol(), "error-codes")} == used
 
 
-def test_the_close_codes_and_when_to_reconnect_are_those_of_the_code():
+def test_the_table_of_close_codes_matches_the_code():
     rows = table_named(protocol(), "close-codes")
     assert [int(code) for code, _, _ in rows] == sorted({*CloseCode, *RECONNECT_AFTER})
     for code, _, reconnect in rows:
@@ -282,7 +282,7 @@ def test_the_close_codes_and_when_to_reconnect_are_those_of_the_code():
 REFUSED = ("unknown op",)
 
 
-def test_every_example_of_the_protocol_has_a_speaker():
+def test_every_example_of_the_protocol_has_a_sender():
     known = {"client", "answer", "server", "raw-client", "raw-answer"}
     known |= {"anonymous", "anonymous-answer"}
     for block in protocol().findall(nodes.literal_block):
@@ -290,7 +290,7 @@ def test_every_example_of_the_protocol_has_a_speaker():
 
 
 @pytest.mark.parametrize("text", [t for _, lines in blocks("client", "anonymous") for t in lines])
-def test_a_clients_example_is_a_command_or_is_refused_for_a_stated_reason(text):
+def test_a_client_example_is_a_valid_command_or_a_known_error(text):
     refused = None
     try:
         commands.parse_command(text.encode())
@@ -300,7 +300,7 @@ def test_a_clients_example_is_a_command_or_is_refused_for_a_stated_reason(text):
 
 
 def conversation(said: str, answered: str, codec: Codec) -> None:
-    """Say to a real session what the documents say, in order; compare every answer to theirs."""
+    """Send the documented commands to a real session and compare its answers."""
     clock = FixedClock(1_763_799_999.0)
     hub = make_hub(clock)
     publish(hub, *[("AAPL", b'{"last":189.50}')] * 1201)
@@ -320,15 +320,15 @@ def converse(client: Client, said: str, answered: str) -> None:
             assert [text.decode() for text in client.texts()] == lines
 
 
-def test_the_examples_are_a_conversation_that_takes_place():
+def test_the_json_examples_match_a_real_session():
     conversation("client", "answer", JSON)
 
 
-def test_the_raw_examples_are_a_conversation_that_takes_place():
+def test_the_raw_examples_match_a_real_session():
     conversation("raw-client", "raw-answer", RAW)
 
 
-def test_the_examples_of_who_a_client_is_are_a_conversation_that_takes_place():
+def test_the_authentication_examples_match_a_real_session():
     served = AuthenticatedHub()
     served.clock.rightNow = 1_763_799_999.0
     publish(served.hub, *[("AAPL", b'{"last":189.50}')] * 1201)
@@ -407,18 +407,18 @@ MAKERS: dict[str, Callable[[RawEvent], bytes]] = {
 @pytest.mark.parametrize(
     "text", [t for _, lines in blocks("server", "answer", "anonymous-answer") for t in lines]
 )
-def test_a_servers_example_is_an_array_of_events_as_the_code_makes_them(text):
+def test_a_server_example_is_an_array_of_events_as_the_code_makes_them(text):
     for raw in msgspec.json.decode(text, type=list[msgspec.Raw]):
         event = msgspec.json.decode(raw, type=RawEvent)
         assert bytes(raw) == MAKERS[value(event, "ev")](event)
 
 
-def test_every_kind_of_event_has_an_example_and_a_place_in_the_text():
+def test_every_kind_of_event_has_an_example():
     examples = "".join(t for _, lines in blocks("server", "answer") for t in lines)
     assert set(re.findall(r'"ev":"(\w+)"', examples)) == set(MAKERS)
 
 
-def test_the_protocol_names_both_subprotocols_and_the_limits_of_the_code():
+def test_the_protocol_states_the_subprotocols_and_limits_of_the_code():
     text = protocol().astext()
     for name in CODECS:
         assert name in text
@@ -426,8 +426,8 @@ def test_the_protocol_names_both_subprotocols_and_the_limits_of_the_code():
     assert f"0 to {commands.MAX_INTERVAL_MS}" in text
 
 
-def test_the_documents_state_the_limits_that_hold():
-    # The edge is imported here: it brings the reactor, which the documents don't need.
+def test_the_documents_state_the_limits_of_the_code():
+    # Imported here because these modules install the reactor, which the other tests don't need.
     from pushservice.fanout import outbox, pacing
     from pushservice.server import connection_limits, handshake
     from pushservice.service import daemon

@@ -1,4 +1,4 @@
-"""What docs/moving-from-swoole.rst promises those who come from the Swoole script holds."""
+"""docs/moving-from-swoole.rst agrees with the options, the registry and the raw protocol."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ def settings() -> list[list[nodes.entry]]:
 
 
 def twistd_defaults() -> dict[str, str | None]:
-    """The options of twistd, and what they are when not given."""
+    """The options of twistd with their defaults."""
     options = ServerOptions()
     names = {name.rstrip("=") for name in options.longOpt}
     return {f"--{name}": options.get(name) for name in names} | {"--logfile": "twistd.log"}
 
 
-def test_every_setting_that_an_operator_looks_for_is_there(settings):
+def test_every_setting_of_swoole_is_listed(settings):
     named = {word for row in settings for word in literals(row[0])}
     assert set(SETTINGS.split()) <= named
 
 
-def test_each_counterpart_is_an_option_with_the_default_that_is_said(settings):
+def test_each_counterpart_is_an_option_with_the_stated_default(settings):
     ours = {f"--{option.name}": option.default for option in OPTIONS}
     theirs = twistd_defaults()
     compared = 0
@@ -80,7 +80,7 @@ def test_each_counterpart_is_an_option_with_the_default_that_is_said(settings):
     assert compared >= 30
 
 
-def test_what_has_no_counterpart_says_why(settings):
+def test_a_setting_without_a_counterpart_has_a_remark(settings):
     for there, here, _, remark in settings:
         if here.astext() == "—":
             assert remark.astext(), there.astext()
@@ -103,7 +103,7 @@ def test_the_new_keys_are_those_of_the_registry():
     assert new <= kept | {demand}
 
 
-def test_the_configuration_of_the_move_is_good(tmp_path: Path):
+def test_the_migrated_configuration_is_valid(tmp_path: Path):
     blocks = code_blocks(MOVING)
     secret = tmp_path / "redis"
     (example,) = re.findall(r"redis://\S+", blocks["migrated"])
@@ -136,7 +136,7 @@ def hub() -> Hub:
     return hub
 
 
-def test_bare_symbols_bring_bare_payloads_together_or_one_by_one(hub):
+def test_bare_symbols_bring_bare_payloads_in_one_message_or_several(hub):
     (sent,) = re.findall(r'send\("(.*)"\)', code_blocks(MOVING)["raw-client"])
     together, apart = (Client(hub, name, codec=RAW) for name in ("t-1", "t-2"))
     together.say(sent.encode())
@@ -145,7 +145,7 @@ def test_bare_symbols_bring_bare_payloads_together_or_one_by_one(hub):
     assert together.texts() == apart.texts() == [b'{"last":189.50}', b'{"last":1689.5}']
 
 
-def test_to_unsubscribe_takes_json_and_is_not_answered(hub):
+def test_unsubscribing_needs_json_and_is_not_answered(hub):
     (command,) = (
         text
         for each in document(MOVING).findall(nodes.literal)
@@ -159,7 +159,7 @@ def test_to_unsubscribe_takes_json_and_is_not_answered(hub):
     assert client.texts() == []
 
 
-def test_a_heartbeat_as_text_is_a_symbol_and_one_in_json_an_error(hub):
+def test_a_text_heartbeat_is_a_symbol_and_a_json_heartbeat_an_error(hub):
     client = Client(hub, codec=RAW)
     client.say(b"ping")
     publish(hub, ("ping", b"1"))
@@ -169,7 +169,7 @@ def test_a_heartbeat_as_text_is_a_symbol_and_one_in_json_an_error(hub):
     assert set(json.loads(text)) == {"error"}
 
 
-def test_bare_symbols_are_an_error_where_no_subprotocol_was_asked_for(hub):
+def test_bare_symbols_are_an_error_without_a_subprotocol(hub):
     client = Client(hub)
     client.events()
     client.say(b"AAPL,600519.SH")

@@ -1,4 +1,4 @@
-"""The documents as one site: it builds without a warning, and everything in it leads somewhere."""
+"""The documents as a website: it builds without a warning and has no dead links."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FETCHED: Final = {
 
 @dataclass
 class Reader(HTMLParser):
-    """What one page of the site has in it; addresses are absolute, the site's begin with SITE."""
+    """One page of the site. Addresses are absolute; those of the site begin with SITE."""
 
     name: str
     anchors: set[str] = field(default_factory=set)
@@ -136,7 +136,7 @@ def test_every_document_is_a_page(pages):
     assert set(pages) == documents | {"search.html"}
 
 
-def test_every_page_is_reached_from_the_index(pages):
+def test_every_page_can_be_reached_from_the_index(pages):
     reached, left = set(), {"index.html"}
     while left:
         name = left.pop()
@@ -167,13 +167,13 @@ def test_no_link_within_the_site_is_dead(site, pages):
     assert not dead
 
 
-def test_links_that_leave_the_site_are_those_of_the_web(pages):
+def test_external_links_use_http_or_https(pages):
     leaving = {link for page in pages.values() for link in page.links if not is_of_the_site(link)}
     assert leaving
     assert {urlsplit(link).scheme for link in leaving} <= {"http", "https"}, leaving
 
 
-def test_links_between_documents_lead_to_pages_and_not_to_their_sources(pages):
+def test_links_between_documents_point_to_pages_not_sources(pages):
     for page in pages.values():
         for link in filter(is_of_the_site, page.links):
             if link.endswith(".rst"):
@@ -181,7 +181,7 @@ def test_links_between_documents_lead_to_pages_and_not_to_their_sources(pages):
                 assert not link.endswith(tuple(f"/{path.name}" for path in DOCS.rglob("*.rst")))
 
 
-def test_images_are_there_and_say_what_they_show(site, pages):
+def test_images_exist_and_have_alternative_texts(site, pages):
     shown = [image for page in pages.values() for image in page.images]
     assert shown
     for address, words in shown:
@@ -190,7 +190,7 @@ def test_images_are_there_and_say_what_they_show(site, pages):
         assert len(words.split()) >= 5, address
 
 
-def test_drawings_say_what_they_show_to_who_cannot_see_them():
+def test_drawings_have_a_title_and_a_description():
     drawings = list((DOCS / "images").glob("*.svg"))
     assert drawings
     for drawing in drawings:
@@ -202,7 +202,7 @@ def test_drawings_say_what_they_show_to_who_cannot_see_them():
             assert element.get("id") in root.get("aria-labelledby")
 
 
-def test_nothing_is_fetched_from_elsewhere(site, pages):
+def test_nothing_is_fetched_from_other_servers(site, pages):
     fetched = {address for page in pages.values() for address in page.fetched}
     styles = [style for page in pages.values() for style in page.styles]
     for pattern in ("*.css", "*.svg"):
@@ -215,7 +215,7 @@ def test_nothing_is_fetched_from_elsewhere(site, pages):
     assert [address for address in named if re.match(r"(?!data:)[\w+.-]*:?//", address)] == []
 
 
-def test_the_pages_have_the_version_of_the_package(site):
+def test_the_pages_show_the_version_of_the_package(site):
     import pushservice
 
     assert f"quotepush {pushservice.__version__}" in (site / "index.html").read_text("utf-8")
