@@ -432,7 +432,9 @@ def test_every_option_set_by_the_image_exists_and_has_a_valid_value():
     assert float(given["QUOTEPUSH_DRAIN_TIMEOUT"]) <= 9
 
 
-def test_the_health_check_of_the_image_reports_the_daemon(daemon: StartDaemon, tmp_path: Path) -> None:
+def test_the_health_check_of_the_image_reports_the_daemon(
+    daemon: StartDaemon, tmp_path: Path
+) -> None:
     value = only("HEALTHCHECK")
     command = json.loads(value[value.index("CMD") + 3 :])
     port = free_port()
