@@ -1,7 +1,7 @@
 """The quote board: for each symbol its last quote, its change, its rate and its latency.
 
 Must not know: terminals, connections, or what a clock says (times are passed in, in seconds since
-the epoch).
+the epoch). Own code: a few counters per symbol, for which no data frame is needed.
 """
 
 from __future__ import annotations

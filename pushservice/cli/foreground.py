@@ -1,7 +1,7 @@
 """Runs a coroutine in a reactor of its own until it ends or Ctrl-C is pressed.
 
-Must not know: what is run. Own code: twisted.internet.task.react installs the global reactor, ends
-the process, and cancels at Ctrl-C, where commands print a summary.
+Must not know: what is run. Own code: twisted.internet.task.react exits the process, and cancels the
+coroutine at Ctrl-C, where commands have to print a summary.
 """
 
 from __future__ import annotations

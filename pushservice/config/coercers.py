@@ -1,8 +1,8 @@
 """Coercers: each takes the text of an option's value and returns the value, or raises ValueError.
 
 The text of each ValueError names what is wrong and what would be right. Must not know: which option
-has which coercer, or where texts come from. Own code: a parsing library would replace ten lines
-each, and bring its own words for errors, which name the option's bounds and units here.
+has which coercer, or where texts come from. Own code: a library would replace ten lines each,
+and word errors its own way; here they name the bounds.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Reads the layers of the configuration: the command line, the environment, the configuration file.
 
 All errors of a layer are collected; each names the place, what is wrong, and what would be right.
-Must not know: which layer overrides which, or how a file is read. Own code: pydantic-settings stops
-at one value per field, and could not name the variable or the key that set it, nor hide secrets.
+Must not know: which layer overrides which, or how a file is read. Own code: pydantic-settings
+checks only the value that wins, and its errors do not name the variable or the key that set it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """One option of the daemon: its name, help, default, the coercer of its values, its other names.
 
-Must not know: which options there are, or where values come from.
+Must not know: which options there are, or where values come from. Own code: one declaration serves
+twistd's parser, click, the environment, TOML and the documents; a parser's own type serves itself.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What every option is set to, and by whom: command line over environment over file over defaults.
 
 It is given all texts and a function that reads the files of secrets; it reports every error at once
-and no secret. Must not know: how files are read, or what any option is good for. Own code: the
-libraries that merge layers stop at the first error and do not tell who set an option.
+and no secret. Must not know: how files are read, or what any option is good for. Own code:
+libraries that merge layers check only the value that wins, and do not tell who set it.
 """
 
 from __future__ import annotations

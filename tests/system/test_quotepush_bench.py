@@ -65,7 +65,7 @@ def test_it_prints_a_table_and_takes_what_was_quoted_last(fed, bench):
     assert re.search(r"^clients +3 of 3 connected$", text, re.MULTILINE)
     assert re.search(r"^quotes +[1-9][\d,]* \([\d,]+/s\)$", text, re.MULTILINE)
     assert re.search(r"^latency +p50 .*p90 .*p99 .*max ", text, re.MULTILINE)
-    assert "no SYMBOL is named: these 4" in command.err
+    assert "no SYMBOL is named: taking the 4" in command.err
 
 
 def test_an_interrupt_ends_it_with_what_came_so_far(fed, bench):

@@ -353,4 +353,4 @@ def test_a_terminal_that_can_nothing_gets_lines(served, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
-        assert b"no terminal" in process.communicate(timeout=30)[1]
+        assert b"not a terminal" in process.communicate(timeout=30)[1]
