@@ -2,6 +2,8 @@
 
 Must not know: tokens, claims, or who is verified. Every refusal is a ValueError whose text names
 the file and what is wrong with it, and never what is in it.
+
+Own code: PyJWK's errors may show the secret, and it skips characters that are not base64url.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """How a log event becomes a line: text for people, or a JSON object.
 
 Must not know: where lines go, or which events are logged.
+
+Own code: Twisted's JSON is for Twisted to read again; other programs need one flat object a line.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Must not know: what the process is for. Read from the kernel by way of /proc, which Linux has; what
 can't be read is None.
+
+Own code: two files of /proc, for which psutil would be a compiled dependency.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """What clients say: the commands of the protocol, and how they are read from messages.
 
 Must not know: what a command does, or how it is answered.
+
+Own code: msgspec decodes the JSON; the errors that clients are told are this protocol's.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Where a handshake carries a token: in its headers, or for browsers in a subprotocol's name.
 
 Must not know: what a token is, or who looks at it.
+
+Own code: the subprotocol with a token is this protocol's; the rest is a few lines.
 """
 
 from __future__ import annotations

@@ -1,6 +1,9 @@
 """How much one client may send: frames and bytes, on average over some seconds.
 
 Must not know: connections, commands, or what happens to a client that sends more.
+
+Own code: two token buckets in one object per client; rate limiting libraries have storages, locks
+and clocks of their own.
 """
 
 from __future__ import annotations

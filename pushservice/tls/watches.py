@@ -2,6 +2,9 @@
 
 Must not know: what is said over TLS, the options that named the files, or what follows when a
 watched file changed.
+
+Own code: watchdog and Twisted's inotify do not see symbolic links that are replaced in a directory
+above, nor changes on network mounts.
 """
 
 from __future__ import annotations
