@@ -6,16 +6,21 @@ Must not know: outlets, frames, or when anything is sent.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Final
+from typing import Final, TypeAlias
 
 from pushservice.fanout.interfaces import Progress
 from pushservice.fanout.topic import Topic
 from pushservice.protocol import events
+from pushservice.protocol.codecs import Codec
 
 #: Symbols of a turn that are looked at one by one.
 _FEW: Final = 16
+
+
+#: What a turn brought for raw subscriptions: the symbol, the codec, the update as its piece.
+RawLog: TypeAlias = Sequence[tuple[Topic, Codec, bytes]]
 
 
 class Backlog:
@@ -105,10 +110,32 @@ class Backlog:
             self._kept += 1
             self.raw_size += len(piece)
 
+    def keep_raw_of(self, raw_log: RawLog, codec: Codec, topics: AbstractSet[Topic]) -> None:
+        """Keep the updates of a turn that are of `topics` and pieces of `codec`."""
+        self.keep_raw(
+            (topic, piece)
+            for topic, its_codec, piece in raw_log
+            if topic in topics and its_codec is codec
+        )
+
     def keep_other(self, topic: Topic, piece: bytes) -> None:
         """Keep a piece that is no update in its place among the raw updates."""
         self._others.add(self._kept)
         self.keep_raw([(topic, piece)])
+
+    def newest(self, topic: Topic, codec: Codec) -> bytes:
+        """The newest update of `topic` as a piece; a snapshot where the client asked for one."""
+        if topic in self.as_snapshot:
+            return topic.snapshot(codec)
+        return topic.update(codec)
+
+    def count_merging(self) -> int:
+        """How many updates would be merged if the client drained now."""
+        return sum(
+            topic.n - before - 1
+            for topic, before in self.missed.items()
+            if before is not None and topic.n > before
+        )
 
     @property
     def size(self) -> int:

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Final
 
 from pushservice.fanout.announcements import Announcements
 from pushservice.fanout.interfaces import Clock, DelayedCall, Interest
-from pushservice.fanout.outbox import RAW
-from pushservice.fanout.paced import Paced
 from pushservice.fanout.shared_frames import SharedFrames
 from pushservice.fanout.tape import GAP, LOST, UNHEARD, Tape
+from pushservice.fanout.watchlist import raw_and_interval
 from pushservice.protocol import events
 
 if TYPE_CHECKING:
@@ -312,13 +311,13 @@ def move(outbox: Outbox, old: Hub, new: Hub) -> bool:
     moved: dict[Topic, int | None] = {}
     stale: list[Topic] = []
     fresh: list[Topic] = []
-    for topic, kind in before:
+    for topic, mode in before:
         updates, was_stale = outbox.updates, topic.stale
         old.unsubscribe(outbox, topic)
         # The `n` that the client has: that by which it has ended.
         had = outbox.updates - updates
-        interval_ms = kind.interval_ms if isinstance(kind, Paced) else 0
-        found = new.subscribe(outbox, topic.symbol, raw=kind is RAW, interval_ms=interval_ms)
+        raw, interval_ms = raw_and_interval(mode)
+        found = new.subscribe(outbox, topic.symbol, raw=raw, interval_ms=interval_ms)
         moved[found] = None if topic.payload is None else had
         if found.stale is not was_stale:
             (stale if found.stale else fresh).append(found)

@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final
 
-from pushservice.fanout.backlog import Backlog
+from pushservice.fanout.backlog import Backlog, RawLog
 from pushservice.fanout.interfaces import Outlet
 from pushservice.fanout.paced import Paced
 from pushservice.fanout.shared_frames import SharedFrames
 from pushservice.fanout.topic import Topic
+from pushservice.fanout.watchlist import RAW, Mode, Watchlist
 from pushservice.metrics import Counters
 from pushservice.protocol import events
 from pushservice.protocol.codecs import Codec, count_frames
@@ -28,28 +29,6 @@ from pushservice.protocol.frames import pong_frame
 ANSWERS_BUDGET: Final = 64 * 1024
 #: Bytes of raw updates that are handed to the outlet at once when it has drained.
 RAW_CHUNK: Final = 64 * 1024
-
-
-class _Raw:
-    """The kind of subscriptions that want every update."""
-
-
-RAW: Final = _Raw()
-
-#: How a client watches a symbol: None for every update, merged while it is behind; RAW for every
-#: update, never merged; Paced for one update an interval.
-Kind: TypeAlias = Paced | _Raw | None
-
-
-def how_watched(kind: Kind) -> tuple[bool, int]:
-    """Whether that is raw, and the interval in milliseconds that it has."""
-    if isinstance(kind, Paced):
-        return False, kind.interval_ms
-    return kind is RAW, 0
-
-
-#: What a turn brought for raw subscriptions: the symbol, the codec, the update as its piece.
-RawLog: TypeAlias = Sequence[tuple[Topic, Codec, bytes]]
 
 
 @dataclass(slots=True)
@@ -69,20 +48,11 @@ class Common:
     subscriptions: int = 0
 
 
-class _Special:
-    """A client's subscriptions that are not of the common kind; made for clients that have any."""
+class Outbox(Watchlist):
+    """One client's flow. `offer` is what the hub calls per quote: the append of a list.
 
-    __slots__ = ("apart", "paced", "raw")
-
-    def __init__(self) -> None:
-        self.raw: set[Topic] = set()
-        self.paced: dict[int, Paced] = {}
-        #: all topics that are raw or paced
-        self.apart: set[Topic] = set()
-
-
-class Outbox:
-    """One client's flow. `offer` is what the hub calls per quote: the append of a list."""
+    It is the client's watchlist as well, so that a client costs one object.
+    """
 
     __slots__ = (
         "_backlog",
@@ -95,21 +65,17 @@ class Outbox:
         "merged",
         "offer",
         "outlet",
-        "special",
-        "topics",
         "unanswered",
         "updates",
     )
 
     def __init__(self, codec: Codec, outlet: Outlet, common: Common, conn: str) -> None:
         """`common` is the hub's; `conn` is the connection's id, for the client and the log."""
+        super().__init__()
         self.codec = codec
         self.outlet = outlet
         self.conn = conn
         self.group = 0
-        #: what this client watches, and how; kept by the hub
-        self.topics: dict[Topic, Kind] = {}
-        self.special: _Special | None = None
         #: updates merged into later ones on this connection, in all
         self.merged = 0
         # For each time that it watched a symbol: the `n` it had at the end, less the `n` at which
@@ -132,28 +98,20 @@ class Outbox:
 
     @property
     def behind_since(self) -> float | None:
-        """When the outlet became full, in seconds since the epoch; None while it is not."""
+        """When the outlet became full, in seconds since the epoch; None while it is not full."""
         return self._common.behind.get(self)
 
     def queued(self) -> int:
         """Bytes that wait for this client: here, with the transport and with the kernel.
 
-        Of symbols that are merged while it is behind only the names are kept, and no bytes.
+        Merged updates have no bytes yet: only their symbols are kept.
         """
         kept = 0 if self._backlog is None else self._backlog.size
         return kept + self.outlet.queued()
 
     def merged_by_now(self) -> int:
-        """`merged`, with what would be merged if this client that is behind drained now.
-
-        It goes through what is kept, and is for people who ask about a single client.
-        """
-        missed = {} if self._backlog is None else self._backlog.missed
-        return self.merged + sum(
-            topic.n - before - 1
-            for topic, before in missed.items()
-            if before is not None and topic.n > before
-        )
+        """`merged`, and what would be merged if this client drained now; goes through all of it."""
+        return self.merged + (0 if self._backlog is None else self._backlog.count_merging())
 
     # -- called by the hub: quotes ---------------------------------------------------------------
 
@@ -171,12 +129,7 @@ class Outbox:
         special = self.special
         backlog.note(turn, self.topics, None if special is None else special.apart)
         if special is not None and special.raw and raw_log:
-            codec, raw = self.codec, special.raw
-            backlog.keep_raw(
-                (topic, piece)
-                for topic, its_codec, piece in raw_log
-                if topic in raw and its_codec is codec
-            )
+            backlog.keep_raw_of(raw_log, self.codec, special.raw)
             self._check_budget(backlog)
 
     def flush_paced(
@@ -205,11 +158,9 @@ class Outbox:
     def quotes(self) -> int:
         """How many updates this client was handed, known once it has left the hub.
 
-        An update is what has a number of its own: a quote, or a snapshot that came in a quote's
-        place. First snapshots and those that repeat a number are none, and what was merged, or
-        still waited when the client unsubscribed or left, was not handed over. What was may be with
-        the kernel yet, or be lost on the way. Derived from the symbols' numbers, so that no update
-        costs anything to count.
+        An update has a number of its own: a quote, or a snapshot in a quote's place. What was
+        merged, or still waited when the client unsubscribed or left, does not count. What counts
+        may be lost on the way. Derived from the symbols' numbers, so that counting costs nothing.
         """
         return self.updates - self.merged
 
@@ -221,44 +172,22 @@ class Outbox:
         """This client is about to watch `topic` no more, and to get nothing more of it."""
         backlog = self._backlog
         if backlog is None or topic not in backlog.missed:
-            self.updates += self._last(topic)
+            self.updates += self.last(topic)
         else:
             # None where its first snapshot has yet to come: then it has not begun.
             self.updates += backlog.missed[topic] or 0
 
-    def watch(self, topic: Topic, kind: Kind) -> None:
+    def watch(self, topic: Topic, mode: Mode) -> None:
         """This client watches `topic` from now on."""
-        self.topics[topic] = kind
-        if kind is not None:
-            special = self.special = self.special or _Special()
-            special.apart.add(topic)
-            if isinstance(kind, Paced):
-                special.paced[kind.interval_ms] = kind
-            else:
-                special.raw.add(topic)
-                self._begin_raw(topic)
-
-    def unwatch(self, topic: Topic) -> None:
-        """This client no longer watches `topic`, but has yet to get what is pending of it."""
-        kind = self.topics.pop(topic, None)
-        special = self.special
-        if special is not None and kind is not None:
-            special.apart.discard(topic)
-            special.raw.discard(topic)
-            if isinstance(kind, Paced) and not kind.topics:
-                del special.paced[kind.interval_ms]
-            if not special.apart:
-                self.special = None
+        super().watch(topic, mode)
+        if mode is RAW:
+            self._begin_raw(topic)
 
     def forget(self, topic: Topic) -> None:
         """This client no longer watches `topic`, and gets nothing more of it."""
         self.unwatch(topic)
         if self._backlog is not None:
             self._backlog.forget(topic)
-
-    def paced(self, interval_ms: int) -> Paced | None:
-        """This client's subscriptions of one interval, if it has any."""
-        return None if self.special is None else self.special.paced.get(interval_ms)
 
     def deliver_pending(self, topic: Topic, before: int) -> None:
         """Send the newest update of `topic` now, or when drained; the client has `before`."""
@@ -294,8 +223,8 @@ class Outbox:
             if topics and not self.closed:
                 self.outlet.post(list(map(pieces.__getitem__, topics)), self.codec, share)
             return
-        for topic, kind in topics.items():
-            if kind is RAW:
+        for topic, mode in topics.items():
+            if mode is RAW:
                 # In its place among the updates.
                 backlog.keep_other(topic, pieces[topic])
             else:
@@ -311,9 +240,9 @@ class Outbox:
             self.outlet.write(self.codec.frames([self.codec.event(event)]))
 
     def shut(self) -> None:
-        """Take nothing more, drop what waits."""
+        """Take nothing more, and drop what waits."""
         self.closed = True
-        # Of a turn that failed: none otherwise.
+        # Something is pending only after a turn that failed.
         self.updates -= len(self._pending)
         self._pending.clear()
         if self._backlog is not None:
@@ -361,7 +290,7 @@ class Outbox:
                 self._caught_up(topic)
             self.outlet.write(self.codec.frames([topic.snapshot(self.codec) for topic, _ in known]))
 
-    # -- called by the outlet --------------------------------------------------------------------
+    # -- called by the outlet, and by Liveness -----------------------------------------------------
 
     def blocked(self) -> None:
         """The outlet is full. May be called twice."""
@@ -394,8 +323,6 @@ class Outbox:
         if data or pieces or quiet:
             self._write_updates(data, pieces, quiet)
 
-    # -- called while it is behind, to see whether it takes anything -----------------------------
-
     def seconds_stalled(self, now: float) -> float:
         """For how long a client that is behind has taken nothing, as far as it was looked at."""
         if self._backlog is None:
@@ -424,10 +351,10 @@ class Outbox:
     def _miss_snapshot(self, topic: Topic, is_new: bool, backlog: Backlog) -> None:
         """The newest value of `topic` is to go out as a snapshot once this client has drained."""
         if topic not in backlog.missed:
-            backlog.missed[topic] = None if is_new else self._last(topic)
+            backlog.missed[topic] = None if is_new else self.last(topic)
             if is_new:
                 # It begins anew with the snapshot, see `_newest`.
-                self.updates += self._last(topic)
+                self.updates += self.last(topic)
         backlog.as_snapshot.add(topic)
 
     def _check_budget(self, backlog: Backlog) -> None:
@@ -441,11 +368,7 @@ class Outbox:
         backlog = self._backlog
         if backlog is not None and topic in backlog.missed:
             before = backlog.missed.pop(topic)
-            piece = (
-                topic.snapshot(self.codec)
-                if topic in backlog.as_snapshot
-                else topic.update(self.codec)
-            )
+            piece = backlog.newest(topic, self.codec)
             backlog.as_snapshot.discard(topic)
             if before is None:
                 self.updates -= topic.n
@@ -454,17 +377,12 @@ class Outbox:
             else:
                 backlog.keep_raw([(topic, piece)], topic.n - before - 1)
 
-    def _last(self, topic: Topic) -> int:
-        """The `n` of `topic` that this client has or is about to get, while not behind with it."""
-        kind = self.topics[topic]
-        return kind.last(topic) if isinstance(kind, Paced) else topic.n
-
     def _caught_up(self, topic: Topic) -> None:
         """The client is about to get the newest value of `topic`, before its interval is over."""
-        kind = self.topics.get(topic)
-        if isinstance(kind, Paced):
-            self._count_merged(max(0, topic.n - kind.last(topic) - 1))
-            kind.since[topic] = topic.n
+        mode = self.topics.get(topic)
+        if isinstance(mode, Paced):
+            self._count_merged(max(0, topic.n - mode.last(topic) - 1))
+            mode.since[topic] = topic.n
 
     def _newest(self, topic: Topic, before: int | None, backlog: Backlog) -> bytes:
         """The newest update of `topic` as a piece; counts what it merged."""
@@ -472,12 +390,10 @@ class Outbox:
             self.updates -= topic.n
         elif topic.n > before:
             self._count_merged(topic.n - before - 1)
-        kind = self.topics.get(topic)
-        if isinstance(kind, Paced):
-            kind.since[topic] = topic.n
-        if topic in backlog.as_snapshot:
-            return topic.snapshot(self.codec)
-        return topic.update(self.codec)
+        mode = self.topics.get(topic)
+        if isinstance(mode, Paced):
+            mode.since[topic] = topic.n
+        return backlog.newest(topic, self.codec)
 
     def _count_merged(self, updates: int) -> None:
         self.merged += updates

@@ -6,11 +6,12 @@ Must not know: quotes, when anything is sent, or what clients say.
 from __future__ import annotations
 
 from pushservice.fanout.interfaces import Interest
-from pushservice.fanout.outbox import RAW, Common, Kind, Outbox
+from pushservice.fanout.outbox import Common, Outbox
 from pushservice.fanout.paced import Paced
 from pushservice.fanout.pacing import Pacing
 from pushservice.fanout.topic import Topic, Topics
 from pushservice.fanout.watchers import Watchers
+from pushservice.fanout.watchlist import RAW, Mode
 
 
 class NoRoom(Exception):
@@ -50,7 +51,7 @@ class Subscriptions:
             first = not topic.watched
             self._common.subscriptions += 1
             outbox.begin(topic)
-            self._join(outbox, topic, self._kind(outbox, raw, interval_ms), topic.n)
+            self._join(outbox, topic, self._mode(outbox, raw, interval_ms), topic.n)
             if self._interest is not None:
                 self._interest.watched(outbox.conn, topic.symbol, first)
         return topic
@@ -78,9 +79,9 @@ class Subscriptions:
             return
         self._part(outbox, topic)
         outbox.unwatch(topic)
-        self._join(outbox, topic, self._kind(outbox, raw, interval_ms), topic.n)
+        self._join(outbox, topic, self._mode(outbox, raw, interval_ms), topic.n)
 
-    def _kind(self, outbox: Outbox, raw: bool, interval_ms: int) -> Kind:
+    def _mode(self, outbox: Outbox, raw: bool, interval_ms: int) -> Mode:
         if raw:
             return RAW
         if not interval_ms:
@@ -88,20 +89,20 @@ class Subscriptions:
         interval_ms = self._pacing.interval(interval_ms)
         return outbox.paced(interval_ms) or self._pacing.new(interval_ms)
 
-    def _join(self, outbox: Outbox, topic: Topic, kind: Kind, last: int) -> None:
+    def _join(self, outbox: Outbox, topic: Topic, mode: Mode, last: int) -> None:
         watchers = self.watchers.get(topic)
         if watchers is None:
             watchers = self.watchers[topic] = Watchers(topic)
-        if isinstance(kind, Paced):
-            watchers.add_paced(self._pacing.join(kind, outbox, topic, last))
+        if isinstance(mode, Paced):
+            watchers.add_paced(self._pacing.join(mode, outbox, topic, last))
         else:
-            watchers.add(outbox, raw=kind is RAW)
-        outbox.watch(topic, kind)
+            watchers.add(outbox, raw=mode is RAW)
+        outbox.watch(topic, mode)
 
     def _part(self, outbox: Outbox, topic: Topic) -> None:
-        kind = outbox.topics[topic]
+        mode = outbox.topics[topic]
         watchers = self.watchers[topic]
-        if isinstance(kind, Paced):
-            watchers.remove_paced(self._pacing.part(kind, topic))
+        if isinstance(mode, Paced):
+            watchers.remove_paced(self._pacing.part(mode, topic))
         else:
-            watchers.remove(outbox, raw=kind is RAW)
+            watchers.remove(outbox, raw=mode is RAW)

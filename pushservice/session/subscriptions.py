@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from pushservice.auth.identity import Rights, decide
-from pushservice.fanout.outbox import how_watched
 from pushservice.fanout.subscriptions import NoRoom
+from pushservice.fanout.watchlist import raw_and_interval
 from pushservice.protocol import commands
 from pushservice.protocol.close_codes import ErrorCode
 from pushservice.protocol.symbols import symbol_fault
@@ -99,8 +99,8 @@ def review(hub: Hub, outbox: Outbox, rights: Rights, most: int) -> Errors:
     """
     errors: Errors = {}
     kept = 0
-    for topic, kind in list(outbox.topics.items()):
-        raw, interval_ms = how_watched(kind)
+    for topic, mode in list(outbox.topics.items()):
+        raw, interval_ms = raw_and_interval(mode)
         verdict = decide(rights, topic.symbol, raw=raw, interval_ms=interval_ms)
         if isinstance(verdict, str):
             errors[topic.symbol] = (ErrorCode.NOT_ENTITLED, verdict)

@@ -8,8 +8,9 @@ import pytest
 from core_doubles import FixedClock, RecordingOutlet, make_hub, publish
 
 from pushservice.auth.identity import Rights
-from pushservice.fanout.outbox import RAW, Outbox, how_watched
+from pushservice.fanout.outbox import Outbox
 from pushservice.fanout.shared_frames import SharedFrames
+from pushservice.fanout.watchlist import RAW, raw_and_interval
 from pushservice.protocol import events
 from pushservice.protocol.close_codes import ErrorCode
 from pushservice.protocol.codecs import JSON
@@ -40,7 +41,7 @@ class Place:
         return {symbol: code for symbol, (code, _) in errors.items()}
 
     def watched(self) -> dict[str, tuple[bool, int]]:
-        return {topic.symbol: how_watched(kind) for topic, kind in self.outbox.topics.items()}
+        return {topic.symbol: raw_and_interval(kind) for topic, kind in self.outbox.topics.items()}
 
 
 @pytest.fixture
@@ -146,5 +147,5 @@ def test_what_waits_for_its_interval_does_not_outlive_the_right_either(place):
 
 
 def test_raw_is_told_from_the_others():
-    assert how_watched(RAW) == (True, 0)
-    assert how_watched(None) == (False, 0)
+    assert raw_and_interval(RAW) == (True, 0)
+    assert raw_and_interval(None) == (False, 0)
