@@ -33,7 +33,7 @@ def test_each_client_subscribes_all_or_its_share_going_round():
     assert symbols_per_client(symbols, 1, 4) == [["A"], ["B"], ["C"], ["A"]]
 
 
-def test_room_is_made_for_connections_or_it_is_said_that_there_is_none(monkeypatch):
+def test_the_file_limit_is_raised_or_an_error_says_that_it_can_not_be(monkeypatch):
     limits = [[50, 1000]]
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
     monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(list(limit)))

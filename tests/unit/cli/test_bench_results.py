@@ -90,7 +90,7 @@ def test_notes_say_what_would_mislead():
     assert not load.clock_differs, "times of the daemon are cut off to milliseconds"
 
 
-def test_reasons_are_counted_and_the_most_frequent_said():
+def test_reasons_are_counted_and_the_most_frequent_reported():
     load = measured()
     for n in range(8):
         for _ in range(n):

@@ -108,7 +108,7 @@ def test_rates_are_quotes_a_second_since_the_last_measure(board):
     assert board.rate == 0, "after the clock was set back"
 
 
-def test_the_connection_is_as_it_was_told(board):
+def test_the_board_has_the_state_of_the_connection(board):
     board.connection("waiting", "refused", NOW + 2)
     board.heartbeat(NOW, up=True)
     assert (board.state, board.reason, board.again_at) == ("waiting", "refused", NOW + 2)
@@ -122,6 +122,6 @@ def test_a_price_field_can_be_named():
     assert quote(board, b'{"last":1,"mid":2}').ticker.price == 2
 
 
-def test_a_symbol_that_nobody_asked_for_gets_a_row(board):
+def test_an_unexpected_symbol_gets_a_row(board):
     quote(board, b"1", symbol="NEW")
     assert [row.symbol for row in board.rows] == ["AAPL", "MSFT", "NEW"]

@@ -31,7 +31,7 @@ def said(*words: str, **environment: str):
     return (found[0] if found else None), done
 
 
-def test_options_become_what_the_client_is_told(tmp_path):
+def test_options_become_settings_of_the_client(tmp_path):
     ca, token = tmp_path / "ca.pem", tmp_path / "token"
     ca.write_text("")
     token.write_text(" one\n")
@@ -71,7 +71,7 @@ def test_a_token_may_be_typed_or_in_the_environment_and_is_not_shown():
         (["wss://host", "A", "--token-file", "/dev/null"], "/dev/null is empty", 1),
     ],
 )
-def test_what_makes_no_sense_is_said(words, text, status):
+def test_a_wrong_use_is_an_error(words, text, status):
     found, done = said(*words)
     assert found is None
     assert text in done.stderr
@@ -114,7 +114,7 @@ def page() -> Iterator:
         server.server_close()
 
 
-def test_without_symbols_they_are_those_of_the_page_and_that_is_said(page):
+def test_without_symbols_those_that_were_quoted_last_are_taken_and_reported(page):
     (_, _, symbols), done = said(page(["AAPL", "贵"]))
     assert symbols == ["AAPL", "贵"]
     assert "no SYMBOL is named: taking the 2 that were quoted last" in done.stderr

@@ -25,7 +25,7 @@ def configured(*words: str, **environment: str) -> tuple[Config | None, str]:
     return (found[0] if found else None), done.stderr
 
 
-def test_where_nobody_says_it_is_the_redis_of_this_machine():
+def test_the_default_is_the_redis_of_this_machine():
     config, said = configured()
     assert [str(address) for address in config.redis] == ["redis://localhost:6379"]
     assert config.channels == ("quote.*",)
@@ -54,7 +54,7 @@ def test_secrets_come_from_files_too(tmp_path):
     assert config.redis_tls.ca.name == "ca.pem"
 
 
-def test_all_that_is_wrong_is_said_and_warnings_are_passed_on():
+def test_all_errors_are_reported_and_warnings_are_printed():
     config, said = configured(
         "--redis", "x://", "--channels", "a", QUOTEPUSH_RDIS="1", QUOTEPUSH_TOKEN="geheim"
     )

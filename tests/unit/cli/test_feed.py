@@ -44,7 +44,7 @@ def run(*words: str, environment: dict[str, str] | None = None):
         (["-", "--loop"], "--loop needs a file"),
     ],
 )
-def test_what_makes_no_sense_is_said_with_status_2(words, said, recording):
+def test_a_wrong_use_is_an_error_with_status_2(words, said, recording):
     done = run(*[recording if word == "FILE" else word for word in words])
     assert said in done.stderr
     assert done.exit_code == 2
@@ -62,13 +62,13 @@ def test_what_makes_no_sense_is_said_with_status_2(words, said, recording):
         (["--config", "nothing.toml"], "--config: can't read"),
     ],
 )
-def test_what_cannot_be_is_said_with_status_1(words, said):
+def test_a_failure_is_an_error_with_status_1(words, said):
     done = run(*words)
     assert said in done.stderr
     assert done.exit_code == 1
 
 
-def test_a_password_is_shown_to_nobody():
+def test_no_password_is_shown():
     done = run("--redis", "redis://:geheim@host/1", environment={"QUOTEPUSH_REGISTRY": "x:geheim"})
     assert done.exit_code == 1
     assert "geheim" not in done.output

@@ -30,7 +30,7 @@ def test_what_it_raises_comes_out():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_told_once_and_handlers_are_as_before(number):
+def test_a_signal_fires_once_and_handlers_are_restored(number):
     before = signal.getsignal(number)
 
     async def main(reactor, interrupted):
@@ -67,7 +67,7 @@ def test_a_failure_of_the_first_comes_out_and_a_later_one_is_left_to_others():
     assert caught[1].check(KeyError)
 
 
-def test_a_wait_fires_in_time_and_leaves_nothing_when_it_is_given_up():
+def test_a_timeout_fires_in_time_and_leaves_no_timer_when_it_is_abandoned():
     async def main(reactor, interrupted):
         with after(reactor, 0.001) as over:
             await over

@@ -38,7 +38,7 @@ def press(ours: int, theirs: int, *data: bytes) -> list[str]:
     return asyncio.run(main())
 
 
-def test_keys_are_told_by_name_and_the_terminal_is_as_it_was(terminal):
+def test_keys_are_reported_by_name_and_the_terminal_is_restored(terminal):
     before = termios.tcgetattr(terminal[1])
     assert press(*terminal, b"q", b"\x1b[A", b"\x1b[6~", "ä".encode()) == [
         *("q", "up", "page down", "ä")

@@ -65,7 +65,7 @@ def test_a_good_configuration_is_shown_in_full_and_ends_with_0(run, tmp_path):
     assert sections == sorted(sections, key=sections.index)
 
 
-def test_a_bad_one_is_told_all_that_is_wrong_and_ends_with_1(run):
+def test_a_bad_configuration_gets_all_its_errors_and_status_1(run):
     done = run("check", "--port", "0", "--node", "a b", QUOTEPUSH_PROT="9", QUOTEPUSH_ADMIN="x")
     assert done.returncode == 1
     assert "good" not in done.stdout
@@ -150,9 +150,7 @@ def test_an_outlet_that_the_environment_asks_for_must_be_one(run):
     assert done.stderr.startswith("error: QUOTEPUSH_OUTLET in the environment: 'fast' is no outlet")
 
 
-def test_files_are_looked_at_also_where_something_else_is_wrong_and_who_named_them_is_said(
-    run, tmp_path
-):
+def test_files_are_checked_despite_other_errors_and_errors_say_who_named_them(run, tmp_path):
     file = tmp_path / "q.toml"
     file.write_text(
         'prot = 1\nlisten = "tpc:80"\n[tls]\ncert = ["a", "b"]\nkey = "c"\nclient-ca = "d"\n'
@@ -212,7 +210,7 @@ def test_a_file_that_is_not_there_is_an_error(run, tmp_path):
     assert done.stderr == f"error: --config: {gone}\n"
 
 
-def test_nothing_is_made_by_a_check(run, tmp_path):
+def test_a_check_creates_no_file(run, tmp_path):
     assert run("check", "--redis", "redis://host").returncode == 0
     assert list(tmp_path.iterdir()) == []
 

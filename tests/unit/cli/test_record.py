@@ -23,7 +23,7 @@ def run(*words: str):
         (["nowhere/a.jsonl"], "can't write nowhere/a.jsonl: No such file or directory", 1),
     ],
 )
-def test_what_makes_no_sense_is_said(words, said, status, tmp_path, monkeypatch):
+def test_a_wrong_use_is_an_error(words, said, status, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = run(*words)
     assert said in done.stderr

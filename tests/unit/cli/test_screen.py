@@ -75,7 +75,7 @@ def test_what_matters_less_goes_first_where_it_is_narrow():
     ]
 
 
-def test_columns_that_nothing_fills_are_not_there():
+def test_empty_columns_are_left_out():
     board = Board(["AAPL"])
     board.quote("AAPL", b"10.50", int(NOW * 1000), NOW, merged=0, snapshot=False)
     assert titles(drawn(board, 130)) == ["SYMBOL", "PRICE", "LATENCY", "AGE"]

@@ -74,7 +74,7 @@ def test_warnings_that_are_logged_become_lines_and_the_rest_does_not():
     assert out.getvalue() == "warning: no Redis\n"
 
 
-def test_a_stream_that_is_closed_ends_nothing():
+def test_a_closed_stream_does_not_end_the_command():
     status = StatusLine(Closed())
     status.say("one")
     status.line("two")

@@ -197,7 +197,7 @@ def test_a_token_is_verified_by_a_set_of_keys_audience_and_issuer(tmp_path):
     assert "no key for any of EdDSA" in fault(*words, "--algorithm", "EdDSA")
 
 
-def test_nothing_in_a_token_speaks_to_the_terminal():
+def test_a_token_can_not_send_control_characters_to_the_terminal():
     shown = said("show", forged({"alg": "x\x1b[2J"}, {"a\u202e": "\x1b]0;x\x07", "exp": "now"}))
     assert shown.isascii()
     assert all(letter.isprintable() or letter == "\n" for letter in shown)
@@ -278,7 +278,7 @@ def test_faults_of_redis_are_one_line_without_a_password(own_redis, tmp_path):
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_is_revoked_is_told_now_and_found_later(redis_server, redis, monkeypatch):
+async def test_a_revocation_is_published_and_stored(redis_server, redis, monkeypatch):
     monkeypatch.setattr(token_module.time, "time", reactor.seconds)
     address = redis_address(redis_server.url)
     assert address is not None
@@ -314,7 +314,7 @@ def test_a_revocation_names_a_user_or_an_id_and_not_both(redis_server):
     assert "either --user, for all tokens of a user" in fault(*words, "--user", "a", "--id", "b")
 
 
-def test_a_hash_that_is_none_fails_the_revocation(redis_server, redis):
+def test_a_key_of_another_type_fails_the_revocation(redis_server, redis):
     redis.ask("SET", f"{PREFIX}revoked", "no hash")
     words = ["revoke", "--redis", redis_server.url, "--prefix", PREFIX]
     assert "WRONGTYPE" in fault(*words, "--user", "ann")

@@ -73,7 +73,7 @@ def test_a_gap_of_the_feed_is_before_the_daemon():
     assert describe_event(Gap("A", "feed")).endswith("may be missing, before the daemon")
 
 
-def test_a_pipe_that_is_closed_is_told():
+def test_a_closed_pipe_raises_an_error():
     class Closed(io.BytesIO):
         def write(self, data):
             raise BrokenPipeError

@@ -66,7 +66,7 @@ def test_a_length_of_time_within_its_bounds_is_taken(text, seconds):
         *("0.499", "60.001", "61", "1000000000", "0"),
     ],
 )
-def test_a_length_of_time_that_is_none_or_out_of_bounds_is_refused_with_the_bounds(text):
+def test_a_bad_duration_is_refused_with_the_bounds(text):
     words = f"{text!r} is not a number of seconds from 0.5 to 60"
     assert refusal(seconds_between(0.5, 60), text) == words
 
@@ -143,7 +143,7 @@ def test_operators_ask_at_an_address_a_socket_or_nowhere(text, where):
         *("[::1]", "[]:80", "[::1:80", "::1]:80", "[[::1]]:80", "unix:admin.sock", "Off"),
     ],
 )
-def test_where_nobody_can_ask_is_refused_with_all_forms(text):
+def test_a_bad_admin_address_is_refused_with_all_forms(text):
     words = f"{text!r} is none of: HOST:PORT, [IPV6]:PORT, unix:/path, off"
     assert refusal(admin, text) == words
 

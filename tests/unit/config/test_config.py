@@ -85,7 +85,7 @@ def test_fields_that_go_together_are_taken(fields):
     Config(**fields)
 
 
-def test_all_that_contradicts_is_told_at_once_with_a_line_each():
+def test_all_conflicts_are_reported_at_once_with_a_line_each():
     lines = refusal(
         Config,
         cert=CERT,
@@ -116,7 +116,7 @@ def test_every_pattern_that_can_not_be_read_is_named():
     ]
 
 
-def test_the_demonstration_is_not_held_against_a_regex_that_is_none():
+def test_a_bad_regex_is_not_reported_again_as_a_conflict_with_demo():
     assert "\n" not in refusal(Config, symbol_regex="(", demo=True)
 
 
@@ -141,7 +141,7 @@ def test_what_the_registry_tells_publishers_is_never_taken_for_a_quote():
 
 
 @pytest.mark.parametrize("registry", [None, "mine:", "quotepush:"])
-def test_who_is_revoked_is_never_taken_for_a_quote(registry):
+def test_a_revocation_is_never_taken_for_a_quote(registry):
     reader = Config(channels=("quotepush:*",), registry_prefix=registry).symbol_reader()
     message = b'{"user":"ann"}'
     assert reader.read(b"quotepush:*", revoke_channel().encode(), message) is IGNORED
@@ -188,7 +188,7 @@ def test_endpoints_are_what_was_asked_with_a_deep_backlog(fields, endpoints):
         ),
     ],
 )
-def test_what_says_nothing_of_who_may_connect_is_refused(options, text):
+def test_conflicting_options_of_authentication_are_refused(options, text):
     assert text in refusal(config_from_options, options)
 
 
@@ -203,7 +203,7 @@ def test_what_says_nothing_of_who_may_connect_is_refused(options, text):
         {"auth": "redis", "client-ca": "ca"},
     ],
 )
-def test_these_ways_to_say_who_may_connect_are_taken(options):
+def test_these_options_of_authentication_are_accepted(options):
     assert config_from_options(options)
 
 

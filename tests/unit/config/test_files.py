@@ -59,7 +59,7 @@ def test_a_file_in_another_encoding_is_refused_with_the_place(read, file):
         ("port: 9\n", "(at line 1, column"),
     ],
 )
-def test_a_syntax_error_is_told_with_its_line(file, text, words):
+def test_a_syntax_error_is_reported_with_its_line(file, text, words):
     file.write_text(text)
     said = refusal(read_table, file)
     assert said.startswith(f"{file} is not valid TOML: ")
@@ -81,7 +81,7 @@ def test_what_was_typed_goes_before_the_environment_and_that_before_the_file(fil
     assert (config.port, config.demo_rate, config.limits.symbols) == (3, 2, 1)
 
 
-def test_the_environment_names_the_file_when_nobody_typed_it(file, tmp_path):
+def test_the_environment_names_the_file_when_none_was_typed(file, tmp_path):
     file.write_text("port = 1\n")
     other = tmp_path / "other.toml"
     other.write_text("port = 2\n")
@@ -134,7 +134,7 @@ def test_everything_is_read_again_each_time(file, tmp_path):
     assert [before.port, after.port] == [8008, 9]
 
 
-def test_a_file_that_went_bad_is_an_error_and_mended_it_is_none(file):
+def test_a_file_that_became_bad_is_an_error_until_it_is_repaired(file):
     file.write_text("port = 1\n")
     sources = Sources({"cert": ["a"]}, str(file), environment={})
     file.write_text("port = \n")
@@ -149,7 +149,7 @@ def test_a_file_that_went_bad_is_an_error_and_mended_it_is_none(file):
     assert sources.load().errors == ()
 
 
-def test_who_named_a_file_that_is_not_there_is_told():
+def test_the_error_about_a_missing_file_says_who_named_it():
     environment = {"QUOTEPUSH_CONFIG": "/gone", "QUOTEPUSH_PORT": "0"}
     assert Sources({}, environment=environment).load().errors == (
         "QUOTEPUSH_CONFIG in the environment: can't read /gone: No such file or directory",

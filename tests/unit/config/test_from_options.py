@@ -229,7 +229,7 @@ def test_options_become_a_config_with_paths_tuples_and_truth_values():
     assert config_from_options({"plain": 1, "demo": 1, "no-page": 0}).plain is True
 
 
-def test_a_limit_of_nothing_is_a_limit_that_was_given():
+def test_a_limit_of_zero_is_a_limit_that_was_given():
     given = {
         "max-per-address": 0,
         "connect-rate": 0,

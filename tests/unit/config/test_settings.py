@@ -165,7 +165,7 @@ def test_there_is_a_sample_of_every_option():
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_every_option_reaches_the_config_from_each_layer_alike(name):
+def test_every_option_has_the_same_effect_from_each_layer(name):
     option, value = BY_NAME[name], SAMPLES[name]
     others = beside(name)
     by_line = resolved(others | {name: True if option.flag else as_texts(value)})
@@ -292,7 +292,7 @@ def test_what_may_be_repeated_is_one_string_or_several_in_a_file():
         ({"config": "other.toml"}, "config is not an option"),
     ],
 )
-def test_a_name_in_the_file_that_is_none_is_refused_with_the_nearest_that_is(table, error):
+def test_an_unknown_name_in_the_file_is_refused_with_the_nearest_known_one(table, error):
     assert resolved({}, {}, table).errors == (f"{FILE}: {error}",)
 
 
@@ -533,7 +533,7 @@ def test_a_password_with_a_space_is_not_shown_by_its_words():
 # -- all at once -----------------------------------------------------------------------------------
 
 
-def test_all_that_is_wrong_is_told_at_once_layer_by_layer():
+def test_all_errors_of_all_layers_are_reported_at_once():
     settings = resolved(
         {"port": ["0"], "redis-file": ["gone"]},
         {"QUOTEPUSH_HEARTBEAT": "fast", "QUOTEPUSH_DEMO": "maybe"},
@@ -550,13 +550,13 @@ def test_all_that_is_wrong_is_told_at_once_layer_by_layer():
         _ = settings.config
 
 
-def test_what_is_wrong_on_a_layer_is_told_also_where_a_higher_one_replaces_it():
+def test_an_error_on_a_layer_is_reported_also_where_a_higher_one_replaces_the_value():
     assert resolved({"port": ["9"]}, {"QUOTEPUSH_PORT": "0"}).errors == (
         "QUOTEPUSH_PORT in the environment: '0' is not a whole number from 1 to 65535",
     )
 
 
-def test_what_contradicts_is_told_with_where_it_was_given():
+def test_a_conflict_says_where_the_options_were_given():
     needs_key, without_tls = resolved({"cert": ["a"]}, {}, {"tls": {"plain": True}}).errors
     assert needs_key == "--cert needs --key too"
     assert without_tls == (
@@ -565,7 +565,7 @@ def test_what_contradicts_is_told_with_where_it_was_given():
     )
 
 
-def test_nothing_is_said_of_what_may_only_follow_from_something_wrong():
+def test_conflicts_that_may_follow_from_other_errors_are_not_reported():
     assert len(resolved({"cert": ["a"], "key": [""]}).errors) == 1
     assert len(resolved({"cert": ["a"]}, {}, {"tls": {"kye": "b"}}).errors) == 1
     assert len(resolved({"redis": ["x"], "redis-ca": ["a"]}).errors) == 1

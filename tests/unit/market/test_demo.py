@@ -140,7 +140,7 @@ async def test_ticks_that_come_late_are_made_up_for_within_one_second(redis_serv
 
 
 @pytest_twisted.ensureDeferred
-async def test_nothing_is_published_without_redis_and_nothing_is_made_up_for(
+async def test_nothing_is_published_without_redis_and_nothing_is_caught_up_with(
     own_redis, demonstrate
 ):
     server = own_redis()

@@ -39,7 +39,7 @@ def test_symbols_give_their_listings_once_in_order_and_unknown_ones_are_made_up(
         ("A,B C", "'B C': a symbol has no white space"),
     ],
 )
-def test_what_is_neither_is_refused_in_words(text, words):
+def test_anything_else_is_refused_with_the_reason(text, words):
     with pytest.raises(ValueError, match=words):
         parse_listings(text)
 

@@ -82,7 +82,7 @@ def test_times_are_milliseconds_whatever_the_publisher_counts_in(sent):
 
 
 @pytest.mark.parametrize("sent", ["5", '"12:00"', "null", "1e300", "-1"])
-def test_what_cannot_be_a_time_is_none(sent):
+def test_an_impossible_time_is_none(sent):
     assert read_ticker(f'{{"ts":{sent}}}'.encode()).ts is None
 
 

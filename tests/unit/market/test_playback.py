@@ -73,7 +73,7 @@ def test_what_there_was_no_room_for_is_given_later_and_none_is_lost():
     assert texts(playback.due(NOW + 0.2, 1)) == [b"3"]
 
 
-def test_time_stands_still_while_nothing_can_be_published():
+def test_playback_pauses_while_nothing_can_be_published():
     playback = PlaybackSource(lambda: MESSAGES)
     playback.hold(NOW)
     assert texts(playback.due(NOW, ROOM)) == [b"1"]
@@ -124,7 +124,7 @@ def test_in_a_loop_a_recording_of_a_moment_is_no_flood(speed):
 
 
 @pytest.mark.parametrize("loop", [True, False])
-def test_a_recording_of_nothing_ends_at_once(loop):
+def test_an_empty_recording_ends_at_once(loop):
     playback = PlaybackSource(lambda: [Mark(1, up=False)], loop=loop)
     assert playback.due(NOW, ROOM) == []
     assert playback.ended
@@ -183,7 +183,7 @@ def test_a_market_keeps_its_rate(rate):
     assert dropped == []
 
 
-def test_what_there_is_no_room_for_is_left_out_and_told():
+def test_quotes_without_room_are_dropped_and_counted():
     source, dropped = market(100)
     assert len(source.due(NOW + 0.1001, 4)) == 4
     assert dropped == [6]

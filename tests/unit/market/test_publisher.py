@@ -55,7 +55,7 @@ async def test_it_is_done_once_all_is_answered(redis_server, publishing):
 
 
 @pytest_twisted.ensureDeferred
-async def test_receivers_are_told(redis_server, publishing):
+async def test_the_number_of_receivers_is_reported(redis_server, publishing):
     listener = Run(redis_server.url, [])
     listener.publisher.start()
     await until(lambda: listener.publisher.up, "the link")
@@ -79,7 +79,7 @@ async def test_it_waits_for_a_redis_that_is_not_there_yet(own_redis, publishing)
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_goes_on_after_a_loss_and_what_was_under_way_is_told_as_failed(
+async def test_it_continues_after_a_loss_and_unanswered_messages_count_as_failed(
     own_redis, publishing
 ):
     server = own_redis()
@@ -100,7 +100,7 @@ async def test_it_goes_on_after_a_loss_and_what_was_under_way_is_told_as_failed(
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_the_source_raises_is_told_once(redis_server, publishing):
+async def test_an_exception_of_the_source_is_reported_once(redis_server, publishing):
     def broken():
         yield from messages(3)
         raise BadLine("oops")

@@ -104,7 +104,7 @@ def test_a_line_that_cannot_be_written_ends_it(time, lines):
     assert recorder.messages == 1
 
 
-def test_a_header_that_cannot_be_written_is_said_at_once(time, lines):
+def test_a_header_that_cannot_be_written_is_an_error_at_once(time, lines):
     lines.room = 0
     with pytest.raises(OSError, match="No space"):
         Recorder(lines, ("*",), time)

@@ -172,13 +172,13 @@ def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
         list(recording)
 
 
-def test_a_line_that_is_none_is_named(tmp_path):
+def test_an_invalid_line_is_named(tmp_path):
     path = write(tmp_path / "r", "none", [*LINES[:3], b"oops\n", *LINES[3:]])
     with Recording(str(path)) as recording, pytest.raises(BadRecording, match="line 4: not a line"):
         list(recording)
 
 
-def test_damage_within_what_is_compressed_is_said(tmp_path):
+def test_damaged_compressed_data_is_an_error(tmp_path):
     path = write(tmp_path / "r", "gzip")
     damaged = bytearray(path.read_bytes())
     damaged[-6] ^= 255
@@ -210,7 +210,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
         Recording(str(tmp_path))
 
 
-def test_a_file_that_is_there_is_not_overwritten_unless_that_is_said(tmp_path):
+def test_an_existing_file_is_only_overwritten_on_request(tmp_path):
     path = write(tmp_path / "r", "none")
     with pytest.raises(FileExistsError):
         RecordingFile(str(path), "none")
@@ -251,7 +251,7 @@ def deadline() -> Iterator[None]:
 
 @pytest.mark.usefixtures("deadline")
 @each_compression
-def test_of_the_standard_input_what_is_not_there_yet_holds_up_nobody(monkeypatch, compression):
+def test_reading_the_standard_input_never_blocks(monkeypatch, compression):
     theirs, ours = os.pipe()
     with os.fdopen(theirs, "rb") as stdin, os.fdopen(ours, "wb", 0) as pipe:
         file = RecordingFile(f"/dev/fd/{ours}", compression, overwrite=True)

@@ -98,7 +98,7 @@ def test_what_a_later_version_may_add_is_passed_over():
         (b'{"t":1,"c":"\xff","d":1}', "not a line"),
     ],
 )
-def test_what_is_no_line_is_refused_in_words(line, words):
+def test_an_invalid_line_is_refused_with_the_reason(line, words):
     with pytest.raises(BadLine, match=words):
         read_line(line)
 
@@ -114,6 +114,6 @@ def test_what_is_no_line_is_refused_in_words(line, words):
         (b'{"quotepush":"recording","version":1,"began":-1}', "not a time"),
     ],
 )
-def test_what_is_no_header_is_refused_in_words(line, words):
+def test_an_invalid_header_is_refused_with_the_reason(line, words):
     with pytest.raises(BadLine, match=words):
         read_header(line)
