@@ -1,6 +1,6 @@
-"""Who may connect and what they may see: identities, their rights, and verdicts on both.
+"""Identities and their rights: made from claims, and applied to subscriptions.
 
-Must not know: tokens, tickets, where claims came from, how refusals reach a client, or Twisted.
+Must not know: tokens, tickets, where claims come from, how refusals reach a client, or Twisted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from pushservice.protocol.commands import MAX_INTERVAL_MS
 
-#: the most patterns in one list, and characters in one pattern, a name or an id
+#: the greatest number of patterns in one list, and of characters in a pattern, a name or an id
 MAX_PATTERNS: Final = 1000
 MAX_TEXT: Final = 128
 MAX_SYMBOLS: Final = 1_000_000
@@ -29,9 +29,9 @@ Claims: TypeAlias = Mapping[str, Any]
 
 
 class Refused(Exception):
-    """Somebody is not let in. The text is safe for the client, and never holds a token.
+    """Authentication failed. The text is safe to send to the client, and never holds a token.
 
-    `temporary` says that it is nobody's fault but ours: the same token may serve a moment later.
+    `temporary` says that the server could not check: the same token may be accepted later.
     """
 
     def __init__(self, message: str, *, temporary: bool = False) -> None:
@@ -43,10 +43,10 @@ class Refused(Exception):
 
 
 class _Matcher:
-    """Patterns taken apart, so that a match is a few calls of C, and never backtracks.
+    """Compiled patterns: a match takes a few calls of C, and never backtracks.
 
-    `*` is any run of characters; where the parts between stars are each found as far left as can
-    be, no other choice would match either. So the work is linear in what is compared.
+    `*` is any run of characters. Each part between stars is found as far left as possible; if that
+    does not match, no other choice does. So a match takes linear time.
     """
 
     __slots__ = ("_ends", "_exact", "_others", "_starts")
@@ -93,7 +93,7 @@ def _fits(symbol: str, first: str, middle: tuple[str, ...], last: str) -> bool:
 
 @lru_cache(maxsize=256)
 def _matchers(patterns: tuple[str, ...]) -> tuple[_Matcher | None, _Matcher | None]:
-    """What allows and what refuses; None for all and for none. Shared by who has the same."""
+    """What allows (None: all) and what refuses (None: nothing). Equal patterns share them."""
     positive = [pattern for pattern in patterns if not pattern.startswith("!")]
     refusing = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
     allowing = _Matcher(positive) if positive or not refusing else None
@@ -102,13 +102,13 @@ def _matchers(patterns: tuple[str, ...]) -> tuple[_Matcher | None, _Matcher | No
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """What somebody may see, and how fast; as constructed without arguments: everything.
+    """What a client may see, and how fast; without arguments: everything.
 
     `patterns`: None for all symbols. Else a symbol is allowed that matches any positive pattern, or
     any symbol where only refusing ones (`!`) are given, unless it matches a refusing one; no
     pattern at all allows none. `*` is any run of characters, all else is literal. `max_symbols` on
     one connection, None for what the server allows; `min_interval_ms` between two updates of one
-    symbol; `delay_s` by which quotes come late. Nothing is checked here: see `from_claims`.
+    symbol; `delay_s` by which quotes are delayed. Nothing is checked here: see `from_claims`.
     """
 
     patterns: tuple[str, ...] | None = None
@@ -134,9 +134,9 @@ class Rights:
         """The rights that `claims` give, at their top level or in an object named `quotepush`.
 
         `symbols`: a list of patterns; `max_symbols`; `min_interval` in milliseconds; `delay` in
-        seconds; none of them has to be there. Other claims are somebody else's, but not those in
-        `quotepush`: one that is misspelt there must not give more than was meant. Raises Refused
-        with the name of the claim that is wrong.
+        seconds; all are optional. Other claims are ignored, but not within `quotepush`: a misspelt
+        one there must not give more rights than was meant. Raises Refused with the name of the
+        wrong claim.
         """
         given = {name: claims[name] for name in RIGHTS_CLAIMS if name in claims}
         if NAMESPACE in claims:
@@ -197,10 +197,10 @@ def _number(claims: Claims, name: str, high: float) -> float | None:
 
 
 def decide(rights: Rights, symbol: str, *, raw: bool, interval_ms: int) -> int | str:
-    """The verdict on one subscription: the interval that holds, in milliseconds, or why not.
+    """Decide on one subscription: the interval that applies, in milliseconds, or the reason not.
 
-    A text is the reason for error 409. `raw` updates are every update at once, so that they are
-    refused to who may only have one in an interval; a delay is no reason, since it merges nothing.
+    A text is the reason for error 409. `raw` means every update at once, so it is refused where the
+    rights allow one update in an interval; a delay is no obstacle, since it merges nothing.
     """
     if not rights.allows(symbol):
         return "your token does not cover this symbol"
@@ -217,10 +217,11 @@ def decide(rights: Rights, symbol: str, *, raw: bool, interval_ms: int) -> int |
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who somebody is, as far as was proven.
+    """Who a client is, as far as it has proven.
 
-    `user` is what logs show: 1 to 128 printable characters, or None for nobody in particular.
-    `token_id` is by what one token can be revoked. Times are seconds since the epoch, or None.
+    `user` is what logs show: 1 to 128 printable characters, or None if the token names no user.
+    `token_id` is the id by which this one token can be revoked. Times are seconds since the
+    epoch, or None.
     """
 
     user: str | None = None
@@ -231,11 +232,11 @@ class Identity:
 
     @classmethod
     def from_claims(cls, claims: Claims, *, user: str, token_id: str) -> Identity:
-        """Who `claims` speak of; `user` and `token_id` are the names of the claims for those.
+        """The identity in `claims`; `user` and `token_id` are the names of the claims for those.
 
-        `exp` and `iat` are as in RFC 7519, 4.1, for the rest see `Rights.from_claims`. Whether it
-        is in time is not looked at: see `check_time`. Raises Refused with the name of the claim
-        that is wrong.
+        `exp` and `iat` are as in RFC 7519, 4.1, for the rest see `Rights.from_claims`. The times
+        are not compared with now: see `check_time`. Raises Refused with the name of the wrong
+        claim.
         """
         return cls(
             user=_name(claims, user),
@@ -262,9 +263,9 @@ def _name(claims: Claims, name: str) -> str | None:
 
 
 def time_of(claims: Claims, name: str) -> float | None:
-    """A time (RFC 7519, NumericDate) in seconds since the epoch; None where the claim is not there.
+    """A time (RFC 7519, NumericDate) in seconds since the epoch; None where the claim is missing.
 
-    Raises Refused, naming the claim, for what is no such time.
+    Raises Refused, naming the claim, if its value is no such time.
     """
     if name not in claims:
         return None
@@ -292,18 +293,18 @@ Done: TypeAlias = Callable[[Identity | Refused], None]
 
 
 class Authenticator(Protocol):
-    """Finds out who sent a token."""
+    """Verifies tokens."""
 
     def verify(self, token: str, done: Done) -> None:
-        """Call `done` with who it is, or why not: exactly once, now or later. Never raises.
+        """Call `done` with the identity or the refusal: exactly once, now or later. Never raises.
 
-        What `done` itself raises is its own affair.
+        An exception of `done` itself is not caught.
         """
         ...
 
 
 class Everybody:
-    """Lets everybody in, with all rights, whatever they say."""
+    """Accepts every token, with all rights."""
 
     def verify(self, token: str, done: Done) -> None:
         """See Authenticator."""

@@ -1,8 +1,8 @@
 """From which web pages browsers may connect: the Origin of a handshake against those allowed.
 
-Must not know: connections, or who the user is. A browser sends along whatever a page of any site
-asks it to, but says truly which site that is (RFC 6454; RFC 6455, section 10.2); other programs say
-what they like, and are not held back by this.
+Must not know: connections, or who the user is. A browser connects for pages of any site, but always
+tells the true site (RFC 6454; RFC 6455, section 10.2). Other programs can send any Origin: this
+check does not restrict them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def parsed(text: str) -> Origin:
         raise ValueError(_REFUSAL.format(text[:80]))
     if not host or not parts.scheme or "@" in parts.netloc or parts.netloc.endswith(":"):
         raise ValueError(_REFUSAL.format(text[:80]))
-    # The library passes over what stands around an address in brackets: x[::1]y is no [::1].
+    # The library ignores text around an address in brackets: x[::1]y is not [::1].
     if "[" in parts.netloc and _BRACKETED.fullmatch(parts.netloc) is None:
         raise ValueError(_REFUSAL.format(text[:80]))
     return Origin(parts.scheme, host, _PORTS.get(parts.scheme) if port is None else port)

@@ -1,7 +1,7 @@
-"""Revocations as they come from Redis: the messages of a channel, and before them a hash.
+"""Revocations from Redis: those in a hash first, then the messages of a channel.
 
 Must not know: connections of clients, tokens, or what follows from a revocation. Messages are lost
-while there is no connection; so whoever revokes writes the hash too, which is read each time.
+without a connection, so a program that revokes writes to the hash too; it is read at each connect.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from pushservice.redis.url import RedisAddress, RedisTLS
 
 #: Entries of the hash that one command asks for, about.
 _PAGE: Final = 1000
-#: Bytes of a message; a longer one is not looked at.
+#: Bytes of a message; a longer one is ignored.
 _MOST_BYTES: Final = 65_536
-#: Seconds in which Redis has to answer, and to wait before reading again where it did not.
+#: Seconds in which Redis has to answer, and seconds before the next attempt.
 PATIENCE: Final = 2.0
 RETRY_AFTER: Final = 1.0
-#: Seconds between two pings, which find a Redis that hangs or a link that is dead.
+#: Seconds between two pings, which detect a Redis that hangs and a dead link.
 PING_EVERY: Final = 5.0
 #: Seconds between two log lines about one fault.
 _LOG_EVERY: Final = 60.0
@@ -46,11 +46,11 @@ def revoked_hash(prefix: str = "quotepush:") -> str:
 
 
 class RevocationFeed:
-    """Tells `revocations` of what is revoked in one Redis, for as long as it runs.
+    """Passes revocations of one Redis on to `revocations`, for as long as it runs.
 
-    `revoked` is called with kind and name of each, once it is remembered, and with whether it was
-    just now: of each message, and of what is news in the hash, which may be old. Two connections:
-    one that listens takes no other commands. Raises ValueError as RedisLink does.
+    `revoked` is called with a kind, a name, and whether it was revoked just now: with True for each
+    message, with False for each new entry of the hash, which may be old. There are two connections,
+    because one in subscribe mode takes no other commands. Raises ValueError as RedisLink does.
     """
 
     log = Logger()
@@ -65,7 +65,7 @@ class RevocationFeed:
         *,
         prefix: str = "quotepush:",
     ) -> None:
-        #: True while nothing that was revoked can have been missed
+        #: True while no revocation can have been missed
         self.current = False
         self._clock = reactor
         self._revocations = revocations
@@ -73,7 +73,7 @@ class RevocationFeed:
         self._channel = revoke_channel(prefix)
         self._hash = revoked_hash(prefix)
         self._stopped = False
-        # How often either connection came or went: what was read across that is read again.
+        # How often either connection changed: a read that spans a change is repeated.
         self._changes = 0
         self._reading = False
         self._retry: DelayedCall | None = None
@@ -115,7 +115,7 @@ class RevocationFeed:
 
     @defer.inlineCallbacks
     def _listen(self, connection: Any) -> Any:
-        # A Redis that loads its data takes subscriptions, and has nothing to say: a ping tells.
+        # A Redis that still loads its data accepts subscriptions, but refuses a ping.
         yield connection.ping()
         yield connection.subscribe([self._channel])
 
@@ -124,7 +124,7 @@ class RevocationFeed:
         self.current = False
         self._cancel_calls()
         if not self._stopped and self._listener.up is not None:
-            self._ping = self._clock.callLater(PING_EVERY, self._look)
+            self._ping = self._clock.callLater(PING_EVERY, self._check_alive)
         self._read_soon()
 
     def _cancel_calls(self) -> None:
@@ -133,8 +133,8 @@ class RevocationFeed:
                 call.cancel()
         self._retry = self._ping = None
 
-    def _look(self) -> None:
-        """Ask for a sign of life; without one, connect anew."""
+    def _check_alive(self) -> None:
+        """Ping; without an answer, reconnect."""
         self._ping = None
         connection = self._listener.up
         if connection is None:
@@ -145,7 +145,7 @@ class RevocationFeed:
             if patience.active():
                 patience.cancel()
             if connection is self._listener.up and self._ping is None and not self._stopped:
-                self._ping = self._clock.callLater(PING_EVERY, self._look)
+                self._ping = self._clock.callLater(PING_EVERY, self._check_alive)
 
         connection.ping().addBoth(answered)
 
@@ -156,7 +156,7 @@ class RevocationFeed:
     # -- the hash --------------------------------------------------------------------------------
 
     def _read_soon(self) -> None:
-        """Read the hash, after the subscription: what is revoked meanwhile comes as a message."""
+        """Read the hash after subscribing: revocations during the read come as messages."""
         self._retry = None
         connection = self._reader.up
         if self._listener.up is None or connection is None or self._reading or self._stopped:
@@ -166,7 +166,7 @@ class RevocationFeed:
         reading.addErrback(self._not_read).addCallback(self._was_read)
 
     async def _read(self, connection: Any, changes: int) -> float | None:
-        """Take all entries over; gives the seconds until it has to be done again, or None."""
+        """Apply all entries; returns the seconds until it has to be repeated, or None."""
         cursor = b"0"
         unreadable = 0
         while True:
@@ -247,7 +247,7 @@ class _Subscriber(txredisapi.SubscriberProtocol):
 
 
 def _message(payload: bytes) -> tuple[Kind, str] | None:
-    """What a message revokes; None where it is not understood."""
+    """What a message revokes; None where it is malformed."""
     try:
         found = msgspec.json.decode(payload) if len(payload) <= _MOST_BYTES else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -261,7 +261,7 @@ def _message(payload: bytes) -> tuple[Kind, str] | None:
 
 
 def _entry(field: bytes, value: bytes) -> tuple[Kind, str, float] | None:
-    """What an entry of the hash revokes; None where it is not understood."""
+    """What an entry of the hash revokes; None where it is malformed."""
     try:
         head, _, name = field.decode().partition(":")
     except UnicodeDecodeError:
@@ -273,7 +273,7 @@ def _entry(field: bytes, value: bytes) -> tuple[Kind, str, float] | None:
 
 
 def _moment(value: bytes) -> float:
-    """Seconds since the epoch; what is no such moment lies in the future, which is safe."""
+    """Seconds since the epoch; infinity, which is the safe choice, where the value is no time."""
     try:
         at = float(value)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Who is not let in any more: revoked users and tokens, remembered as long as it can matter.
+"""Revoked users and tokens, remembered as long as a token of theirs can still be valid.
 
 Must not know: where revocations come from, Redis, or connections.
 """
@@ -23,14 +23,14 @@ KEPT_FOR: Final = 31 * 86_400
 class Revocations:
     """Remembers the MAX_ENTRIES latest revocations, each for KEPT_FOR seconds.
 
-    A revoked token is refused. A revoked user's tokens are refused that were issued up to the
-    second of the revocation, or don't say when they were.
+    A revoked token is refused. A revoked user's tokens are refused if they were issued up to
+    the second of the revocation, or have no time of issue.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._moments: dict[tuple[Kind, str], float] = {}
-        # The same by moment, and what was true before, which is skipped.
+        # The same, by moment; outdated entries stay, and are skipped.
         self._oldest: list[tuple[float, Kind, str]] = []
 
     def __len__(self) -> int:
@@ -39,7 +39,7 @@ class Revocations:
     def revoke(self, kind: Kind, name: str, at: float | None = None) -> bool:
         """Revoke a user or a token from `at` on, in seconds since the epoch, or from now on.
 
-        Returns whether that is news. What lies in the future is taken for now where it is new.
+        Returns whether this changed anything. A new revocation in the future counts as one now.
         """
         now = self._clock.seconds()
         known = self._moments.get((kind, name))
@@ -56,7 +56,7 @@ class Revocations:
         return (kind, name) in self._moments
 
     def revoked(self, identity: Identity) -> bool:
-        """Whether `identity` is not to be let in, or stay, any more."""
+        """Whether `identity` was revoked."""
         if not self._moments:
             return False
         since = self._clock.seconds() - KEPT_FOR
@@ -67,12 +67,12 @@ class Revocations:
         if identity.user is not None:
             moment = self._moments.get(("user", identity.user))
             if moment is not None and moment > since:
-                # Issuers tell whole seconds: within one nobody knows which came first.
+                # Issuers give whole seconds: within one, the order is unknown.
                 return identity.issued_at is None or math.floor(identity.issued_at) <= moment
         return False
 
     def _forget(self, now: float) -> None:
-        """Drop what is too old, and the oldest of what is too much."""
+        """Drop entries that are too old, and the oldest ones above MAX_ENTRIES."""
         while self._oldest:
             at, kind, name = self._oldest[0]
             if self._moments.get((kind, name)) == at:

@@ -1,6 +1,6 @@
-"""Tickets: opaque words that stand in Redis with what they give, some of them for one use.
+"""Tickets: opaque strings whose identity and rights are stored in Redis, some for one use.
 
-Must not know: JSON Web Tokens, connections, or what a ticket's bearer does.
+Must not know: JSON Web Tokens, connections, or what the client of a ticket does.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from pushservice.redis.url import RedisAddress, RedisTLS
 #: characters of a ticket, which are visible ASCII
 LEAST_TICKET: Final = 16
 MOST_TICKET: Final = 512
-#: bytes of what stands in Redis for one
+#: bytes of a ticket's value in Redis
 MOST_VALUE: Final = 16_384
 #: seconds in which Redis has to answer
 PATIENCE: Final = 2.0
-#: the names that a ticket's object may have
+#: the keys that a ticket's object may have
 FIELDS: Final = ("user", "id", "exp", "iat", "once", *RIGHTS_CLAIMS)
 _FORM: Final = re.compile(rf"[!-~]{{{LEAST_TICKET},{MOST_TICKET}}}")
 #: Seconds between two log lines about one fault.
 _LOG_EVERY: Final = 60.0
 
-#: KEYS: that of a ticket. Returns its value, and 1 if it was for one use and is gone now, else 0;
-#: nil where there is none. Of two who come at once, one gets it: a script runs alone. What can't be
-#: read stays, and is refused by who asks.
+#: KEYS: that of a ticket. Returns its value, and 1 if it was for one use and is now deleted, else
+#: 0; nil where there is none. Of two clients at once, one gets it: scripts run one after another.
+#: An unreadable value stays, and the caller refuses it.
 _TAKE: Final = """
 local value = redis.call('GET', KEYS[1])
 if not value then
@@ -51,7 +51,7 @@ return {value, 0}
 
 
 def ticket_key(ticket: str, prefix: str = "quotepush:") -> str:
-    """The key in Redis for a ticket, which tells nobody the ticket."""
+    """The key in Redis for a ticket; the ticket can't be found from it."""
     return f"{prefix}ticket:{hashlib.sha256(ticket.encode()).hexdigest()}"
 
 
@@ -102,7 +102,7 @@ class TicketAuthenticator:
 
     @property
     def up(self) -> bool:
-        """True while there is a Redis to ask."""
+        """Whether Redis is connected."""
         return self._link.up is not None
 
     def verify(self, token: str, done: Done) -> None:
@@ -120,12 +120,13 @@ class TicketAuthenticator:
         else:
             looking = defer.Deferred.fromCoroutine(self._look_up(connection, token))
             looking.addErrback(self._failed)
-            # What `done` raises is logged, and ends nothing else.
+            # An exception of `done` is logged, and stops nothing else.
             looking.addCallback(done)
             looking.addErrback(lambda failure: self.log.failure("a verdict was not taken", failure))
 
     async def _look_up(self, connection: Any, ticket: str) -> Identity:
-        # A command that is given up would leave its answer to the next one: the connection goes.
+        # After a timeout the answer may still come, and would be taken for the next command's: so
+        # the connection is dropped.
         patience = self._reactor.callLater(PATIENCE, self._link.abort)
         try:
             key = ticket_key(ticket, self._prefix)
@@ -175,13 +176,13 @@ def _claims_in(value: bytes) -> Claims | None:
 def _identity(claims: Claims, *, taken: bool) -> Identity:
     for name in claims:
         if name not in FIELDS:
-            # Misspelt, it could give more than was meant.
+            # A misspelt key could give more rights than was meant.
             raise Refused(f"the ticket holds what is none of {', '.join(FIELDS)}")
     once = claims.get("once", True)
     if not isinstance(once, bool):
         raise Refused("the claim once is neither true nor false")
     if once and not taken:
-        # Where Redis can't read what we can, it would serve again and again.
+        # Redis could not read it, so it was not deleted, and could be used again and again.
         raise Refused("the ticket can't be read on the server")
     return Identity.from_claims(claims, user="user", token_id="id")  # noqa: S106 - a claim's name
 

@@ -1,7 +1,7 @@
-"""Keys of tokens: read from files, each good for one algorithm and no other, and made.
+"""Keys for tokens: read from files, each for one algorithm and no other, and generated.
 
-Must not know: tokens, claims, or who is verified. Every refusal is a ValueError whose text names
-the file and what is wrong with it, and never what is in it.
+Must not know: tokens, claims, or clients. Every refusal is a ValueError whose text names the file
+and what is wrong with it, and never its content.
 
 Own code: PyJWK's errors may show the secret, and it skips characters that are not base64url.
 """
@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 ALGORITHMS: Final = ("HS256", "RS256", "ES256", "EdDSA")
-#: those that a key is made for
+#: those that `make_key` generates keys for
 MADE: Final = ("HS256", "EdDSA")
 #: the least bytes of a secret (RFC 7518, 3.2), and bits of an RSA key (3.3)
 LEAST_SECRET: Final = 32
@@ -51,7 +51,7 @@ class Key:
 
 
 class _Unsuitable(ValueError):
-    """A key that serves none of the algorithms; the text says what it is."""
+    """A key that fits none of the algorithms; the text says what it is."""
 
 
 def check_algorithms(algorithms: Sequence[str]) -> None:
@@ -64,9 +64,9 @@ def check_algorithms(algorithms: Sequence[str]) -> None:
 def key_in(path: Path, algorithms: Sequence[str] = ()) -> Key:
     """The key of a file: PEM with a public or private key or a certificate, or else a secret.
 
-    Of a private key and a certificate the public key is taken; whether a certificate has expired
-    is not looked at. A secret is all the file's bytes but the newline at its end. Raises ValueError
-    where the file holds neither, or a key that serves none of `algorithms`, if any are named.
+    From a private key or a certificate the public key is taken; a certificate may have expired. A
+    secret is all the file's bytes but the newline at its end. Raises ValueError where the file
+    holds neither, or a key that serves none of `algorithms`, if any are named.
     """
     check_algorithms(algorithms)
     data = _read(path)
@@ -209,14 +209,14 @@ def _algorithm_of(key: object) -> str:
 
 
 def _secret(data: bytes) -> bytes:
-    """A file's bytes as a secret, unless they are what others may know: a public key in disguise.
+    """A file's bytes as a secret, unless they are a public key in another form.
 
-    Whoever has a public key could sign with it, if it were taken for a secret.
+    If a public key were taken for a secret, everybody who knows it could sign tokens.
     """
     secret = data.removesuffix(b"\n").removesuffix(b"\r")
     if data.lstrip()[:1] == b"{":
         raise ValueError("it is a JSON object and no secret; a set of keys is named as such")
-    # PEM in an encoding of two bytes a letter, or of another kind (RFC 4716), has this in it too.
+    # UTF-16 PEM and the format of RFC 4716 contain this too.
     marked = b"-- BEGIN " in data or b"-BEGIN " in data.replace(b"\0", b"")
     if marked or data.startswith((b"ssh-", b"ecdsa-", b"sk-")):
         raise ValueError("it is a key, but not in PEM")
@@ -228,7 +228,7 @@ def _secret(data: bytes) -> bytes:
 
 
 def _from_base64(data: bytes) -> bytes:
-    """What stands between the lines of a PEM file, where `data` is that alone; empty if not."""
+    """`data` decoded, where it is the base64 of a PEM file without its first and last line."""
     try:
         return base64.b64decode(b"".join(data.split()), validate=True)
     except binascii.Error:
@@ -261,14 +261,14 @@ def _keys_of(found: list[Any]) -> Iterator[Key]:
     for place, each in enumerate(found, 1):
         if not isinstance(each, dict):
             raise ValueError(f"key {place} is no object")
-        # RFC 7517, 4.2, 4.3 and 5: what is for encryption, or of an unknown kind, is passed over.
+        # RFC 7517, 4.2, 4.3 and 5: keys for encryption, or of an unknown kind, are skipped.
         if each.get("use", "sig") != "sig" or not _signs(each.get("key_ops")):
             continue
         kid = each.get("kid")
         if kid is not None and not isinstance(kid, str):
             raise ValueError(f"key {place} has a kid that is no text")
         try:
-            material = _of_jwk(each)
+            material = _from_jwk(each)
             algorithm = "HS256" if isinstance(material, bytes) else _algorithm_of(material)
         except _Unsuitable:
             continue
@@ -279,11 +279,11 @@ def _keys_of(found: list[Any]) -> Iterator[Key]:
 
 
 def _signs(purposes: object) -> bool:
-    """Whether what a JWK says it is for, if it does, is signatures."""
+    """Whether a JWK's key_ops, if it has any, include signatures."""
     return not isinstance(purposes, list) or "verify" in purposes or "sign" in purposes
 
 
-def _of_jwk(jwk: Mapping[str, Any]) -> Any:
+def _from_jwk(jwk: Mapping[str, Any]) -> Any:
     """The public key or the secret of one JWK (RFC 7518, 6, and RFC 8037, 2)."""
     match jwk.get("kty"), jwk.get("crv"):
         case "RSA", _:

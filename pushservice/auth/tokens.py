@@ -1,6 +1,6 @@
-"""JSON Web Tokens (RFC 7519): verified by keys from files, signed, and taken apart for a look.
+"""JSON Web Tokens (RFC 7519): verified with keys from files, signed, and decoded.
 
-Must not know: connections, what a token's bearer does, or which options named the files.
+Must not know: connections, what the client of a token does, or which options named the files.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pushservice.auth.identity import Claims, Done, Identity, Refused, check_tim
 from pushservice.auth.token_keys import ALGORITHMS, Key, check_algorithms, key_in, keys_in
 from pushservice.fanout.interfaces import Clock
 
-#: characters of a token; what is longer is not looked at
+#: characters of a token; a longer one is refused
 MAX_TOKEN: Final = 8192
-#: seconds between two looks whether a set of keys has changed, or has a new one
+#: seconds between two checks whether the file of a key set has changed
 REREAD_EVERY: Final = 10.0
 # Base64url without padding, whose unused bits are 0 (RFC 4648, 3.5): four of them where two letters
 # are left at the end, two where three are.
@@ -31,8 +31,8 @@ _PART: Final = (
 )
 _FORM: Final = re.compile(rf"{_PART}\.{_PART}\.{_PART}")
 _read_header: Final = msgspec.json.Decoder(dict[str, Any]).decode
-#: The library checks the signature. It would take the time from the system's clock, and what it
-#: checks of claims differs by its version.
+#: The library checks the signature only. It would use the system's clock for times, and which
+#: claims it checks depends on its version.
 _SIGNATURE_ALONE: Final[Any] = {
     f"verify_{name}": False for name in ("exp", "nbf", "iat", "aud", "iss", "sub", "jti")
 } | {"verify_signature": True}
@@ -41,11 +41,11 @@ _SIGNATURE_ALONE: Final[Any] = {
 class TokenAuthenticator:
     """Verifies tokens by a key from `key_file`, by those of a JWK Set in `jwks_file`, or by both.
 
-    Which algorithms there are follows from the keys; where `algorithms` are named, no others are.
-    Nothing in a token chooses more than one of these keys. `audience` and `issuer` are what the
-    claims `aud` and `iss` have to say; without an audience, tokens for one are refused (RFC 7519,
-    4.1.3). `exp`, `nbf` and `iat` may be off by `leeway` seconds. Raises ValueError, naming the
-    file, where there is no key or one can't be used.
+    The keys determine the algorithms; `algorithms`, if given, restricts them. A token can only
+    select one of these keys. The claims `aud` and `iss` have to match `audience` and `issuer`;
+    without an audience, tokens for one are refused (RFC 7519, 4.1.3). `exp`, `nbf` and `iat` may be
+    off by `leeway` seconds. Raises ValueError, naming the file, where there is no key or one can't
+    be used.
     """
 
     log = Logger()
@@ -72,8 +72,8 @@ class TokenAuthenticator:
         self._leeway = leeway
         self._require_expiry = require_expiry
         self._keys: list[Key] = []
-        # When the files were read last, when it was last looked whether that of the set is another,
-        # and what told so.
+        # When the files were last read, when the key set's file was last checked for a change, and
+        # its stamp then.
         self._read_at = self._looked_at = 0.0
         self._stamp: object = None
         self.reload()
@@ -84,7 +84,7 @@ class TokenAuthenticator:
         Blocks for as long as that takes.
         """
         self._read_at = self._looked_at = self._clock.seconds()
-        # First, so that what is written while it is read is seen by the next look.
+        # Before reading, so that the next check sees what is written meanwhile.
         self._stamp = self._stamp_now()
         keys = []
         if self._key_file is not None:
@@ -102,7 +102,7 @@ class TokenAuthenticator:
             outcome = self._identify(token)
         except Refused as refusal:
             outcome = refusal
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is no reason to let in
+        except Exception as error:  # noqa: BLE001 - no fault may let a client in
             self.log.error(
                 "a token was refused because it can't be verified: {kind}",
                 kind=type(error).__name__,
@@ -122,15 +122,15 @@ class TokenAuthenticator:
     def _key_for(self, header: dict[str, Any]) -> Key:
         algorithm, kid = header.get("alg"), header.get("kid")
         if "crit" in header:
-            # RFC 7515, 4.1.11: whoever does not understand all of it has to refuse.
+            # RFC 7515, 4.1.11: a token whose critical extensions are not all understood is refused.
             raise Refused("the token's header has crit, and nothing critical is understood")
         if algorithm not in ALGORITHMS:
             raise Refused(f"the token's alg is none of {self._known()}")
         if kid is not None and not isinstance(kid, str):
             raise Refused("the token's kid is no text")
-        self._look()
+        self._check_file()
         key = self._choose(algorithm, kid)
-        if key is None and kid is not None and self._is_over(self._read_at) and self._reread():
+        if key is None and kid is not None and self._due(self._read_at) and self._reread():
             key = self._choose(algorithm, kid)
         if key is not None:
             return key
@@ -141,7 +141,7 @@ class TokenAuthenticator:
         raise Refused(f"the token names a key (kid) that is not known for {algorithm}")
 
     def _choose(self, algorithm: str, kid: str | None) -> Key | None:
-        """The key of that name; else, for the algorithm, the only one that can be meant."""
+        """The key with that kid; else the only key of the algorithm that can be meant."""
         keys = [key for key in self._keys if key.algorithm == algorithm]
         for key in keys:
             if kid is not None and key.kid == kid:
@@ -153,20 +153,20 @@ class TokenAuthenticator:
     def _known(self) -> str:
         return ", ".join(sorted({key.algorithm for key in self._keys}))
 
-    def _look(self) -> None:
-        """Read the set again where its file is another: a key that was taken out must not serve."""
-        if self._is_over(self._looked_at):
+    def _check_file(self) -> None:
+        """Read the key set again if its file changed: a removed key must not be used."""
+        if self._due(self._looked_at):
             self._looked_at = self._clock.seconds()
             if self._stamp_now() != self._stamp:
                 self._reread()
 
-    def _is_over(self, at: float) -> bool:
-        """Whether what was done `at` may be done again: not because everybody asks for it."""
+    def _due(self, at: float) -> bool:
+        """Whether REREAD_EVERY seconds have passed since `at`: requests can't cause more reads."""
         # A clock may be set back.
         return not 0 <= self._clock.seconds() - at < REREAD_EVERY
 
     def _stamp_now(self) -> object:
-        """What is another where the file of the set was written or replaced."""
+        """A value that differs once the file of the key set was written or replaced."""
         if self._jwks_file is None:
             return None
         try:
@@ -176,7 +176,7 @@ class TokenAuthenticator:
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def _reread(self) -> bool:
-        """Take over what is in the files now; False where that can't be used."""
+        """Use what the files hold now; False where that is unusable."""
         if self._jwks_file is None:
             return False
         try:
@@ -213,14 +213,14 @@ class TokenAuthenticator:
             raise Refused("the token is for another audience (aud)")
 
 
-# -- taken apart ----------------------------------------------------------------------------------
+# -- decoding -------------------------------------------------------------------------------------
 
 
 def check_form(token: str) -> None:
-    """Raises Refused for what has not the form of a signed token (RFC 7515, 7.1).
+    """Raises Refused unless `token` has the form of a signed token (RFC 7515, 7.1).
 
-    Each part has to be the only way to write what it stands for: or else a token that is revoked,
-    or logged, could come back in other letters.
+    Each part has to be in its only canonical encoding; otherwise a revoked token could come back in
+    other letters.
     """
     if len(token) > MAX_TOKEN:
         raise Refused(f"the token has {len(token)} characters; {MAX_TOKEN} may be")
@@ -229,10 +229,10 @@ def check_form(token: str) -> None:
 
 
 def _header_of(token: str) -> dict[str, Any]:
-    """The header as it stands there; the library looks at it once more with the signature."""
+    """The header, unverified; the library checks it with the signature."""
     part = token[: token.index(".")]
     try:
-        # The library would take all of the token apart for it, which costs as much as HS256 does.
+        # The library would decode the whole token for it, which costs as much as verifying HS256.
         return _read_header(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
     except (ValueError, RecursionError):
         raise Refused("the token's header is not understood") from None
@@ -249,7 +249,7 @@ def _claims_of(token: str, key: Key) -> dict[str, Any]:
 
 
 def unverified(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The header and the claims as they stand there, which proves nothing. Raises Refused."""
+    """The header and the claims, unverified. Raises Refused."""
     check_form(token)
     header = _header_of(token)
     try:

@@ -1,6 +1,6 @@
-"""What a client's commands do to what it watches, by the rights that it has.
+"""Subscribe and unsubscribe a client as it asks and as its rights allow.
 
-Must not know: how commands come or answers go, who the client is, or Twisted.
+Must not know: how commands come and answers are sent, who the client is, or Twisted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pushservice.fanout.outbox import Outbox
     from pushservice.fanout.topic import Topic
 
-#: What was wrong with which symbol.
+#: The error of each symbol that was refused.
 Errors: TypeAlias = dict[str, tuple[ErrorCode, str]]
 
 _NO_ROOM: Final = (
@@ -32,10 +32,10 @@ _NO_ROOM: Final = (
 def subscribe(
     hub: Hub, outbox: Outbox, command: commands.Subscribe, rights: Rights | None, most: int
 ) -> tuple[dict[Topic, bool], Errors]:
-    """Have the client watch what it asks for and may: at most so many symbols.
+    """Subscribe the client to the symbols of `command` that it may see, up to `most` in all.
 
-    Returns the topics that it watches now, each with whether it did not before, and the errors.
-    Rights of None are all.
+    Returns the topics, each with whether the subscription is new, and the errors. Rights of None
+    are all rights.
     """
     accepted: dict[Topic, bool] = {}
     errors: Errors = {}
@@ -72,7 +72,7 @@ def subscribe(
 def unsubscribe(
     hub: Hub, outbox: Outbox, symbols: Sequence[object] | None
 ) -> tuple[list[str], Errors]:
-    """Have the client watch these no more, None for all; returns those that are well-formed."""
+    """Unsubscribe the client from `symbols`, None for all; returns the well-formed ones."""
     errors: Errors = {}
     gone: dict[str, None] = {}
     if symbols is None:
@@ -93,9 +93,9 @@ def unsubscribe(
 
 
 def review(hub: Hub, outbox: Outbox, rights: Rights, most: int) -> Errors:
-    """End what `rights` do not allow, or is beyond `most` symbols, and slow down what is too fast.
+    """End subscriptions that `rights` do not allow or that exceed `most`; slow down too fast ones.
 
-    Returns what was ended, with why.
+    Returns the ended ones, each with its error.
     """
     errors: Errors = {}
     kept = 0

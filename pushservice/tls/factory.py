@@ -1,4 +1,4 @@
-"""TLS around a protocol factory, and the development pair for it.
+"""TLS around a protocol factory, and a self-signed certificate for development.
 
 Must not know: WebSockets, quotes, or the options by which files were named.
 """
@@ -37,7 +37,7 @@ _RENEW_BEFORE: Final = datetime.timedelta(days=7)
 
 
 class Pair(NamedTuple):
-    """A certificate's file and its key's; `made` says that they are new."""
+    """The files of a certificate and its key; `made` says that they are new."""
 
     certificate: Path
     key: Path
@@ -129,7 +129,7 @@ _PLAIN_HTTP_ANSWER: Final = (
 
 
 class _TLSTransport(BufferingTLSTransport):
-    """TLS that answers a client which speaks plain HTTP in words instead of an alert."""
+    """TLS that answers a plain HTTP request with a text instead of an alert."""
 
     _began = False
 
@@ -161,9 +161,9 @@ class TLSFactory(TLSMemoryBIOFactory):
     def buildProtocol(  # type: ignore[override]  # a factory may refuse; Twisted's declares that it never does
         self, addr: IAddress | None
     ) -> TLSMemoryBIOProtocol | None:
-        """None where the factory within wants no connection from `addr`: no TLS is begun for it."""
-        within = self.wrappedFactory.buildProtocol(addr)
-        return None if within is None else self.protocol(self, within)
+        """None where the inner factory refuses a connection from `addr`, before TLS begins."""
+        inner = self.wrappedFactory.buildProtocol(addr)
+        return None if inner is None else self.protocol(self, inner)
 
 
 class _Refused(Protocol):
@@ -176,16 +176,16 @@ class _Refused(Protocol):
 
 @implementer(IProtocolFactory)
 class NeverNone:
-    """Ends connections that the factory within wants none of.
+    """Ends connections that the inner factory refuses.
 
-    For those who take no None from a factory, as Twisted's own `ssl:` endpoints do not.
+    For endpoints that can't handle a factory's None, such as Twisted's own `ssl:`.
     """
 
     def __init__(self, factory: IProtocolFactory) -> None:
         self.doStart = factory.doStart
         self.doStop = factory.doStop
-        self._within = factory
+        self._inner = factory
 
     def buildProtocol(self, addr: IAddress) -> IProtocol:
-        """The protocol of the factory within, or one that ends the connection."""
-        return self._within.buildProtocol(addr) or _Refused()
+        """The inner factory's protocol, or one that ends the connection."""
+        return self._inner.buildProtocol(addr) or _Refused()
