@@ -105,7 +105,7 @@ def makeService(options: Options) -> IService:
 
     from pushservice.redis.embedded import NoRedisServer, find_redis_server
     from pushservice.service.access import exposure
-    from pushservice.service.daemon import CannotStart, prepare_memory
+    from pushservice.service.startup import CannotStart, prepare_memory
     from pushservice.workers.manager import Manager
     from pushservice.workers.plan import Plan
     from pushservice.workers.process import Process

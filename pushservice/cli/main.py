@@ -152,7 +152,7 @@ def _faults(settings: Settings) -> Iterator[str]:
     from twisted.internet import reactor
 
     from pushservice.redis.tls import check_files
-    from pushservice.service.daemon import outlets_here
+    from pushservice.service.startup import outlets_here
     from pushservice.tls.factory import server_options
     from pushservice.tls.material import read_certificates
 

@@ -1,25 +1,21 @@
-"""One process's clients and feeds: ordered start, an ordered goodbye, and what is said in the log.
+"""One process that serves clients, composed around one hub: its start, heartbeats, drain and stop.
 
-Must not know: option names or command lines, signals, or other processes beyond its setup among
-them. It composes the edges around one hub.
+Must not know: option names or command lines, signals, or other processes beyond the setup that it
+is given.
 """
 
 from __future__ import annotations
 
-import gc
-import os
 import random
-import resource
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet import defer
-from twisted.internet.interfaces import IDelayedCall, IProtocolFactory
-from twisted.internet.task import Clock, LoopingCall
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from pushservice import __version__
@@ -36,135 +32,36 @@ from pushservice.monitoring.client_queries import ClientQueries
 from pushservice.monitoring.status import ProcessStatus
 from pushservice.protocol import deflate
 from pushservice.protocol.close_codes import CloseCode
-from pushservice.redis.tls import check_files
 from pushservice.redis.url import RedisAddress
-from pushservice.server import ports
 from pushservice.server.balance import Balance
-from pushservice.server.client_counts import ENTRIES_PER_SLOT, ClientCounts
 from pushservice.server.client_log import ClientLog
-from pushservice.server.connection_limits import PENDING_BURST
 from pushservice.server.connections import Connections, Services
 from pushservice.server.factory import QuoteFactory
-from pushservice.server.outlets import choice
-from pushservice.server.ports import CannotListen, Listening, Ports
+from pushservice.server.ports import CannotListen, Ports
 from pushservice.server.proxies import Trusted
-from pushservice.server.proxy_protocol import ProxyHeaderFactory
-from pushservice.server.socket_info import bound_send_buffer
-from pushservice.service.access import Access, token_authenticator
+from pushservice.service.access import Access
 from pushservice.service.development import Development
-from pushservice.service.sources import Interests, Sources
+from pushservice.service.listeners import Listeners
+from pushservice.service.sources import Fanout, Interests, Sources
+from pushservice.service.startup import CannotStart, check, limits_within_files, outlets_here
+from pushservice.service.worker_setup import WorkerSetup
 from pushservice.tls.certificates import Certificates
-from pushservice.tls.factory import NeverNone, TLSFactory, development_pair
-from pushservice.tls.material import Material, read_material
+from pushservice.tls.material import Material
 from pushservice.web import build_site
 
-#: File descriptors kept for all that is no connection, such as ports, Redis and the log; and for
-#: what a burst of accepts brings before anybody can count.
-RESERVED_FILES: Final = 64 + PENDING_BURST
-#: Milliseconds over which clients are asked to spread their reconnecting when the daemon ends; and
-#: when its clients are sent away over some time, so that each finds others there.
+#: Milliseconds over which clients are asked to spread their reconnects: when the daemon ends, and
+#: when a worker drains over some time while others serve.
 RECONNECT_SPREAD_MS: Final = 5000
 MOVE_SPREAD_MS: Final = 250
-#: The part of the time for a goodbye over which it is said; the rest is for the answers.
+#: The part of the drain timeout over which clients are told goodbye; the rest is for answers.
 _SAID_WITHIN: Final = 2 / 3
-
-
-class CannotStart(SystemExit, Exception):
-    """The daemon can't do what it was told; ends the process with one line and exit status 1.
-
-    An Exception too, so that twistd cleans up its pidfile, and tells the waiting parent of a
-    daemonized start; a SystemExit, so that no traceback hides the line.
-    """
-
-
-def materials(config: Config) -> tuple[Material, ...]:
-    """The certificates that `config` names, or the development one, which may be made now.
-
-    None where there is to be no TLS. Raises ValueError naming the file that can't be used.
-    """
-    if config.plain:
-        return ()
-    if config.cert:
-        return tuple(
-            read_material(certificate, key, config.client_ca)
-            for certificate, key in zip(config.cert, config.key, strict=True)
-        )
-    pair = development_pair(config.certs)
-    if pair.made:
-        Daemon.log.info(
-            "made a development certificate, {certificate}, and its key, {key}: browsers will warn"
-            " of it",
-            certificate=str(pair.certificate),
-            key=str(pair.key),
-        )
-    return (read_material(pair.certificate, pair.key, config.client_ca),)
-
-
-def check(config: Config) -> Certificates | None:
-    """What a start of `config` would find wrong, without one: raises ValueError with the reason.
-
-    Returns the certificates it would serve with.
-    """
-    if config.redis_over_tls:
-        check_files(config.redis_tls)
-    if config.auth == "token":
-        token_authenticator(Clock(), config)
-    found = materials(config)
-    return Certificates(found) if found else None
-
-
-def outlets_here(reactor: Any) -> choice.Outlets:
-    """How bytes leave in this process and its children, by the environment. Raises ValueError."""
-    try:
-        return choice.choose(os.environ.get("QUOTEPUSH_OUTLET") or "auto", reactor)
-    except ValueError as error:
-        raise ValueError(f"QUOTEPUSH_OUTLET in the environment: {error}") from None
-
-
-def raise_file_limit() -> int:
-    """Raise the soft limit of open files to the hard one; returns what it is then."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (OSError, ValueError):
-            return soft
-    return hard
-
-
-def prepare_memory() -> None:
-    """To be called once all is made that lives as long as the process."""
-    # What is there now stays: full collections need not walk the modules, half of all objects at
-    # 5,000 clients and two thirds of the time, again and again.
-    gc.collect()
-    gc.freeze()
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerSetup:
-    """A worker's place among the processes of one daemon, given by the one that manages them."""
-
-    #: from 1; shown to people
-    number: int
-    #: where it counts in the counts
-    entry: int
-    counts: ClientCounts
-    materials: Sequence[Material] = ()
-    sockets: Sequence[Listening] = field(default_factory=tuple)
-    #: where the daemon's private Redis listens, if it has one
-    redis_socket: str | None = None
-
-    @property
-    def name(self) -> str:
-        """What tells its entries in the registry from those of others, its predecessor's too."""
-        return f"-{self.number}{'abcd'[self.entry % ENTRIES_PER_SLOT]}"
 
 
 class Daemon(Service):
     """Everything that serves clients in one quotepush process.
 
-    By itself it listens where it is configured to; on a `setup` it takes the sockets from there, as
-    soon as it is told to `serve`.
+    Without a `setup` it listens on the endpoints of its configuration. With one, it accepts on the
+    sockets of the setup once `serve` is called.
     """
 
     log = Logger()
@@ -179,8 +76,6 @@ class Daemon(Service):
         self.feed_changed: Callable[[bool], None] = lambda _up: None
         self._reactor = reactor
         self._setup = setup
-        # Ports of our own, and whether each is over TLS.
-        self._served: list[tuple[Any, bool]] = []
         self._leaving = self._left = self._aborting = False
         self._waiting: list[defer.Deferred[None]] = []
         self._farewell: Farewell | None = None
@@ -192,7 +87,7 @@ class Daemon(Service):
             self._outlets = outlets_here(reactor)
         except ValueError as error:
             raise CannotStart(f"quotepush: {error}") from None
-        self._limits = self._limits_here()
+        self._limits = limits_within_files(config, warn=setup is None)
         interests = Interests()
         together = Together(interests)
         self.hub = Hub(
@@ -218,6 +113,9 @@ class Daemon(Service):
         self._client_log = ClientLog(reactor, config.client_log_rate)
         self.connections = self._make_connections()
         self.factory = QuoteFactory(self.connections)
+        self._listeners = Listeners(
+            reactor, config, self.factory, self.certificates, self._trusted, self.ports
+        )
         try:
             self._access = Access(reactor, config, self._hub_for)
         except ValueError as error:
@@ -227,13 +125,10 @@ class Daemon(Service):
         self._sources = Sources(
             reactor,
             config,
-            self.hub,
-            interests,
-            self.announcements,
+            Fanout(self.hub, interests, self.announcements, self._tiers),
             self.counters,
-            "" if setup is None else setup.name,
+            "" if setup is None else setup.registry_suffix,
             self._feed_changed,
-            self._tiers,
             measures,
         )
         self._process_status = ProcessStatus(
@@ -276,63 +171,21 @@ class Daemon(Service):
             connections.most_together = config.max_connections
         return connections
 
-    def _limits_here(self) -> Any:
-        """The limits, with as many connections as this process may have files."""
-        config = self.config
-        file_limit = raise_file_limit()
-        # No more than a quarter for those that are no clients, and the rest for clients.
-        room = max(2, file_limit - RESERVED_FILES)
-        guests = max(1, min(config.limits.handshakes, room // 4))
-        room -= guests
-        connections = min(config.max_connections or room, room)
-        if config.max_connections and config.max_connections > room and self._setup is None:
-            self.log.warn(
-                "--max-connections {asked} is more than the file limit {limit} allows:"
-                " using {room}",
-                asked=config.max_connections,
-                limit=file_limit,
-                room=room,
-            )
-        return replace(config.limits, handshakes=guests, connections=connections)
-
     # -- start -----------------------------------------------------------------------------------
 
     def privilegedStartService(self) -> None:
         """Listen, while the process may still have the rights to."""
         super().privilegedStartService()  # type: ignore[no-untyped-call]  # the library's, unannotated
         if self._setup is None:
-            for text in self.config.endpoints():
-                factory, secure = self._factory_for(text)
-                try:
-                    port = ports.listen(self._reactor, text, factory)
-                except CannotListen as error:
-                    raise CannotStart(f"quotepush: {error}") from None
-                bound_send_buffer(getattr(port, "socket", None), self._limits.send_buffer)
-                self.ports.add(port)
-                self._served.append((port, secure))
-
-    def _factory_for(self, text: str) -> tuple[IProtocolFactory, bool]:
-        """What serves connections of the endpoint `text`, and whether over TLS."""
-        factory: IProtocolFactory = self.factory
-        # An ssl: endpoint names certificates of its own.
-        secure = text.startswith("ssl:")
-        if self.certificates is not None and not secure:
-            factory = TLSFactory(self.certificates, factory, self._reactor)
-            secure = True
-        if not text.startswith(ports.SHAREABLE):
-            # Those of Twisted's own that wrap the factory, and plugins, may take no None from it;
-            # and what they hand on is not the connection's first byte.
-            return NeverNone(factory), secure
-        if self.config.trusted_proxies:
-            factory = ProxyHeaderFactory(
-                factory, self._trusted, self._reactor, self._limits.tls_timeout
-            )
-        return factory, secure
+            try:
+                self._listeners.listen()
+            except CannotListen as error:
+                raise CannotStart(f"quotepush: {error}") from None
 
     def startService(self) -> None:
         """Serve clients, and begin to connect to Redis; neither waits for the other.
 
-        On a setup clients are served once `serve` is called.
+        With a setup, clients are served once `serve` is called.
         """
         super().startService()  # type: ignore[no-untyped-call]  # the library's, unannotated
         self.log.info(
@@ -342,8 +195,7 @@ class Daemon(Service):
             outlets=self._outlets.name,
             epoch=self.hub.epoch,
         )
-        for port, secure in self._served:
-            log_served(port, secure, self.config.page)
+        self._listeners.log_served()
         self._heartbeats.start(self._limits.heartbeat_ms / 1000 / self.hub.groups, now=False)
         self._liveness.start()
         self._process_status.start()
@@ -376,11 +228,9 @@ class Daemon(Service):
         self._access.start(addresses[0])
 
     def serve(self) -> None:
-        """Accept connections on the sockets of the setup."""
-        assert self._setup is not None, "by itself it listens when it is started"
-        for listening in self._setup.sockets:
-            factory, _ = self._factory_for(listening.text)
-            self.ports.adopt(self._reactor, listening, factory)
+        """Accept connections on the sockets of the setup; only with one."""
+        assert self._setup is not None, "without a setup it listens when it is started"
+        self._listeners.adopt(self._setup.sockets)
         assert self.connections.balance is not None, "it comes with the setup"
         self.connections.balance.serve()
 
@@ -534,13 +384,3 @@ class Daemon(Service):
 
 def _jitter(spread_ms: int) -> int:
     return random.randrange(spread_ms)  # noqa: S311 - spreads load, guards nothing
-
-
-def log_served(port: Any, secure: bool, page: bool) -> None:
-    """Tell the log where clients find what."""
-    url = ports.address_text(port, "wss" if secure else "ws")
-    if page and "+unix:" not in url:
-        where = url.replace("ws", "http", 1)
-        Daemon.log.info("{url} is served; the page is at {page}", url=url, page=where)
-    else:
-        Daemon.log.info("{url} is served", url=url)

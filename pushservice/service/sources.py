@@ -1,4 +1,4 @@
-"""All that a daemon has to do with Redis, composed: feeds, snapshots, the registry.
+"""What of a daemon uses Redis, composed: feeds, snapshots, the registry.
 
 Must not know: option names, ports, or clients beyond the hub. It composes the edges of Redis around
 one hub, as service/daemon.py composes those of clients.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pushservice.config.config import Config
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Interests:
-    """Passes on to several what the hub tells one."""
+    """Passes interest, which the hub tells one listener, on to several."""
 
     def __init__(self) -> None:
         self.listeners: list[Interest] = []
@@ -49,36 +50,45 @@ class Interests:
             listener.quoted(topics)
 
 
+@dataclass(frozen=True, slots=True)
+class Fanout:
+    """Where quotes go: the hub, what it tells of interest, and what clients are told of the feed.
+
+    `tiers` publish quotes again after a delay.
+    """
+
+    hub: Hub
+    interests: Interests
+    announcements: Announcements
+    tiers: Tiers | None = None
+
+
 class Sources:
-    """Where quotes and values come from, and where interest goes to."""
+    """The feeds and the snapshot hash, from which quotes and values come, and the registry."""
 
     def __init__(
         self,
         reactor: Any,
         config: Config,
-        hub: Hub,
-        interests: Interests,
-        announcements: Announcements,
+        fanout: Fanout,
         counters: Counters,
         suffix: str,
         feed_changed: Callable[[bool], None],
-        tiers: Tiers | None = None,
         measures: Measures | None = None,
     ) -> None:
         """`suffix` tells this process's entries in the registry from those of others of the daemon.
 
-        `feed_changed` is told, after clients, whether the feed is up. `tiers` bring late what the
-        feed brings.
+        `feed_changed` is called, after clients are told, with whether the feed is up.
         """
         self._reactor = reactor
         self._config = config
-        self._hub = hub
-        self._interests = interests
-        self._announcements = announcements
+        self._hub = fanout.hub
+        self._interests = fanout.interests
+        self._announcements = fanout.announcements
         self._counters = counters
         self._node = (config.node or f"{socket.gethostname()}-{config.port}") + suffix
-        self._told = feed_changed
-        self._tiers = tiers
+        self._tell_feed_changed = feed_changed
+        self._tiers = fanout.tiers
         self._measures = measures
         self.feeds = CombinedFeed(self._feed_changed)
         self.registry: Registry | None = None
@@ -134,7 +144,7 @@ class Sources:
         """No more quotes."""
         self._stopping = True
         if self._demand is not None:
-            # Clients are about to go, and nobody is to plan what follows from it.
+            # Clients are about to go; no unsubscribe is to be planned for that.
             self._interests.listeners.remove(self._demand)
             self._demand.stop()
         await self.feeds.stop()
@@ -164,13 +174,13 @@ class Sources:
         return AllPatterns(config.channels, config.symbol_reader())
 
     def _forget_value(self, symbol: str) -> None:
-        """The feed does not listen to `symbol` any more."""
+        """Forget the value of a symbol that the feed listens to no more."""
         self._hub.values.forget(symbol)
         if self._tiers is not None:
             self._tiers.forget_value(symbol)
 
     def _catch_up(self) -> None:
-        """Clients may have come before Redis was there."""
+        """Tell what clients watch already: they may have come before Redis was there."""
         hubs = [self._hub] if self._tiers is None else [self._hub, *self._tiers.hubs]
         for hub in hubs:
             for topic in hub.watched_topics():
@@ -186,4 +196,4 @@ class Sources:
             self._tiers.feed_changed(up)
         if up and self._snapshots is not None:
             self._snapshots.refresh(self._hub.watched_topics())
-        self._told(up)
+        self._tell_feed_changed(up)

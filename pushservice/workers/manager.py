@@ -19,7 +19,8 @@ from pushservice.protocol.close_codes import CloseCode
 from pushservice.server.client_reports import Report
 from pushservice.server.ports import CannotListen
 from pushservice.server.socket_info import bound_send_buffer
-from pushservice.service.daemon import CannotStart, check, log_served, materials, outlets_here
+from pushservice.service.listeners import log_served
+from pushservice.service.startup import CannotStart, check, materials, outlets_here
 from pushservice.tls.certificates import Certificates
 from pushservice.tls.material import Material
 from pushservice.workers.certificate_watch import CertificateWatch

@@ -24,7 +24,7 @@ from pushservice.monitoring.admin import open_admin
 from pushservice.monitoring.systemd import Systemd
 from pushservice.server.client_reports import Report
 from pushservice.server.ports import CannotListen
-from pushservice.service.daemon import CannotStart
+from pushservice.service.startup import CannotStart
 from pushservice.workers.plan import Plan
 from pushservice.workers.signals import Signals
 

@@ -15,7 +15,8 @@ from twisted.logger import Logger
 from pushservice import __version__
 from pushservice.config.config import Config
 from pushservice.server.client_reports import Report
-from pushservice.service.daemon import Daemon, materials
+from pushservice.service.daemon import Daemon
+from pushservice.service.startup import materials
 from pushservice.workers.certificate_watch import CertificateWatch
 from pushservice.workers.plan import Plan
 from pushservice.workers.totals import combined, figures, slot_figures

@@ -25,7 +25,9 @@ from pushservice.protocol.close_codes import CloseCode
 from pushservice.server.client_counts import ClientCounts
 from pushservice.server.client_reports import Report
 from pushservice.server.ports import Listening
-from pushservice.service.daemon import CannotStart, Daemon, WorkerSetup, prepare_memory
+from pushservice.service.daemon import Daemon
+from pushservice.service.startup import CannotStart, prepare_memory
+from pushservice.service.worker_setup import WorkerSetup
 from pushservice.tls.material import Material
 from pushservice.workers import worker_link
 from pushservice.workers.handover import dump_values, load_values

@@ -18,7 +18,7 @@ from pushservice.config.config import Config
 from pushservice.config.options import CONFIG_FILE, OPTIONS
 from pushservice.limits import Limits
 from pushservice.redis.url import RedisAddress, RedisTLS
-from pushservice.service.daemon import CannotStart
+from pushservice.service.startup import CannotStart
 from pushservice.tap import Options, makeService
 from pushservice.workers.manager import Manager
 from pushservice.workers.process import Process

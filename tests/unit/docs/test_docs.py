@@ -430,7 +430,7 @@ def test_the_documents_state_the_limits_of_the_code():
     # Imported here because these modules install the reactor, which the other tests don't need.
     from pushservice.fanout import outbox, pacing
     from pushservice.server import connection_limits, handshake
-    from pushservice.service import daemon
+    from pushservice.service import daemon, startup
 
     limits = Limits()
     text = re.sub(r"\s+", " ", protocol().astext())
@@ -453,7 +453,7 @@ def test_the_documents_state_the_limits_of_the_code():
         f"once {outbox.ANSWERS_BUDGET // 1024} KiB of answers wait": text,
         f"up to {daemon.RECONNECT_SPREAD_MS}, chosen by chance": text,
         f"Retry-After: {handshake.RETRY_AFTER}": operations,
-        f"the process may open, less {daemon.RESERVED_FILES} and": operations,
+        f"the process may open, less {startup.RESERVED_FILES} and": operations,
         f"ends after {handshake.PAGE_TIMEOUT} seconds, or"
         f" {handshake.MAX_PAGE_REQUESTS // 1024} KiB of requests": operations,
         f"--raw-budget and {outbox.RAW_CHUNK // 1024} KiB": operations,

@@ -14,7 +14,7 @@ from pushservice.config.config import Config
 from pushservice.fanout.announcements import Announcements
 from pushservice.metrics import Counters
 from pushservice.redis.url import redis_address
-from pushservice.service.sources import Interests, Sources
+from pushservice.service.sources import Fanout, Interests, Sources
 
 
 class Listener:
@@ -68,9 +68,7 @@ class Composed:
         self.sources = Sources(
             reactor,
             self.config,
-            self.hub,
-            self.interests,
-            self.announcements,
+            Fanout(self.hub, self.interests, self.announcements),
             self.counters,
             "-1a",
             self.told.append,
@@ -209,7 +207,9 @@ async def test_the_feeds_state_is_told_after_clients_are_and_no_more_once_it_is_
     server = own_redis()
     composed = compose()
     known: list[bool] = []
-    composed.sources._told = lambda up: known.append(composed.announcements.feed_up is up)
+    composed.sources._tell_feed_changed = lambda up: known.append(
+        composed.announcements.feed_up is up
+    )
     composed.start(server.url)
     await until(lambda: known, "the feed")
     server.stop()

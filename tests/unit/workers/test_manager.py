@@ -12,7 +12,7 @@ from worker_doubles import LOOPBACK, SOON, Managed, configured, speaking
 
 from pushservice.config.coercers import AUTO
 from pushservice.protocol.close_codes import CloseCode
-from pushservice.service.daemon import CannotStart
+from pushservice.service.startup import CannotStart
 from pushservice.workers import worker_link
 from pushservice.workers.launcher import AGE_JITTER, entries_of
 from pushservice.workers.manager import AGE_RETRY_DELAY, STUCK_AFTER

@@ -19,7 +19,7 @@ from twisted.logger import globalLogPublisher
 
 from pushservice.config.config import Config
 from pushservice.server.ports import CannotListen
-from pushservice.service.daemon import CannotStart
+from pushservice.service.startup import CannotStart
 from pushservice.workers.plan import Plan
 from pushservice.workers.process import Process
 

@@ -22,7 +22,8 @@ from pushservice.config.config import Config
 from pushservice.protocol.close_codes import CloseCode
 from pushservice.redis.url import redis_address
 from pushservice.server.client_counts import ClientCounts
-from pushservice.service.daemon import Daemon, WorkerSetup
+from pushservice.service.daemon import Daemon
+from pushservice.service.worker_setup import WorkerSetup
 from pushservice.workers import worker as worker_room
 from pushservice.workers import worker_link
 from pushservice.workers.worker import (
@@ -214,12 +215,17 @@ def test_a_manager_that_does_not_listen_is_not_waited_for_for_ever():
     assert stops == [1]
 
 
-def test_a_berth_is_read_from_the_first_message(monkeypatch):
+def test_the_setup_is_read_from_the_first_message(monkeypatch):
     counts = ClientCounts()
     monkeypatch.setattr(worker_link, "COUNTS", counts.descriptor)
     sockets = [["tcp:1", socket.AF_INET], ["unix:/s", socket.AF_UNIX]]
     setup, config = setup_and_config(FIRST | {"sockets": sockets, "redis_socket": "/r"})
-    assert (setup.number, setup.entry, setup.redis_socket, setup.name) == (2, 4, "/r", "-2a")
+    assert (setup.number, setup.entry, setup.redis_socket, setup.registry_suffix) == (
+        2,
+        4,
+        "/r",
+        "-2a",
+    )
     assert [tuple(each) for each in setup.sockets] == [
         ("tcp:1", worker_link.SOCKETS, socket.AF_INET),
         ("unix:/s", worker_link.SOCKETS + 1, socket.AF_UNIX),
