@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from pushservice.auth.identity import is_name
 from pushservice.auth.revocations import KINDS, Kind, Revocations
 from pushservice.fanout.interfaces import DelayedCall
-from pushservice.redis.link import RedisLink
+from pushservice.redis.link import RedisLink, command_link
 from pushservice.redis.url import RedisAddress, RedisTLS
 
 #: Entries of the hash that one command asks for, about.
@@ -89,15 +89,7 @@ class RevocationFeed:
             self._changed,
             tls=tls,
         )
-        self._reader = RedisLink(
-            "revocation hash",
-            reactor,
-            address,
-            txredisapi.RedisProtocol,
-            lambda connection: connection.ping(),
-            self._changed,
-            tls=tls,
-        )
+        self._reader = command_link("revocation hash", reactor, address, self._changed, tls=tls)
 
     def start(self) -> None:
         """Begin to connect; returns at once."""

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from pushservice.auth.identity import RIGHTS_CLAIMS, Claims, Done, Identity, Refused, check_time
 from pushservice.fanout.interfaces import Clock
-from pushservice.redis.link import RedisLink
+from pushservice.redis.link import command_link
 from pushservice.redis.url import RedisAddress, RedisTLS
 
 #: characters of a ticket, which are visible ASCII
@@ -82,15 +82,7 @@ class TicketAuthenticator:
         self._prefix = prefix
         self._leeway = leeway
         self._logged_at: dict[str, float] = {}
-        self._link = RedisLink(
-            "tickets",
-            reactor,
-            address,
-            txredisapi.RedisProtocol,
-            lambda connection: connection.ping(),
-            lambda _up: None,
-            tls=tls,
-        )
+        self._link = command_link("tickets", reactor, address, lambda _up: None, tls=tls)
 
     def start(self) -> None:
         """Begin to connect; returns at once."""

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-import txredisapi
 from twisted.internet import defer
 from twisted.logger import Logger
 
 from pushservice.fanout.interfaces import DelayedCall
 from pushservice.fanout.topic import Topic
 from pushservice.metrics import Counters
-from pushservice.redis.link import RedisLink
+from pushservice.redis.link import command_link
 from pushservice.redis.url import RedisAddress, RedisTLS
 
 if TYPE_CHECKING:
@@ -60,15 +59,7 @@ class SnapshotHash:
         self._stopped = False
         self._logged_at: float | None = None
         self._links = [
-            RedisLink(
-                "snapshots",
-                reactor,
-                address,
-                txredisapi.RedisProtocol,
-                lambda connection: connection.ping(),
-                self._changed,
-                tls=tls,
-            )
+            command_link("snapshots", reactor, address, self._changed, tls=tls)
             for address in addresses
         ]
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-import txredisapi
 from twisted.internet import defer
 
 from pushservice.fanout.interfaces import DelayedCall
 from pushservice.market.playback import Source
-from pushservice.redis.link import RedisLink
+from pushservice.redis.link import command_link
 from pushservice.redis.url import RedisAddress, RedisTLS
 
 #: Most publishes that Redis has not answered yet.
@@ -51,16 +50,7 @@ class Publisher:
         #: whether Redis was ever connected
         self.reached = False
         self.done: defer.Deferred[None] = defer.Deferred()
-        self.link = RedisLink(
-            purpose,
-            reactor,
-            address,
-            txredisapi.RedisProtocol,
-            # A Redis that refuses us is found out here, not at every publish.
-            lambda connection: connection.ping(),
-            self._changed,
-            tls=tls,
-        )
+        self.link = command_link(purpose, reactor, address, self._changed, tls=tls)
 
     @property
     def up(self) -> bool:

@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable
 from typing import Any, Final
 
+import txredisapi
 from twisted.internet import defer
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.interfaces import (
@@ -315,6 +316,26 @@ class RedisLink:
                 purpose=self.purpose,
                 reason=failure_text(failure),
             )
+
+
+def command_link(
+    purpose: str,
+    reactor: Any,
+    address: RedisAddress,
+    changed: Callable[[bool], None],
+    *,
+    tls: RedisTLS | None = None,
+) -> RedisLink:
+    """A link for commands. A ping on each new connection finds out a Redis that refuses them."""
+    return RedisLink(
+        purpose,
+        reactor,
+        address,
+        txredisapi.RedisProtocol,
+        lambda connection: connection.ping(),
+        changed,
+        tls=tls,
+    )
 
 
 def _too_late(_result: object, timeout: float) -> object:

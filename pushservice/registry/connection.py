@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from pushservice.metrics import Counters
-from pushservice.redis.link import RedisLink
+from pushservice.redis.link import command_link
 from pushservice.redis.url import RedisAddress, RedisTLS
 
 #: Seconds in which Redis has to answer.
@@ -64,15 +64,7 @@ class RegistryConnection:
         self._clock: IReactorTime = reactor
         self._counters = counters
         self._changed = changed
-        self._link = RedisLink(
-            "registry",
-            reactor,
-            address,
-            txredisapi.RedisProtocol,
-            lambda connection: connection.ping(),
-            self._link_changed,
-            tls=tls,
-        )
+        self._link = command_link("registry", reactor, address, self._link_changed, tls=tls)
 
     def start(self) -> None:
         """Begin to connect; returns at once."""

@@ -155,7 +155,7 @@ def test_an_unknown_authority_is_refused_until_it_is_in_the_file(
 ) -> None:
     redis = start(start_redis, tls=authority.issue("redis", "localhost"))
     trusted = tmp_path / "trusted.crt"
-    trusted.write_bytes(Authority(tmp_path, "stranger").ca.read_bytes())
+    trusted.write_bytes(Authority(tmp_path, "other").ca.read_bytes())
     served = daemon(
         *("--channels", "kinds.*", "--redis-ca", str(trusted)),
         redis=f"rediss://localhost:{redis.port}",

@@ -103,7 +103,7 @@ ONLY_IN: dict[str, set[str]] = {
     "service_identity": {"redis/tls", "client/twisted_tls"},
     "txredisapi": {
         *("redis/link", "redis/sentinel", "redis/one_shot", "auth/tickets", "auth/revocation_feed"),
-        *("feed/redis_pubsub", "feed/snapshot_hash", "market/publisher", "registry/connection"),
+        *("feed/redis_pubsub", "registry/connection"),
     },
     "websockets": {"client/for_asyncio"},
     "zstandard": {"market/recording_files"},

@@ -60,13 +60,13 @@ class FakeServer(protocol.Factory):
         self.commands: list[list[bytes]] = []
         self.connections: set[FakeConnection] = set()
         if options is None:
-            self.listening = reactor.listenTCP(0, self, interface="127.0.0.1")
+            self.port = reactor.listenTCP(0, self, interface="127.0.0.1")
         else:
-            self.listening = reactor.listenSSL(0, self, options, interface="127.0.0.1")
-        self.address = ("127.0.0.1", self.listening.getHost().port)
+            self.port = reactor.listenSSL(0, self, options, interface="127.0.0.1")
+        self.address = ("127.0.0.1", self.port.getHost().port)
 
     async def stop(self) -> None:
-        await self.listening.stopListening()
+        await self.port.stopListening()
         for connection in list(self.connections):
             connection.transport.abortConnection()
         await until(lambda: not self.connections, "the end of the connections")

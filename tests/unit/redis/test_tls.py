@@ -171,7 +171,7 @@ async def test_a_certificate_for_another_host_or_for_none_is_refused(authority, 
 @pytest_twisted.ensureDeferred
 async def test_an_unknown_authority_is_not_trusted_by_file_or_system(authority, tmp_path):
     files = authority.issue("server", "localhost")
-    for tls in (RedisTLS(ca=Authority(tmp_path, "stranger").ca), RedisTLS()):
+    for tls in (RedisTLS(ca=Authority(tmp_path, "other").ca), RedisTLS()):
         assert await reach(files, tls) == (
             "TLS: the certificate of localhost is signed by an authority that is not trusted:"
             " CN=authority"
@@ -181,9 +181,9 @@ async def test_an_unknown_authority_is_not_trusted_by_file_or_system(authority, 
 @pytest_twisted.ensureDeferred
 async def test_a_file_may_hold_several_authorities(authority, tmp_path):
     both = tmp_path / "both"
-    stranger = Authority(tmp_path, "stranger")
-    both.write_bytes(stranger.ca.read_bytes() + authority.ca.read_bytes())
-    for each in (authority, stranger):
+    other = Authority(tmp_path, "other")
+    both.write_bytes(other.ca.read_bytes() + authority.ca.read_bytes())
+    for each in (authority, other):
         files = each.issue(f"server-of-{each.ca.stem}", "localhost")
         assert await reach(files, RedisTLS(ca=both)) == "hello"
 

@@ -531,7 +531,7 @@ async def test_a_redis_that_hangs_delays_nobody_and_the_registry_recovers(
         try:
             one.unwatch("1", "B")
             one.watch("2", *[f"S{n}" for n in range(900)])
-            await until(lambda: log.count("no answer in"), "patience to end")
+            await until(lambda: log.count("no answer in"), "the timeout")
             one.leave("2")
             one.watch("3", "C")
             publish(one.hub, ("A", b"1"))
