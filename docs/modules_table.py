@@ -7,6 +7,7 @@ python docs/modules_table.py > docs/modules.rst
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,8 @@ This page lists every file of ``pushservice`` with its purpose, folder by folder
 def subject(path: Path) -> str:
     """The first sentence of a module's docstring."""
     docstring = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
-    return " ".join(docstring.partition("\n\n")[0].split()).replace("*", "\\*").replace("`", "``")
+    first = " ".join(docstring.partition("\n\n")[0].split()).replace("*", "\\*")
+    return re.sub("`+", "``", first)
 
 
 def files(folder: Path) -> Iterator[str]:
