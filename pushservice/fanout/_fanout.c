@@ -3,7 +3,7 @@
  * Must not know: quotes, or which client a descriptor belongs to. Optional: server/outlets/direct.py does the same
  * in Python where this is not built. Plain CPython API, Python 3.11 and later, no dependency.
  *
- * A turn of one client is a list of pieces. How its codec joins them is one of wire.Joint: each is a
+ * A turn of one client is a list of pieces. How its codec joins them is one of codecs.Joint: each is a
  * frame already; or they become one text frame with a JSON array (RFC 6455, section 5.2), as
  * JsonCodec.frames makes it; or the same in DEFLATE blocks, as DeflatedJson.frames does. Clients
  * whose pieces are the very same objects share the bytes. For TLS the OpenSSL that pyOpenSSL has
@@ -44,7 +44,7 @@ send_now(int descriptor, const char *data, Py_ssize_t length)
     }
 }
 
-/* The numbers of wire.Joint. */
+/* The numbers of codecs.Joint. */
 enum { FRAMES = 0, ARRAY = 1, DEFLATED = 2 };
 
 /* The bytes of the turn that was framed last, and the pieces that they carry: borrowed, and valid
@@ -79,7 +79,7 @@ reserve(void **memory, size_t *capacity, size_t wanted)
     return 1;
 }
 
-/* The head of an unmasked final frame, as wire.frame_head makes it. */
+/* The head of an unmasked final frame, as frames.frame_head makes it. */
 static size_t
 put_head(unsigned char *to, unsigned char first, size_t length)
 {
@@ -358,7 +358,7 @@ PyDoc_STRVAR(send_plain_doc,
 "send_plain(ways: list[tuple[int, int]], turns: list[list[bytes]])\n"
 "    -> tuple[int, int, int, list[tuple[int, bytes | None]] | None]\n\n"
 "Send each turn to the socket of the same index, without waiting, and empty it. A way is\n"
-"(descriptor, one of wire.Joint). Returns frames, pieces and bytes, and None where the\n"
+"(descriptor, one of codecs.Joint). Returns frames, pieces and bytes, and None where the\n"
 "kernel took all, else (index, the rest) for each that it did not; the rest is None where the\n"
 "connection is broken.");
 
@@ -392,7 +392,7 @@ PyDoc_STRVAR(send_tls_doc,
 "send_tls(ways: list[tuple[int, int, int, int]], turns: list[list[bytes]])\n"
 "    -> tuple[int, int, int, list[tuple[int, bytes | None, bytes]] | None]\n\n"
 "Encrypt each turn, send it and empty it. A way is (SSL pointer, BIO pointer, descriptor, one of\n"
-"wire.Joint). Returns frames, pieces and bytes, and None where all went well, else (index,\n"
+"codecs.Joint). Returns frames, pieces and bytes, and None where all went well, else (index,\n"
 "ciphertext that was not sent, what was not encrypted) for each other; the ciphertext is None where\n"
 "the connection is broken.");
 

@@ -55,7 +55,7 @@ class Announcements:
         age = None if hub.last_message_t is None else t - hub.last_message_t
         feed_up = bool(self.feed_up)
         # Of all codecs that converse: a message need not be compressed where others are.
-        shared = JSON.frames([events.heartbeat(t, feed_up, age, 0)])
+        frames = JSON.frames([events.heartbeat(t, feed_up, age, 0)])
 
         def tell(outbox: Outbox) -> None:
             if outbox.behind:
@@ -64,7 +64,7 @@ class Announcements:
                 event = events.heartbeat(t, feed_up, age, outbox.merged)
                 outbox.send(outbox.codec.frames([outbox.codec.event(event)]))
             else:
-                outbox.send(shared)
+                outbox.send(frames)
 
         self._each(group, tell)
 
@@ -99,16 +99,16 @@ class Announcements:
         """Tell every client of the hub that updates of each of its symbols may be missing."""
         gaps = {topic: events.gap(topic.symbol_text) for topic in self._hub.watched_topics()}
         pieces: dict[Codec, dict[Topic, bytes]] = {}
-        share = SharedFrames()
+        shared = SharedFrames()
 
         def tell(outbox: Outbox) -> None:
             codec = outbox.codec
             if codec not in pieces:
                 pieces[codec] = {topic: codec.event(event) for topic, event in gaps.items()}
-            outbox.tell_gaps(pieces[codec], share)
+            outbox.tell_gaps(pieces[codec], shared)
 
         self._each([outbox for outbox in self._hub.outboxes() if self._hub.serves(outbox)], tell)
-        self._end_of_turn(share)
+        self._end_of_turn(shared)
 
     def gap_of(self, topic: Topic) -> None:
         """Tell who watches `topic` that updates of it may be missing."""
@@ -169,7 +169,7 @@ class Announcements:
     def dismiss(
         self, code: CloseCode, retry_ms: Callable[[], int | None], most: int | None = None
     ) -> None:
-        """Say goodbye to every client, or to so many, and begin to close each.
+        """Send `bye` to every client, or to `most` of them, and begin to close each.
 
         `retry_ms` is asked for each when it may come back.
         """

@@ -2,9 +2,9 @@
 
 Must not know: Twisted, Redis, sockets, what clients say, or who is entitled to what.
 
-A tier is a hub of its own, so that numbers, snapshots, merging, pacing and raw subscriptions are
-what they are in real time, of what was played so far. `at + delay <= now`, on the clock that is
-given and in its full precision, is what plays a quote; nothing else reaches a tier.
+A tier is a hub of its own: numbers, snapshots, merging, pacing and raw subscriptions work as in
+real time, on the quotes played so far. A quote is played once `at + delay <= now` on the clock that
+is given, in its full precision; nothing else reaches a tier.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from pushservice.fanout.announcements import Announcements
 from pushservice.fanout.interfaces import Clock, DelayedCall, Interest
 from pushservice.fanout.shared_frames import SharedFrames
-from pushservice.fanout.tape import GAP, LOST, UNHEARD, Tape
+from pushservice.fanout.tape import GAP, LOST, UNSUBSCRIBED, Tape
 from pushservice.fanout.watchlist import raw_and_interval
 from pushservice.protocol import events
 
@@ -31,12 +31,12 @@ TURN_EVERY: Final = 0.02
 TURN_QUOTES: Final = 2000
 
 
-class Together:
-    """Tells one Interest what the clients of all tiers watch.
+class CombinedInterest:
+    """Tells one Interest what the clients of the real-time hub and of all tiers watch.
 
-    `first` is told of the first watcher of a symbol on any tier, and once more of the first in real
-    time, for which alone values are looked up and written. `last` is told of the last on all tiers.
-    What is quoted is what is quoted and watched in real time: tiers tell nothing of it.
+    `first` is true for the first watcher of a symbol on any hub, and again for the first in real
+    time: only for real-time clients are values looked up and written. `last` is true for the last
+    watcher on all hubs. `quoted` is told only of what clients watch in real time.
     """
 
     def __init__(self, interest: Interest) -> None:
@@ -51,7 +51,7 @@ class Together:
         self._interest.watched(client, symbol, first)
 
     def watched_late(self, client: str, symbol: str, first: bool) -> None:
-        """The same for a tier."""
+        """See Interest; for a tier."""
         elsewhere = self._tiers.get(symbol, 0)
         if first:
             self._tiers[symbol] = elsewhere + 1
@@ -71,17 +71,17 @@ class Together:
         self._interest.quoted(topics)
 
 
-class _Late:
-    """What a tier tells of interest."""
+class _TierInterest:
+    """The Interest of a tier."""
 
     __slots__ = ("unwatched", "watched")
 
-    def __init__(self, together: Together) -> None:
+    def __init__(self, together: CombinedInterest) -> None:
         self.watched = together.watched_late
         self.unwatched = together.unwatched
 
     def quoted(self, topics: Mapping[Topic, object]) -> None:
-        """What is old is no news to anybody else."""
+        """Nothing: old quotes are of no use to others."""
 
 
 class _Tier:
@@ -100,17 +100,17 @@ class _Tier:
         self._clock = clock
         self._reader = tape.reader(delay)
         self._call: DelayedCall | None = None
-        # Before this it plays nothing, see TURN_EVERY.
-        self._rests_until = 0.0
+        # No turn begins before this, see TURN_EVERY.
+        self._next_turn_at = 0.0
         self._stopped = False
 
     def wake(self) -> None:
-        """Something is on the tape: have it played when it is due."""
+        """Schedule a turn for when the next entry of the tape is due, if none is scheduled."""
         if self._call is not None or self._stopped:
             return
         at = self._reader.next_at()
         if at is not None:
-            due = max(at + self._reader.delay, self._rests_until)
+            due = max(at + self._reader.delay, self._next_turn_at)
             wait = max(0.0, due - self._clock.seconds())
             self._call = self._clock.callLater(wait, self._play)
 
@@ -123,17 +123,17 @@ class _Tier:
             self._call = None
 
     def _play(self) -> None:
-        """One turn: what is due by now."""
+        """One turn: publish what is due by now."""
         self._call = None
         now = self._clock.seconds()
         stopwatch = self.hub.measures.stopwatch
         began = stopwatch()
-        self._rests_until = now + TURN_EVERY
+        self._next_turn_at = now + TURN_EVERY
         try:
             entries = self._reader.take(now, TURN_QUOTES)
             if len(entries) >= TURN_QUOTES:
                 # There may be more that is due.
-                self._rests_until = now
+                self._next_turn_at = now
             hub = self.hub
             publish = hub.publish
             received: float | None = None
@@ -169,8 +169,8 @@ class _Tier:
     def _mark(self, at: float, mark: bytes) -> None:
         if mark == LOST:
             self.announcements.feed_was(False, milliseconds(at))
-        elif mark.startswith(UNHEARD):
-            symbol = mark[len(UNHEARD) :].decode()
+        elif mark.startswith(UNSUBSCRIBED):
+            symbol = mark[len(UNSUBSCRIBED) :].decode()
             topic = self.hub.topic(symbol)
             if topic is not None and topic.watched:
                 self.announcements.gap_of(topic)
@@ -179,10 +179,10 @@ class _Tier:
 
 
 class Tiers:
-    """Every delay there is, each with a hub of its own, beside the real-time one.
+    """The delays that are offered, each with a hub of its own.
 
-    It takes what a feed delivers (see interfaces.Publish) in the place of the real-time hub, which
-    it passes all on to.
+    It implements interfaces.Publish: it records what the feed delivers on the tape, and passes it
+    on to the real-time hub.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class Tiers:
         hub: Hub,
         tape: Tape,
         delays: Iterable[float],
-        together: Together,
+        together: CombinedInterest,
         end_of_turn: Callable[[SharedFrames], None],
     ) -> None:
         """`hub` is the real-time one, whose `interest` is `together`; `delays` are in seconds.
@@ -207,20 +207,20 @@ class Tiers:
         for delay in sorted(set(delays)):
             if not 0 < delay < math.inf:
                 raise ValueError(f"a delay of {delay:g} s can't be; more than 0 is right")
-            late = hub.tier(_Late(together))
+            late = hub.tier(_TierInterest(together))
             self._tiers[delay] = _Tier(clock, late, tape, delay, end_of_turn)
-        # When the turn was received whose quotes are coming in.
+        # When the turn that is being published was received; None between turns.
         self._at: float | None = None
         self._feed_up: bool | None = None
 
     # -- what the feed brings --------------------------------------------------------------------
 
     def publish(self, symbol: str, payload: bytes) -> None:
-        """See Publish: on the tape, and on to the real-time hub."""
+        """See Publish: record the quote and pass it on to the real-time hub."""
         at = self._at
         if at is None:
             at = self._at = self._clock.seconds()
-            # The very `t` that it will have on each tier.
+            # The same `t` that it will have on each tier.
             self._hub.receive_at(milliseconds(at))
         self._record(symbol, payload, at)
         self._publish(symbol, payload)
@@ -233,7 +233,7 @@ class Tiers:
         self._hub.flush()
 
     def feed_changed(self, up: bool) -> None:
-        """The feed was lost, or is back: each tier comes to it when it is due."""
+        """The feed was lost, or is back; each tier learns of it after its delay."""
         if up is self._feed_up:
             return
         known, self._feed_up = self._feed_up, up
@@ -245,23 +245,23 @@ class Tiers:
         self._wake()
 
     def forget_value(self, symbol: str) -> None:
-        """The feed does not listen to `symbol` any more: as soon as tiers come to this moment."""
-        self._tape.mark_unheard(symbol, self._clock.seconds())
+        """The feed no longer listens to `symbol`; each tier learns of it after its delay."""
+        self._tape.mark_unsubscribed(symbol, self._clock.seconds())
         self._wake()
 
     # -- tiers -----------------------------------------------------------------------------------
 
     def tier_for(self, delay: float) -> Hub | None:
-        """The hub for a client that may see what is `delay` seconds old; None where there is none.
+        """The hub for a client that may see quotes `delay` seconds old; None where there is none.
 
-        It is that of the least delay that is no shorter; of 0 the real-time one. Raises ValueError
-        for what is no delay.
+        It is the hub of the shortest delay of at least that many seconds, and for 0 the real-time
+        hub. Raises ValueError for a negative delay.
         """
         if not delay >= 0:
             raise ValueError(f"{delay} is no delay: 0 seconds or more are right")
         if delay == 0:
             return self._hub
-        # They are in order.
+        # The shortest delay comes first.
         return next((tier.hub for each, tier in self._tiers.items() if each >= delay), None)
 
     @property
@@ -279,16 +279,16 @@ class Tiers:
         return [tier.hub for tier in self._tiers.values()]
 
     def look_for_stale(self, symbol_ms: float) -> None:
-        """Tell who watches a symbol of which no quote was played for longer than `symbol_ms`.
+        """Tell the watchers of symbols of which no quote was played for longer than `symbol_ms`.
 
-        What counts is the time at which a tier is on the tape: while the feed was lost then,
-        nothing is stale, and after it symbols have the whole time again.
+        What counts is the moment of the tape that a tier plays: while the feed was lost then,
+        nothing is stale, and once it is back each symbol has the whole time again.
         """
         for tier in self._tiers.values():
             tier.announcements.look_for_stale(symbol_ms, None)
 
     def stop(self) -> None:
-        """Play no more; nothing is left with the clock. Quotes go to the real-time hub alone."""
+        """Play no more and cancel all timers. Quotes then go to the real-time hub alone."""
         for tier in self._tiers.values():
             tier.stop()
 
@@ -298,12 +298,12 @@ class Tiers:
 
 
 def move(outbox: Outbox, old: Hub, new: Hub) -> bool:
-    """Have a client watch on `new`, which is less late, what it watches on `old`; if it can be.
+    """Move a client from `old` to `new`, a hub with a shorter delay; returns whether it could.
 
-    Each symbol keeps its mode and interval. The client is told a gap of each, then the snapshots;
-    what was pending of it is merged into those. False, and nothing is changed, where the client is
-    behind, where `new` has no room, or a number would fall: then it is to be closed, and to come
-    again. Never the other way, to a hub that is later: what is on its way can't be taken back.
+    Each symbol keeps its mode and interval. The client gets a gap of each symbol, then the
+    snapshots, into which pending updates are merged. Returns False and changes nothing where the
+    client is behind, `new` has no room, or a number would fall: close the client then, so that it
+    reconnects. Never move to a longer delay: what is on its way can't be taken back.
     """
     before = list(outbox.topics.items())
     if outbox.behind or not _can_move([topic for topic, _ in before], new):

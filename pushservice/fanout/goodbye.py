@@ -1,4 +1,4 @@
-"""Says goodbye to all clients, spread over some time, and to those who come late as they come.
+"""Sends all clients away, spread over some time, and those that come later as they come.
 
 Must not know: sockets, processes, or what follows once all are gone.
 """
@@ -15,13 +15,13 @@ from pushservice.protocol.close_codes import CloseCode
 if TYPE_CHECKING:
     from pushservice.fanout.hub import Hub
 
-#: Seconds between two looks who is to go.
+#: Seconds between two steps.
 STEP: Final = 0.05
-#: Clients a second that are sent away at least: fewer than that at once are no herd.
+#: Clients a second that are sent away at least: so few may reconnect at once.
 LEAST_RATE: Final = 100
 
 
-class Farewell:
+class Goodbye:
     """Sends the clients of one hub away, evenly."""
 
     def __init__(

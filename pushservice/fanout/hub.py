@@ -178,14 +178,14 @@ class Hub:
         dirty: set[Outbox] = set().union(
             *[watchers[topic].listeners for topic in turn if topic in watchers]
         )
-        share = SharedFrames()
+        shared = SharedFrames()
         failures: list[tuple[Outbox, Exception]] = []
         for outbox in dirty:
             try:
-                outbox.flush(turn, raw_log, share)
+                outbox.flush(turn, raw_log, shared)
             except Exception as failure:  # noqa: BLE001 - one client's fault must not stop the others
                 failures.append((outbox, failure))
-        self._end_turn(share, failures)
+        self._end_turn(shared, failures)
 
     def _tell_fresh(self) -> None:
         topics, self._freshened = self._freshened, []
@@ -201,7 +201,7 @@ class Hub:
         began = stopwatch()
         jumps = {topic: topic.n - before - 1 for topic, before in turn.items()}
         pieces: dict[Codec, dict[Topic, bytes]] = {}
-        share = SharedFrames()
+        shared = SharedFrames()
         failures: list[tuple[Outbox, Exception]] = []
         for paced, outbox in list(group.members.items()):
             topics = turn.keys() & paced.topics.keys()
@@ -220,10 +220,10 @@ class Hub:
                             for topic in turn
                         }
                     merged += sum(map(jumps.__getitem__, topics))
-                    outbox.flush_paced(topics, pieces[codec], merged, share)
+                    outbox.flush_paced(topics, pieces[codec], merged, shared)
             except Exception as failure:  # noqa: BLE001 - one client's fault must not stop the others
                 failures.append((outbox, failure))
-        self._end_turn(share, failures)
+        self._end_turn(shared, failures)
         self.measures.turn_seconds.observe(stopwatch() - began)
 
     def _count_members(self, group: Group, topic: Topic) -> int:
@@ -231,12 +231,12 @@ class Hub:
         watchers = self._watchers.get(topic)
         return 1 if watchers is None else watchers.groups.get(group, 1)
 
-    def _end_turn(self, share: SharedFrames, failures: list[tuple[Outbox, Exception]]) -> None:
-        self._hooks.end_of_turn(share)
-        self._counters.frames_out += share.frames
-        self._counters.events_out += share.pieces
-        self._counters.bytes_out += share.bytes
-        self.measures.turn_events.observe(share.pieces)
+    def _end_turn(self, shared: SharedFrames, failures: list[tuple[Outbox, Exception]]) -> None:
+        self._hooks.end_of_turn(shared)
+        self._counters.frames_out += shared.frames
+        self._counters.events_out += shared.pieces
+        self._counters.bytes_out += shared.bytes
+        self.measures.turn_events.observe(shared.pieces)
         self.report(failures)
 
     def _too_slow(self, outbox: Outbox) -> None:

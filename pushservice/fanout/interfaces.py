@@ -1,7 +1,7 @@
-"""What the rooms ask of each other across floors, as structural types.
+"""What the fan-out needs of other folders, and they of it, as structural types.
 
-Must not know: any implementation. The core depends on these and is tested with small real
-implementations of them; the edges implement them.
+Must not know: any implementation. The server, the feed and the registry implement these; unit
+tests use small implementations of their own.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from pushservice.protocol.codecs import Codec
 
 
 class DelayedCall(Protocol):
-    """The part of Twisted's IDelayedCall that the core uses."""
+    """The part of Twisted's IDelayedCall that is needed here."""
 
     def cancel(self) -> None:
-        """Do not make the call, which must be pending."""
+        """Cancel the call, which must be pending."""
         ...
 
 
 class Clock(Protocol):
-    """The part of Twisted's IReactorTime that the core uses."""
+    """The part of Twisted's IReactorTime that is needed here."""
 
     def seconds(self) -> float:
         """Seconds since the epoch."""
@@ -36,9 +36,9 @@ class Clock(Protocol):
 
 
 class Progress(NamedTuple):
-    """What a connection's peer took so far, and has yet to take, in bytes that left us.
+    """Bytes that the peer of a connection acknowledged, and bytes that it has yet to acknowledge.
 
-    `taken` says how much by its changes alone, not where it began.
+    Only differences between two values of `taken` mean anything.
     """
 
     taken: int
@@ -57,8 +57,8 @@ class Outlet(Protocol):
         """Take whole frames, in order after all that was written before."""
         ...
 
-    def post(self, pieces: list[bytes], codec: Codec, share: SharedFrames) -> None:
-        """Take what a turn of the hub brought, and empty the list, at the turn's end at latest."""
+    def post(self, pieces: list[bytes], codec: Codec, shared: SharedFrames) -> None:
+        """Take the pieces of a turn of the hub, and empty the list by the end of the turn."""
         ...
 
     def pause_reading(self) -> None:
@@ -74,41 +74,41 @@ class Outlet(Protocol):
         ...
 
     def abort(self) -> None:
-        """Drop the connection at once."""
+        """Drop the connection at once, with what was not sent."""
         ...
 
     def progress(self) -> Progress | None:
-        """What the peer has taken; None where nobody can say."""
+        """How far the peer has got; None where it is not known."""
         ...
 
     def queued(self) -> int:
-        """Bytes that were written and that the peer has not got yet, as far as anybody can say."""
+        """Bytes that were written and not acknowledged by the peer yet, as far as is known."""
         ...
 
 
 class Interest(Protocol):
-    """Who is told what clients watch, and what of it was quoted. Costs the hub a call each."""
+    """Is told what clients watch, and what of it was quoted, with one call of the hub each."""
 
     def watched(self, client: str, symbol: str, first: bool) -> None:
-        """A client, by its connection's id, watches a symbol; `first` here that does."""
+        """The client with this connection id watches `symbol`; `first` if no other does."""
         ...
 
     def unwatched(self, client: str, symbol: str, last: bool) -> None:
-        """A client watches a symbol no more; `last` here that did."""
+        """The client watches `symbol` no more; `last` if no other does."""
         ...
 
     def quoted(self, topics: Mapping[Topic, object]) -> None:
-        """A turn brought quotes of these symbols, each watched by somebody."""
+        """A turn brought quotes of these symbols, which clients watch."""
         ...
 
 
 class Publish(Protocol):
-    """Where a feed delivers, and what it must call at the end of each read."""
+    """Where a feed delivers its quotes."""
 
     def publish(self, symbol: str, payload: bytes) -> None:
-        """One quote; nothing is written to any client yet."""
+        """Take one quote; nothing is written to clients yet."""
         ...
 
     def flush(self) -> None:
-        """The read is parsed: write what it brought."""
+        """Write to clients what was published; called at the end of each read."""
         ...

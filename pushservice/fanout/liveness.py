@@ -1,6 +1,6 @@
-"""Finds clients that are gone without a word: silent ones by pings, stalled ones by their queue.
+"""Finds clients that are gone: silent ones by pings, stalled ones by what they take.
 
-Must not know: sockets, Twisted, or the frames of a ping beyond asking the wire's words for one.
+Must not know: sockets, Twisted, or how a ping is framed.
 
 A client that flows is pinged once an interval; whatever comes from it in time shows that it lives.
 A client that is behind is not pinged: whether it takes anything shows the same.
@@ -30,7 +30,7 @@ _UNKNOWN: Final = -1
 
 
 class Liveness:
-    """Looks after the clients of one hub."""
+    """Aborts the clients of one hub that are silent or stalled."""
 
     def __init__(
         self,
@@ -50,13 +50,13 @@ class Liveness:
         self._calls: list[DelayedCall] = []
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start the timers."""
         self._later(self._look_interval(), self._look_for_stalled)
         if self._limits.ping_interval:
             self._later(self._ping_step(), self._ping_next_group)
 
     def stop(self) -> None:
-        """Look no more; nothing is left with the clock."""
+        """Cancel all timers."""
         for call in self._calls:
             call.cancel()
         self._calls.clear()

@@ -115,13 +115,13 @@ class Outbox(Watchlist):
 
     # -- called by the hub: quotes ---------------------------------------------------------------
 
-    def flush(self, turn: dict[Topic, int], raw_log: RawLog, share: SharedFrames) -> None:
+    def flush(self, turn: dict[Topic, int], raw_log: RawLog, shared: SharedFrames) -> None:
         """End of a turn; `turn` has each symbol that was quoted, with its `n` before."""
         pending = self._pending
         backlog = self._backlog
         if backlog is None:
             if pending and not self.closed:
-                self.outlet.post(pending, self.codec, share)
+                self.outlet.post(pending, self.codec, shared)
             else:
                 pending.clear()
             return
@@ -137,11 +137,11 @@ class Outbox(Watchlist):
         topics: AbstractSet[Topic],
         pieces: dict[Topic, bytes],
         jumps: int,
-        share: SharedFrames,
+        shared: SharedFrames,
     ) -> None:
         """The newest update of each of `topics`, from `pieces`; in all they merged `jumps`."""
         self._count_merged(jumps)
-        self.outlet.post(list(map(pieces.__getitem__, topics)), self.codec, share)
+        self.outlet.post(list(map(pieces.__getitem__, topics)), self.codec, shared)
 
     def miss_paced(self, paced: Paced, topics: Iterable[Topic], turn: Mapping[Topic, int]) -> None:
         """Note, while this client is behind, which updates of `topics` would be due now."""
@@ -215,13 +215,13 @@ class Outbox(Watchlist):
         elif not self.closed:
             self.outlet.write(self.codec.frames([self.codec.event(event)]))
 
-    def tell_gaps(self, pieces: Mapping[Topic, bytes], share: SharedFrames) -> None:
+    def tell_gaps(self, pieces: Mapping[Topic, bytes], shared: SharedFrames) -> None:
         """Updates of each of this client's symbols may be missing; `pieces` say so of each."""
         topics = self.topics
         backlog = self._backlog
         if backlog is None:
             if topics and not self.closed:
-                self.outlet.post(list(map(pieces.__getitem__, topics)), self.codec, share)
+                self.outlet.post(list(map(pieces.__getitem__, topics)), self.codec, shared)
             return
         for topic, mode in topics.items():
             if mode is RAW:

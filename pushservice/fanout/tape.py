@@ -3,10 +3,10 @@
 Must not know: clients, hubs, timers, or who may see what. It keeps bytes within a budget and hands
 them out to readers, each of which sees an entry once it is as old as the reader's delay.
 
-Entries lie one after another in segments, each after a head of a double and two lengths. Where they
-get too many for the budget, closed segments are compressed, the newest first, as they stay longest.
-Where that is not enough, the newest is dropped that others than the slowest reader do not need, and
-is a hole for whoever gets there.
+Entries are stored one after another in segments, each after a head of a double and two lengths.
+Over the budget, closed segments are compressed, the newest first, as they stay longest. If that is
+not enough, the newest segment that only the slowest reader needs is dropped; readers that get there
+see a hole.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from collections import deque
 from typing import Final, TypeAlias
 
 #: The moment in seconds since the epoch, the symbol, the payload. A mark is an entry without a
-#: symbol, and its payload says which: LOST, GAP, or UNHEARD followed by a symbol.
+#: symbol, and its payload says which: LOST, GAP, or UNSUBSCRIBED followed by a symbol.
 Entry: TypeAlias = tuple[float, str, bytes]
 
 #: The feed was lost.
 LOST: Final = b"lost"
 #: Updates of any symbol may be missing before the next: the feed is back, or the tape has a hole.
 GAP: Final = b"gap"
-#: From here on nobody listened to the symbol whose UTF-8 follows.
-UNHEARD: Final = b"unheard "
+#: The feed unsubscribed from the symbol whose UTF-8 follows.
+UNSUBSCRIBED: Final = b"unsubscribed "
 
 #: Bytes of a segment, and the part of the budget that one may be.
 _SEGMENT_BYTES: Final = 64 * 1024
@@ -35,15 +35,15 @@ _SEGMENTS_AT_LEAST: Final = 16
 _SEGMENT_COST: Final = 200
 #: Seconds of adjacent holes that become one.
 _HOLE_SECONDS: Final = 1.0
-#: What costs least: about a third of the bytes stay, for 1.2 us per quote where 0.6 are spent on
-#: recording it.
+#: The cheapest level leaves about a third of the bytes, for 1.2 us per quote; to record one takes
+#: 0.6 us.
 _ZLIB_LEVEL: Final = 1
 
 _HEAD: Final = struct.Struct("<dHI")
 _pack: Final = _HEAD.pack
 _unpack: Final = _HEAD.unpack_from
 _MOMENT: Final = struct.Struct("<d").unpack_from
-#: Of a payload that zlib makes no smaller there is nothing to gain.
+#: A segment stays plain if zlib leaves more than this part of it.
 _WORTH: Final = 0.9
 
 
@@ -69,14 +69,14 @@ class _Segment:
         return self.data is None and self.packed is None
 
     def read(self) -> bytes | bytearray:
-        """What is in it, or while it is written to, will be; it must not be dropped."""
+        """Its bytes; while it is open they still grow. It must not be dropped."""
         if self.packed is not None:
             return zlib.decompress(self.packed)
         assert self.data is not None, "a hole is not read"
         return self.data
 
     def compress(self) -> int:
-        """Pack it if that pays; how many bytes that saves."""
+        """Compress it if that pays; returns how many bytes that saves."""
         assert self.data is not None, "only what is there, and plain, is packed"
         packed = zlib.compress(self.data, _ZLIB_LEVEL)
         saved = len(self.data) - len(packed)
@@ -117,7 +117,7 @@ class Tape:
 
     @property
     def used_bytes(self) -> int:
-        """What the tape keeps, without what readers hold."""
+        """Bytes that the tape keeps, without those that only readers hold."""
         return self._used + len(self._data)
 
     # -- recording -------------------------------------------------------------------------------
@@ -140,9 +140,9 @@ class Tape:
         """The feed was lost, and is back at `at`."""
         self.record("", GAP, at)
 
-    def mark_unheard(self, symbol: str, at: float) -> None:
-        """From `at` on the feed does not listen to `symbol`."""
-        self.record("", UNHEARD + symbol.encode(), at)
+    def mark_unsubscribed(self, symbol: str, at: float) -> None:
+        """The feed unsubscribed from `symbol` at `at`."""
+        self.record("", UNSUBSCRIBED + symbol.encode(), at)
 
     def reader(self, delay: float) -> Reader:
         """A new reader of all that is recorded from now on; `delay` in seconds."""
@@ -177,10 +177,10 @@ class Tape:
                 self._drop()
 
     def _drop(self) -> None:
-        """Give up the newest that only the slowest reader has yet to read, or else the newest.
+        """Drop the newest segment that only the slowest reader has yet to read, or else the newest.
 
-        Were it the oldest, and the budget too small for long, it would always be what is just about
-        to be read, and nothing would ever be.
+        Dropping the oldest would, with a budget that is too small for long, always drop what is
+        about to be read, so that nothing would be read at all.
         """
         numbers = sorted(reader.number for reader in self._readers)
         at = len(self._kept) - 1
@@ -206,7 +206,7 @@ class Tape:
             self._hole = segment
 
     def release(self) -> None:
-        """Give up what every reader has read; called by readers."""
+        """Free what every reader has read; called by readers."""
         needed = min((reader.number for reader in self._readers), default=self._open.number)
         count = bisect_left(self._kept, needed, key=_number)
         for segment in self._kept[:count]:

@@ -21,8 +21,8 @@ from twisted.logger import Logger
 from pushservice import __version__
 from pushservice.config.config import Config
 from pushservice.fanout.announcements import Announcements
-from pushservice.fanout.delayed import Tiers, Together
-from pushservice.fanout.goodbye import Farewell
+from pushservice.fanout.delayed import CombinedInterest, Tiers
+from pushservice.fanout.goodbye import Goodbye
 from pushservice.fanout.hub import Hub, TurnHooks
 from pushservice.fanout.liveness import Liveness
 from pushservice.fanout.outbox import Outbox
@@ -78,7 +78,7 @@ class Daemon(Service):
         self._setup = setup
         self._leaving = self._left = self._aborting = False
         self._waiting: list[defer.Deferred[None]] = []
-        self._farewell: Farewell | None = None
+        self._goodbye: Goodbye | None = None
         try:
             if setup is None:
                 self.certificates = check(config)
@@ -89,7 +89,7 @@ class Daemon(Service):
             raise CannotStart(f"quotepush: {error}") from None
         self._limits = limits_within_files(config, warn=setup is None)
         interests = Interests()
-        together = Together(interests)
+        together = CombinedInterest(interests)
         self.hub = Hub(
             reactor,
             secrets.token_hex(4),
@@ -334,8 +334,8 @@ class Daemon(Service):
     def abort(self) -> None:
         """Whoever is still there while leaving is dropped now; nothing where that is over."""
         self._aborting = self._leaving
-        if self._farewell is not None:
-            self._farewell.hurry()
+        if self._goodbye is not None:
+            self._goodbye.hurry()
             self.connections.abort()
 
     async def _leave(self, code: CloseCode) -> None:
@@ -347,19 +347,19 @@ class Daemon(Service):
         await self.ports.close()
         seconds = timeout * _SAID_WITHIN if moving else 0
         spread = MOVE_SPREAD_MS if moving else RECONNECT_SPREAD_MS
-        farewell = self._farewell = Farewell(
+        goodbye = self._goodbye = Goodbye(
             self._reactor, self.hub, self.announcements, code, seconds, lambda: _jitter(spread)
         )
         deadline: IDelayedCall = self._reactor.callLater(timeout, self.abort)
-        farewell.start()
+        goodbye.start()
         if self._aborting:
             # It was told while the ports closed.
             self.abort()
         await self.connections.drain()
         if deadline.active():
             deadline.cancel()
-        farewell.stop()
-        self._farewell = None
+        goodbye.stop()
+        self._goodbye = None
         await self._stop_the_rest()
 
     async def _stop_the_rest(self) -> None:

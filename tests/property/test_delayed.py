@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from pushservice.fanout.announcements import Announcements
-from pushservice.fanout.delayed import TURN_EVERY, Tiers, Together, move
+from pushservice.fanout.delayed import TURN_EVERY, CombinedInterest, Tiers, move
 from pushservice.fanout.hub import Hub, TurnHooks
 from pushservice.fanout.tape import Tape
 from pushservice.metrics import Counters
@@ -78,7 +78,7 @@ class TiersAgainstModel(RuleBasedStateMachine):
 
         self.clock = FixedClock()
         self.told = Told()
-        together = Together(self.told)
+        together = CombinedInterest(self.told)
         self.tape = Tape(budget)
         self.hub = Hub(self.clock, "k7f3", Counters(), TurnHooks(failed), interest=together)
         self.announcements = Announcements(self.hub, lambda share: None)

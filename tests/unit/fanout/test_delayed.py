@@ -8,7 +8,7 @@ import pytest
 from core_doubles import Client, FixedClock
 
 from pushservice.fanout.announcements import Announcements
-from pushservice.fanout.delayed import TURN_EVERY, TURN_QUOTES, Tiers, Together, move
+from pushservice.fanout.delayed import TURN_EVERY, TURN_QUOTES, CombinedInterest, Tiers, move
 from pushservice.fanout.hub import Hub, TurnHooks
 from pushservice.fanout.tape import Tape
 from pushservice.limits import Limits
@@ -49,7 +49,7 @@ class Daemon:
         self.clock = FixedClock(now)
         self.told = Told()
         self.counters = Counters()
-        together = Together(self.told)
+        together = CombinedInterest(self.told)
         self.hub = Hub(
             self.clock, "k", self.counters, TurnHooks(failed), limits=limits, interest=together
         )

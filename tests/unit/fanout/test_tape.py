@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from pushservice.fanout.tape import GAP, LOST, UNHEARD, Reader, Tape
+from pushservice.fanout.tape import GAP, LOST, UNSUBSCRIBED, Reader, Tape
 
 AMPLE = 1 << 24
 #: with segments of 1 KiB
@@ -132,12 +132,12 @@ def test_marks_are_entries_without_a_symbol_in_their_place():
     record(tape, 1.0)
     tape.mark_lost(2.0)
     tape.mark_gap(3.0)
-    tape.mark_unheard("Ä", 4.0)
+    tape.mark_unsubscribed("Ä", 4.0)
     assert reader.take(10.0, 10) == [
         (1.0, "A", b"1"),
         (2.0, "", LOST),
         (3.0, "", GAP),
-        (4.0, "", UNHEARD + "Ä".encode()),
+        (4.0, "", UNSUBSCRIBED + "Ä".encode()),
     ]
 
 

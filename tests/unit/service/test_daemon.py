@@ -219,10 +219,10 @@ async def test_who_does_not_go_is_dropped(when):
         await until(lambda: daemon.hub.count_outboxes() == 1, "the handshake")
         left = daemon.leave(CloseCode.GOING_AWAY)
         if when == "told before the ports are closed":
-            assert daemon._farewell is None
+            assert daemon._goodbye is None
             daemon.abort()
         elif when == "told":
-            await until(lambda: daemon._farewell is not None, "the goodbye")
+            await until(lambda: daemon._goodbye is not None, "the goodbye")
             daemon.abort()
         began = reactor.seconds()
         await left
