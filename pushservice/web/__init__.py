@@ -1,4 +1,4 @@
-"""What the public port serves to a browser: one page, the JavaScript client, the known symbols.
+"""What the public port serves to a browser: one page, the JavaScript client, known symbols.
 
 Must not know: WebSockets, or how connections come to it. Everything is read once, at start.
 """
@@ -27,6 +27,7 @@ from pushservice.protocol.events import internal_error
 
 #: Symbols that one request for /symbols.json may ask for.
 MAX_SYMBOLS: Final = 1000
+_SCRIPTS: Final = ("page.js", "dom.js", "raw_frames.js")
 _IDLE_TIMEOUT: Final = 30
 _UPGRADE_REQUIRED: Final = 426
 
@@ -38,9 +39,9 @@ _COMMON_HEADERS: Final = {
 
 
 def log_incident(log: Logger, failure: Failure, path: bytes) -> str:
-    """Log a fault of ours in the answer to `path`; returns what who asked is told, by its id.
+    """Log a failure to answer `path`; returns the text of the answer, with the incident's id.
 
-    The path has to be without what may stand behind it: there may be tokens.
+    Give the path without its query, which may hold a token.
     """
     incident = secrets.token_hex(6)
     log.failure(
@@ -50,7 +51,7 @@ def log_incident(log: Logger, failure: Failure, path: bytes) -> str:
 
 
 class _Request(Request):
-    """A request without a body: what the page serves needs none, and bodies cost memory."""
+    """A request whose body is not read: nothing here needs one, and a body costs memory."""
 
     log = Logger()
 
@@ -74,7 +75,7 @@ class _Request(Request):
 
 
 def _head_of(body: bytes, request: Request) -> bytes:
-    """The answer to HEAD: the headers of GET, the body's length among them, and no body."""
+    """Answer HEAD: the headers of GET with the length of its body, and no body."""
     request.setHeader(b"content-length", b"%d" % len(body))
     return b""
 
@@ -124,8 +125,8 @@ class _Symbols(Resource):
         return _head_of(self.render_GET(request), request)
 
 
-class _Nothing(Resource):
-    """Answers every path in words."""
+class _PlainText(Resource):
+    """Answers every path with one text."""
 
     isLeaf = True
 
@@ -144,7 +145,7 @@ class _Nothing(Resource):
 
 
 class _Root(Resource):
-    """The tree: everything that is not there is said so in plain text."""
+    """The root of all paths: answers unknown paths with `otherwise`."""
 
     def __init__(self, otherwise: Resource) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # the library's, unannotated
@@ -155,9 +156,9 @@ class _Root(Resource):
 
 
 def content_security_policy(page: str, connect: str = "'self' ws: wss:") -> str:
-    """A policy under which `page` runs scripts of its place, its own inline ones and styles.
+    """A policy that lets `page` use scripts and styles of its origin, and its own inline ones.
 
-    It may ask what `connect` names, and nothing else.
+    The page may connect to what `connect` names, and load nothing else.
     """
 
     def hashes(tag: str) -> str:
@@ -178,14 +179,14 @@ def build_site(
     counted: Callable[[], None],
     with_page: bool,
 ) -> Site:
-    """The site of the public port; without the page it tells every request to upgrade.
+    """The site of the public port; without the page it answers every request with 426.
 
     `counted` is called for each request served.
     """
     if with_page:
         root: Resource = _page_tree(recent_symbols)
     else:
-        root = _Nothing(
+        root = _PlainText(
             _UPGRADE_REQUIRED,
             "This is a WebSocket server: connect with wss:// or ws://.\n",
             {b"upgrade": b"websocket"},
@@ -209,13 +210,16 @@ def _page_tree(recent_symbols: Callable[[int], Sequence[str]]) -> Resource:
     here = files("pushservice.web")
     page = (here / "index.html").read_text("utf-8")
     policy = content_security_policy(page).encode()
-    nothing = _Nothing(NOT_FOUND, "There is nothing here; the page is at /\n", {})
+    not_found = _PlainText(NOT_FOUND, "There is nothing here; the page is at /\n", {})
     index = Document(
         page.encode(), b"text/html; charset=utf-8", {b"content-security-policy": policy}
     )
-    root = _Root(nothing)
+    root = _Root(not_found)
     root.putChild(b"", index)
     root.putChild(b"index.html", index)
+    for name in _SCRIPTS:
+        body = (here / name).read_bytes()
+        root.putChild(name.encode(), Document(body, b"text/javascript; charset=utf-8", {}))
     script = (here / "client" / "quotepush.js").read_bytes()
     # Other origins may import the client: it is meant for them too.
     root.putChild(

@@ -78,6 +78,8 @@ class PlayedDaemon:
         if path == "quotepush.js":
             script = (WEB / "client" / path).read_text("utf-8")
             route.fulfill(body=script, content_type="text/javascript")
+        elif path.endswith(".js"):
+            route.fulfill(body=(WEB / path).read_text("utf-8"), content_type="text/javascript")
         elif path == "symbols.json":
             route.fulfill(json=["AAPL", "BTC/USDT"])
         else:

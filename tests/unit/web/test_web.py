@@ -6,6 +6,7 @@ import base64
 import hashlib
 import http.client
 import json
+import re
 import socket
 from html.parser import HTMLParser
 from importlib.resources import files
@@ -19,8 +20,10 @@ from waiting import until
 
 from pushservice.web import MAX_SYMBOLS, build_site, content_security_policy
 
-PAGE = (files("pushservice.web") / "index.html").read_bytes()
-SCRIPT = (files("pushservice.web") / "client" / "quotepush.js").read_bytes()
+WEB = files("pushservice.web")
+PAGE = (WEB / "index.html").read_bytes()
+SCRIPT = (WEB / "client" / "quotepush.js").read_bytes()
+PARTS = ["page.js", "dom.js", "raw_frames.js"]
 SYMBOLS = [f"S{at}" for at in range(2000)]
 
 
@@ -110,6 +113,10 @@ def serve():
         ("/index.html", PAGE, "text/html; charset=utf-8"),
         ("/?anything=1", PAGE, "text/html; charset=utf-8"),
         ("/quotepush.js", SCRIPT, "text/javascript; charset=utf-8"),
+        *(
+            (f"/{name}", (WEB / name).read_bytes(), "text/javascript; charset=utf-8")
+            for name in PARTS
+        ),
     ],
 )
 async def test_the_page_and_the_client_are_served_as_they_are_in_the_package(
@@ -128,7 +135,7 @@ async def test_the_page_and_the_client_are_served_as_they_are_in_the_package(
 
 
 @pytest_twisted.ensureDeferred
-@pytest.mark.parametrize("path", ["/", "/quotepush.js", "/symbols.json", "/nothing"])
+@pytest.mark.parametrize("path", ["/", "/quotepush.js", "/page.js", "/symbols.json", "/nothing"])
 async def test_head_has_the_headers_of_get_and_no_body(serve, path):
     served = serve()
     head, get = await served.ask(path, "HEAD"), await served.ask(path)
@@ -141,7 +148,7 @@ async def test_head_has_the_headers_of_get_and_no_body(serve, path):
 
 
 @pytest_twisted.ensureDeferred
-@pytest.mark.parametrize("path", ["/", "/quotepush.js"])
+@pytest.mark.parametrize("path", ["/", "/quotepush.js", "/page.js"])
 async def test_what_a_browser_has_already_is_not_sent_again(serve, path):
     served = serve()
     etag = (await served.ask(path)).headers["etag"]
@@ -150,6 +157,17 @@ async def test_what_a_browser_has_already_is_not_sent_again(serve, path):
     assert again.headers["etag"] == etag
     changed = await served.ask(path, If_None_Match='"another"')
     assert (changed.status, len(changed.body) > 1000) == (200, True)
+
+
+def test_the_page_asks_for_all_its_scripts_at_once():
+    """Without, a browser would find the second only once it has read the first."""
+    preloaded = re.findall(r'<link rel="modulepreload" href="([^"]+)">', PAGE.decode())
+    imported = {
+        name
+        for script in PARTS
+        for name in re.findall(r'from "\./([^"]+)"', (WEB / script).read_text("utf-8"))
+    }
+    assert sorted(preloaded) == sorted({"page.js", *imported}) == sorted([*PARTS, "quotepush.js"])
 
 
 @pytest_twisted.ensureDeferred
@@ -197,11 +215,12 @@ async def test_the_policy_allows_the_pages_own_script_and_style_and_nothing_else
     policy = (await served.ask("/")).headers["content-security-policy"]
     rules = {rule.split()[0]: rule.split()[1:] for rule in policy.split(";")}
     inline = Inline(PAGE.decode())
-    for tag in ("script", "style"):
-        assert inline.found[tag], f"the page has an inline {tag}"
-        digests = [hashlib.sha256(text.encode()).digest() for text in inline.found[tag]]
-        hashes = [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]
-        assert rules.pop(f"{tag}-src") == ["'self'", *hashes]
+    assert inline.found["style"], "the page has an inline style"
+    assert inline.found["script"] == [], "its scripts are files"
+    digests = [hashlib.sha256(text.encode()).digest() for text in inline.found["style"]]
+    hashes = [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]
+    assert rules.pop("style-src") == ["'self'", *hashes]
+    assert rules.pop("script-src") == ["'self'"]
     assert rules == {
         "default-src": ["'none'"],
         "connect-src": ["'self'", "ws:", "wss:"],
