@@ -21,7 +21,7 @@ from pushservice.limits import Limits
 from pushservice.metrics import Counters
 from pushservice.server.connections import Connections, Services
 from pushservice.server.factory import QuoteFactory
-from pushservice.server.proxies import NOBODY, Trusted
+from pushservice.server.proxies import NO_PROXIES, Trusted
 from pushservice.server.websocket import (
     QuoteProtocol,
 )
@@ -124,7 +124,9 @@ FIVE_A_SECOND = {"message_rate": 5, "byte_rate": 0, "close_timeout": 3}
 class Server:
     """The server's factory with a clock, and connections over transports that record."""
 
-    def __init__(self, *, page: bool = True, trusted: Trusted = NOBODY, **limits: float) -> None:
+    def __init__(
+        self, *, page: bool = True, trusted: Trusted = NO_PROXIES, **limits: float
+    ) -> None:
         self.clock = FixedClock()
         self.counters = Counters()
         self.hub: Hub = make_hub(self.clock, self.counters)

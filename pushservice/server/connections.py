@@ -32,7 +32,7 @@ from pushservice.server.connection_limits import ConnectionLimiter
 from pushservice.server.outlets.choice import MakeOutlet
 from pushservice.server.outlets.portable import PortableOutlet
 from pushservice.server.ports import Ports
-from pushservice.server.proxies import NOBODY, Trusted
+from pushservice.server.proxies import NO_PROXIES, Trusted
 from pushservice.session.authentication import AccessControl
 
 #: Seconds between two checks whether connections can be accepted again.
@@ -93,7 +93,7 @@ class Connections:
         services: Services,
         *,
         ports: Ports | None = None,
-        trusted: Trusted = NOBODY,
+        trusted: Trusted = NO_PROXIES,
     ) -> None:
         """Peers in `trusted` are proxies, whose X-Forwarded-For is believed.
 

@@ -65,7 +65,7 @@ class Trusted:
 
 
 #: No proxy is trusted.
-NOBODY: Final = Trusted()
+NO_PROXIES: Final = Trusted()
 
 
 def address_in(text: str) -> IPv4Address | IPv6Address | None:

@@ -244,7 +244,7 @@ def test_what_comes_along_with_the_handshake_is_read_once_the_token_was_looked_a
 # -- strangers -----------------------------------------------------------------------------------
 
 
-def test_a_stranger_may_ping_and_authenticate_and_nothing_else(
+def test_an_unauthenticated_client_may_ping_and_authenticate_only(
     served: Daemon, issuer: Issuer, publish: Publish, redis_server: RedisServer
 ) -> None:
     async def run() -> None:

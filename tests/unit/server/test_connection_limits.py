@@ -288,7 +288,7 @@ def test_an_address_that_spent_its_rate_just_now_is_not_forgotten():
     )
 
 
-def test_looking_for_addresses_to_forget_does_not_cost_each_newcomer():
+def test_not_each_new_address_costs_a_pass_over_all():
     limited = Limited()
     looks = []
     prune = limited.limiter._prune
@@ -375,7 +375,7 @@ def test_a_pending_that_closes_is_no_younger_for_it():
     assert limited.limiter.oldest_pending() is pending
 
 
-def test_nobody_is_let_in_far_beyond_the_pendings_that_may_be_not_even_without_an_address():
+def test_far_beyond_the_pending_limit_none_is_admitted_even_without_an_address():
     limited = Limited(handshakes=20, per_address=0)
     came = [limited.connect() for _ in range(1000)]
     assert len(came) - came.count(None) == 20 + PENDING_BURST

@@ -138,7 +138,7 @@ def test_pages_and_closing_clients_make_room_as_handshakes_do(guest):
     assert old.transport.aborts == 1
 
 
-def test_in_a_crowd_of_newcomers_nobody_is_accepted_until_the_oldest_had_its_time():
+def test_while_all_pending_connections_are_new_none_is_accepted():
     server = Server(handshakes=3)
     guests = [server.connect() for _ in range(3)]
     assert not server.port.accepting
@@ -227,7 +227,7 @@ async def test_draining_drops_handshakes_and_waits_for_those_that_say_goodbye():
 
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("newcomer", ["handshake", "page"])
-async def test_where_clients_are_sent_elsewhere_newcomers_have_a_moment_first(newcomer):
+async def test_while_clients_move_opening_connections_get_time_to_finish(newcomer):
     server = Server(upgrade_timeout=60)
     slow, quick, client = server.connect(), server.connect(), server.open()
     if newcomer == "page":
@@ -247,7 +247,7 @@ async def test_where_clients_are_sent_elsewhere_newcomers_have_a_moment_first(ne
 
 
 @pytest_twisted.ensureDeferred
-async def test_newcomers_that_are_served_in_time_are_waited_for_no_longer():
+async def test_a_drain_waits_no_longer_than_opening_connections_take():
     server = Server()
     newcomer = server.connect()
     drained = defer.Deferred.fromCoroutine(server.connections.drain())
@@ -259,7 +259,7 @@ async def test_newcomers_that_are_served_in_time_are_waited_for_no_longer():
     assert server.clock.getDelayedCalls() == []
 
 
-def test_an_abort_drops_clients_those_that_are_being_closed_and_guests():
+def test_an_abort_drops_clients_and_pending_connections():
     server = Server()
     client, closing, guest, page = server.open(), server.open(), server.connect(), server.connect()
     closing.protocol.close(CloseCode.GOING_AWAY)

@@ -86,7 +86,7 @@ def test_a_token_in_the_handshake_says_who_it_is(headers):
     assert served.server.clock.calls == []
 
 
-def test_without_a_token_in_the_handshake_it_is_a_stranger():
+def test_without_a_token_in_the_handshake_a_client_is_unauthenticated():
     connection = AuthenticatingServer().ask()
     assert [event["auth"] for event in events_after_upgrade(connection)] == ["required"]
     assert connection.say({"op": "list"})[0]["code"] == 401
@@ -94,7 +94,7 @@ def test_without_a_token_in_the_handshake_it_is_a_stranger():
     connection.lose()
 
 
-def test_a_stranger_that_takes_too_long_is_closed_in_order():
+def test_a_client_that_does_not_authenticate_in_time_is_closed_in_order():
     served = AuthenticatingServer()
     connection = served.ask()
     connection.transport.clear()
@@ -139,7 +139,7 @@ def test_a_token_in_the_url_is_taken_only_where_that_is_allowed():
     assert events_after_upgrade(served.ask(request=request))[1]["user"] == "ann"
 
 
-def test_where_nobody_is_asked_what_a_handshake_carries_is_no_concern():
+def test_without_access_control_credentials_in_a_handshake_are_ignored():
     server = Server()
     for headers in (
         b"Authorization: Basic dTpw\r\n",
@@ -178,7 +178,7 @@ def test_a_verdict_on_who_is_gone_opens_nothing():
     assert served.server.clock.calls == []
 
 
-def test_a_token_that_nobody_looks_at_ends_with_the_time_for_the_handshake():
+def test_a_token_that_is_never_verified_ends_with_the_handshake_deadline():
     served = AuthenticatingServer()
     served.authenticator.later = True
     connection = served.ask(BEARER % b"ann")

@@ -20,7 +20,7 @@ from connection_doubles import (
 )
 
 from pushservice.server.connection_limits import PENDING_BURST
-from pushservice.server.proxies import NOBODY, Trusted
+from pushservice.server.proxies import NO_PROXIES, Trusted
 
 
 def status(connection: Connection, headers: bytes = b"", request: bytes = REQUEST) -> int:
@@ -62,7 +62,7 @@ def test_a_client_behind_a_proxy_and_the_same_one_without_are_counted_together(p
 
 
 @through_each
-def test_a_client_can_not_choose_as_whom_it_is_counted(proxy):
+def test_a_client_can_not_choose_the_address_it_is_counted_by(proxy):
     server = Server(per_address=1, trusted=BEHIND_PROXIES)
     assert status(server.connect(*proxy), forwarded("192.0.2.1")) == 101
     for invented in (
@@ -78,8 +78,8 @@ def test_a_client_can_not_choose_as_whom_it_is_counted(proxy):
         assert status(server.connect(*proxy), invented) == 429, invented
 
 
-@pytest.mark.parametrize("trusted", [NOBODY, BEHIND_PROXIES])
-def test_what_a_stranger_says_about_its_address_is_ignored(trusted):
+@pytest.mark.parametrize("trusted", [NO_PROXIES, BEHIND_PROXIES])
+def test_the_forwarded_address_of_an_untrusted_peer_is_ignored(trusted):
     server = Server(per_address=1, trusted=trusted)
     assert status(server.connect(), forwarded(ELSEWHERE)) == 101
     assert status(server.connect(), forwarded("192.0.2.2")) == 429

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pushservice.config.from_options import config_from_options
-from pushservice.server.proxies import NOBODY, Trusted, address_in, plain
+from pushservice.server.proxies import NO_PROXIES, Trusted, address_in, plain
 
 
 def trusted(*words: str) -> Trusted:
@@ -95,7 +95,7 @@ def test_all_of_one_version_is_nobody_of_the_other():
 @pytest.mark.parametrize("host", [None, "127.0.0.1", "::1", "unix", ""])
 def test_without_a_list_nobody_is_trusted(host):
     assert not Trusted().includes(host)
-    assert not NOBODY.includes(host)
+    assert not NO_PROXIES.includes(host)
 
 
 # -- whom they name --------------------------------------------------------------------------------

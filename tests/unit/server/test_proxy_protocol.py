@@ -30,7 +30,7 @@ from pushservice.server.connections import Connections, Services
 from pushservice.server.factory import QuoteFactory
 from pushservice.server.outlets.choice import choose
 from pushservice.server.outlets.portable import PortableOutlet
-from pushservice.server.proxies import NOBODY, Trusted
+from pushservice.server.proxies import NO_PROXIES, Trusted
 from pushservice.server.proxy_protocol import (
     MAX_AWAITED,
     MAX_V1,
@@ -387,7 +387,7 @@ def test_a_trusted_peer_may_send_no_header(case):
 
 
 @pytest.mark.parametrize("peer", [STRANGER, "2001:db8::66"])
-def test_the_header_of_a_stranger_is_data_like_any_other(peer):
+def test_the_header_of_an_untrusted_peer_is_data_like_any_other(peer):
     front = Front()
     transport = front.connect(peer)
     assert transport.protocol is front.only(), "nothing stands between"
@@ -397,13 +397,13 @@ def test_the_header_of_a_stranger_is_data_like_any_other(peer):
     assert front.clock.getDelayedCalls() == []
 
 
-def test_where_nobody_is_trusted_all_are_strangers():
-    front = Front(NOBODY)
+def test_without_trusted_proxies_no_peer_is_trusted():
+    front = Front(NO_PROXIES)
     for peer in (PROXY, "::1", UNIXAddress(None)):
         assert front.connect(peer).protocol is front.within.made[-1]
 
 
-def test_a_stranger_that_the_factory_within_refuses_is_refused():
+def test_an_untrusted_peer_that_the_inner_factory_refuses_is_refused():
     front = Front()
     front.within.refused.append(STRANGER)
     assert front.factory.buildProtocol(IPv4Address("TCP", STRANGER, 1)) is None

@@ -49,7 +49,7 @@ def told(events: list[LogEvent]) -> list[LogEvent]:
     return lines
 
 
-def test_a_client_that_comes_and_goes_is_told_of():
+def test_a_client_that_connects_and_disconnects_is_logged():
     with capturedLogs() as events:
         server = logging(Server())
         connection = server.open(b"Sec-WebSocket-Protocol: quotepush.v1.json\r\n")
@@ -120,7 +120,7 @@ def close_by_both(connection: Connection) -> None:
         (lambda c: c.lose(), "lost", None),
     ],
 )
-def test_who_closed_first_is_told_and_with_which_code(end, by, code):
+def test_the_log_says_who_closed_first_and_with_which_code(end, by, code):
     with capturedLogs() as events:
         server = logging(Server())
         connection = server.open()
@@ -132,7 +132,7 @@ def test_who_closed_first_is_told_and_with_which_code(end, by, code):
     assert type(went["code"]) in (int, type(None))
 
 
-def test_what_never_became_a_client_is_not_told_of():
+def test_what_never_became_a_client_is_not_logged():
     with capturedLogs() as events:
         server = logging(Server(connections=1))
         server.connect().lose()
@@ -147,7 +147,7 @@ def test_what_never_became_a_client_is_not_told_of():
         assert told(events) == []
 
 
-def test_where_nothing_is_to_be_told_nothing_is_kept_for_it():
+def test_without_a_client_log_nothing_is_kept_for_it():
     server = Server()
     services = Services(server.connections.site, client_log=ClientLog(server.clock, 0))
     silent = Connections(server.clock, server.hub, server.limits, server.counters, services)
@@ -159,7 +159,7 @@ def test_where_nothing_is_to_be_told_nothing_is_kept_for_it():
         assert told(events) == []
 
 
-def test_a_client_that_is_told_of_takes_little_more_memory():
+def test_a_logged_client_takes_little_more_memory():
     plain, told_of = (vars(server.open().protocol) for server in (Server(), logging(Server())))
     assert set(told_of) - set(plain) == {"_logged_since"}
     assert sys.getsizeof(told_of) == sys.getsizeof(plain)
@@ -217,7 +217,7 @@ async def test_the_bytes_that_were_sent_are_known_however_it_ends(mode, end):
 @pytest.mark.parametrize("mode", ["portable", "auto"])
 @pytest.mark.parametrize("secure", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_a_client_that_is_told_of_falls_behind_and_catches_up_as_any(mode, secure, tmp_path):
+async def test_a_logged_client_falls_behind_and_catches_up_like_any(mode, secure, tmp_path):
     server = logging(Server())
     server.connections.reactor = reactor
     server.connections.make_outlet = choose(mode, reactor).make

@@ -65,7 +65,7 @@ def test_a_delay_that_is_not_offered_is_refused_by_name(served):
     assert isinstance(outcome(served, "t"), Identity)
 
 
-def test_a_stranger_has_its_time_and_no_more(served):
+def test_a_client_has_limited_time_to_authenticate(served):
     visitor = Visitor(served.clock)
     served.access_control.connected(visitor)
     served.clock.pass_time(TIMEOUT - 0.01)
@@ -78,7 +78,7 @@ def test_a_stranger_has_its_time_and_no_more(served):
     assert served.clock.calls == []
 
 
-def test_who_was_let_in_is_no_stranger_any_more(served):
+def test_an_authenticated_client_has_no_deadline_to_authenticate(served):
     visitor = Visitor(served.clock)
     served.access_control.connected(visitor)
     served.access_control.authenticated(visitor, ANN)
@@ -154,7 +154,7 @@ def test_an_end_in_years_takes_no_timer_longer_than_a_day(served):
     assert [what for what, *_ in visitor.told] == ["expiring"]
 
 
-def test_a_revoked_user_is_shut_out_and_no_other(served):
+def test_revoking_a_user_ends_the_access_of_that_user_alone(served):
     ann, again, bob = (Visitor(served.clock, Identity(user)) for user in ("ann", "ann", "bob"))
     anybody = Visitor(served.clock, Identity())
     for visitor in (ann, again, bob, anybody, Visitor(served.clock)):
@@ -165,7 +165,7 @@ def test_a_revoked_user_is_shut_out_and_no_other(served):
     served.access_control.stop()
 
 
-def test_a_revoked_token_is_shut_out_alone(served):
+def test_revoking_a_token_ends_the_access_of_that_token_alone(served):
     first, second = (Visitor(served.clock, Identity("ann", token)) for token in ("1", "2"))
     served.access_control.connected(first)
     served.access_control.connected(second)
@@ -181,7 +181,7 @@ def test_who_has_a_token_that_was_issued_after_a_users_revocation_stays(served):
     assert visitor.told == []
 
 
-def test_whoever_is_in_when_a_user_is_revoked_is_shut_out_though_the_issuers_clock_is_ahead(served):
+def test_revoking_a_user_ends_access_even_if_the_issuers_clock_is_ahead(served):
     ann, bob = (Visitor(served.clock, Identity(user, issued_at=NOW + 2)) for user in ("ann", "bob"))
     served.access_control.connected(ann)
     served.access_control.connected(bob)

@@ -471,7 +471,7 @@ def kinds(client: Client) -> list[tuple[str, object]]:
     return [(event["ev"], event.get("code")) for event in client.events()]
 
 
-def test_a_stranger_is_told_to_authenticate_and_may_do_nothing_else(served):
+def test_an_unauthenticated_client_may_only_authenticate(served):
     publish(served.hub, ("A", b"1"))
     client = served.client()
     assert client.events()[0]["auth"] == "required"
@@ -487,7 +487,7 @@ def test_a_stranger_is_told_to_authenticate_and_may_do_nothing_else(served):
     client.session.close()
 
 
-def test_where_nobody_is_asked_a_token_is_refused_and_changes_nothing():
+def test_without_access_control_a_token_is_refused_and_changes_nothing():
     client = greeted(make_hub())
     client.say({"op": "auth", "id": 1, "token": "ann"})
     [event] = client.events()
@@ -564,7 +564,7 @@ def test_a_good_token_makes_bad_ones_forgotten(served):
     assert client.outlet.closed_with is None
 
 
-def test_a_stranger_that_takes_too_long_is_closed_with_4004(served):
+def test_a_client_that_does_not_authenticate_in_time_is_closed_with_4004(served):
     client = served.client()
     client.frames()
     served.clock.pass_time(TIMEOUT + 0.25)
@@ -573,7 +573,7 @@ def test_a_stranger_that_takes_too_long_is_closed_with_4004(served):
     assert served.counters.auth_too_late == 1
 
 
-def test_a_stranger_that_is_behind_is_told_why_it_is_closed_too(served):
+def test_an_unauthenticated_client_that_is_behind_is_told_why_it_is_closed_too(served):
     client = served.client()
     client.frames()
     client.outbox.blocked()
@@ -772,7 +772,7 @@ def test_who_may_only_see_later_has_to_come_again(served):
     assert client.frames() == []
 
 
-def test_a_stranger_that_is_behind_may_be_given_a_delay(served):
+def test_an_unauthenticated_client_that_is_behind_may_get_a_delay(served):
     served.accept_token("late", delay_s=DELAY)
     client = served.client()
     client.outbox.blocked()
