@@ -1,4 +1,4 @@
-"""What operators and their programs ask over HTTP: does it live, is it ready, how does it stand.
+"""The admin port: liveness, readiness, status, metrics and reports over HTTP.
 
 Must not know: how anything of that is found out. It is for loopback and says all that it knows.
 """
@@ -36,7 +36,7 @@ TOP: Final = IntParameter("top", 50, 1, 1000)
 
 
 class StatusSource(Protocol):
-    """What operators can ask for; see open_admin."""
+    """Provides what the admin port serves; see open_admin."""
 
     def faults(self) -> list[str]: ...
     def status(self) -> dict[str, Any]: ...

@@ -1,4 +1,4 @@
-"""Endpoints over HTTP: a path with numbers as parameters, and an answer now or later.
+"""HTTP endpoints: a path with a whole number as its parameter, and an answer now or later.
 
 Must not know: what is asked or answered.
 """
@@ -90,7 +90,7 @@ def with_parameter(parameter: IntParameter, answer: Callable[[int], Deferred[Any
 
 
 class Endpoint(Resource):
-    """One path, answered anew each time."""
+    """One path; each request calls its function."""
 
     log = Logger()
     isLeaf = True
@@ -144,7 +144,7 @@ def _begun(request: Request, reply: Reply) -> bytes:
 
 
 class Endpoints(Resource):
-    """The tree; whatever is not there is answered with what is."""
+    """All endpoints by name; any other path is a 404 that lists them."""
 
     def __init__(self, questions: Mapping[str, Answer]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # the library's, unannotated

@@ -1,4 +1,4 @@
-"""What a process uses: CPU, memory, files, and the time that Python takes to tidy its memory.
+"""What a process uses: CPU, memory, open files, and time for garbage collection.
 
 Must not know: what the process is for. Read from the kernel by way of /proc, which Linux has; what
 can't be read is None.

@@ -1,6 +1,6 @@
-"""How late the reactor comes to what is due: what a client's message or a timer waits for.
+"""Measures how late the reactor makes calls: so long a client's message or a timer waits.
 
-Must not know: Twisted beyond a clock, or what keeps the reactor.
+Must not know: Twisted beyond a clock, or what delays the reactor.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ CHECK_INTERVAL: Final = 0.1
 
 
 class ReactorDelay:
-    """Has a call made again and again, and measures by how much it comes too late."""
+    """Schedules a call again and again, and measures by how much each is late."""
 
     def __init__(self, clock: Clock, late: Histogram) -> None:
         """`late` is told, in seconds; a clock that is set on or back is taken for what it says."""

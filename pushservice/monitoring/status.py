@@ -1,4 +1,4 @@
-"""How one process stands: what it serves and uses, counted and measured, as JSON.
+"""The status of one process: what it serves and uses, counted and measured, as JSON.
 
 Must not know: other processes, or who asks. It reads what the others keep, and changes nothing.
 """

@@ -1,4 +1,4 @@
-"""Tells systemd how the service is, as sd_notify(3) has it, and asks how often it wants to hear.
+"""Notifies systemd of the state of the service (sd_notify(3)), and reads its watchdog interval.
 
 Must not know: what the service does, when it is ready, or what calls this; it keeps no timer.
 

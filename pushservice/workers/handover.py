@@ -1,4 +1,4 @@
-"""Last values handed from one worker to another, so that a new one knows what the others know.
+"""Hands last values from one worker to another, so that a new worker has them at once.
 
 Must not know: who the workers are, or when one of them needs this.
 """
@@ -46,7 +46,7 @@ async def dump_values(hub: Hub, descriptor: int) -> int:
 
 
 async def load_values(hub: Hub, descriptor: int) -> int:
-    """Have `hub` know the values of the file that it does not know better; returns their count."""
+    """Give `hub` the values of the file that are newer than its own; returns how many."""
     size = os.lseek(descriptor, 0, os.SEEK_END)
     read = 0
 

@@ -227,7 +227,7 @@ class Manager(Service):
                     slot.delay = 0.0
             self._replace_the_old(now)
         except Exception:  # noqa: BLE001 - a LoopingCall whose function raises ends for good
-            self.log.failure("looking at the workers failed")
+            self.log.failure("checking the workers failed")
 
     def _replace_the_old(self, now: float) -> None:
         if self._replacement_lock.locked or self._supervisor.stopping:

@@ -1,4 +1,4 @@
-"""How a daemon with workers stands: what is answered for all of its processes together.
+"""Status, metrics and reports of a daemon with workers: those of all its processes, merged.
 
 Must not know: how processes are started, replaced or ended, or who asks.
 """
@@ -21,7 +21,7 @@ from pushservice.workers.worker_process import WorkerProcess
 
 #: Seconds that a worker has for a report.
 REPORT_TIMEOUT: Final = 2.0
-#: Seconds of silence after which it is not counted on: it tells every second how it stands.
+#: Seconds of silence after which a worker does not count as serving; it reports every second.
 SILENT_AFTER: Final = 5.0
 
 #: What each worker is asked, beyond its kind.
@@ -29,7 +29,7 @@ _Requests = dict[WorkerProcess, dict[str, Any]]
 
 
 class Overview:
-    """What is known of all workers, and of this process beside them."""
+    """The state of all workers, and of the process of their manager."""
 
     def __init__(self, reactor: Any, slots: Slots, counters: Counters) -> None:
         """`counters` are of what this process does itself."""
@@ -49,7 +49,7 @@ class Overview:
         self._process_stats.stop()
 
     def ended(self, worker: WorkerProcess) -> None:
-        """A process is gone: what it had counted stays in the totals."""
+        """A process is gone: keep what it had counted in the totals."""
         self._past.ended(worker.number, worker.status)
 
     # -- whether all is well -----------------------------------------------------------------------
@@ -86,7 +86,7 @@ class Overview:
     # -- how it stands -----------------------------------------------------------------------------
 
     def status(self, certificates: list[dict[str, Any]]) -> dict[str, Any]:
-        """How it stands, as JSON: the workers, each with what it last said of itself."""
+        """The status of the daemon, as JSON; of each worker the last that it sent."""
         now = self._reactor.seconds()
         return {
             "pid": os.getpid(),
@@ -112,7 +112,7 @@ class Overview:
     def _totals(self) -> dict[str, Any]:
         past = added(self._past.all(), {"counters": self._counters.snapshot()})
         totals = combined((worker.status for worker in self._slots.processes()), past)
-        # Whoever drains may hear what nobody can be served with.
+        # A worker that drains may still get quotes, but new clients are not served by it.
         totals["feed"] = "up" if self._feed_up else "down"
         return totals
 
@@ -143,7 +143,7 @@ class Overview:
         asked: _Requests = {worker: {"most": most} for worker in self._answering()}
         reports, missing = await self._ask("symbols", asked)
         report = merged_symbols(reports.values(), most)
-        # What is among the busiest of one worker alone has watchers at the others too.
+        # A symbol that is among the busiest of one worker may have watchers at others.
         names = {row["symbol"] for row in report["symbols"]}
         asked = {}
         for worker, its in reports.items():

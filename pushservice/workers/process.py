@@ -1,4 +1,4 @@
-"""twistd's process as a whole: signals, the admin port, systemd, around whoever serves clients.
+"""The process of twistd: signals, the admin port and systemd, around what serves clients.
 
 Must not know: whether that is this process or workers, or what options there are.
 """
@@ -30,8 +30,8 @@ from pushservice.workers.signals import Signals
 
 #: Seconds between two looks at what systemd is told.
 _TELL_EVERY: Final = 1.0
-#: What this process itself is made with: options, and where they are in a Config.
-_FOR_THE_NEXT_START: Final = {
+#: Options that a reload can't change, and their fields in a Config.
+_NEEDS_RESTART: Final = {
     "admin": "admin",
     "log-format": "log_format",
     "log-level": "log_level",
@@ -41,7 +41,7 @@ _FOR_THE_NEXT_START: Final = {
 
 
 class Backend(Protocol):
-    """Whoever serves clients: this process, or workers and their manager."""
+    """What serves clients: this process itself, or workers and their manager."""
 
     def privilegedStartService(self) -> None: ...
     def startService(self) -> None: ...
@@ -61,7 +61,7 @@ class Process(Service):
     """What twistd runs.
 
     SIGTERM and SIGINT end it in order, a second one at once; SIGHUP loads the configuration again;
-    SIGUSR1 turns the log over; SIGUSR2 writes to it how all stands.
+    SIGUSR1 rotates the log; SIGUSR2 logs the status.
     """
 
     log = Logger()
@@ -97,7 +97,7 @@ class Process(Service):
                 signal.SIGTERM: self.leave,
                 signal.SIGINT: self.leave,
                 signal.SIGHUP: self.reload,
-                signal.SIGUSR1: self.turn_log_over,
+                signal.SIGUSR1: self.rotate_log,
                 signal.SIGUSR2: self.log_status,
             },
         )
@@ -137,7 +137,7 @@ class Process(Service):
             self._tellings.stop()
         stopped = self._backend.stopService()
         if self._aborting:
-            # It was told before there was anything to abort.
+            # The second signal came before the stop began.
             self._backend.abort()
         await stopped
         if self._watchdog.running:
@@ -151,7 +151,7 @@ class Process(Service):
     def leave(self) -> None:
         """End: in order, with load balancers told first; at once where that has begun."""
         if self._leaving:
-            self.log.warn("told again to end: whoever is still there is dropped")
+            self.log.warn("told to end again: clients that are left are dropped")
             self._aborting = True
             self._backend.abort()
             self._stop_reactor()
@@ -192,7 +192,7 @@ class Process(Service):
                 self.log.error("the configuration stays as it was: {reason}", reason=line)
             return
         if done:
-            for option, field in _FOR_THE_NEXT_START.items():
+            for option, field in _NEEDS_RESTART.items():
                 if getattr(plan.config, field) != getattr(self._config, field):
                     self.log.warn("--{option} holds from the next start on", option=option)
             self._config = plan.config
@@ -214,12 +214,12 @@ class Process(Service):
             self._again = False
             self.reload()
 
-    def turn_log_over(self) -> None:
-        """A new file for the log, or the one that is at its place now."""
+    def rotate_log(self) -> None:
+        """Rotate the log, or reopen it if it was moved."""
         logs.rotate()
 
     def log_status(self) -> None:
-        """Write to the log how all stands, a line for each process."""
+        """Log the status, a line for each process."""
         status = self.status()
         workers = status.pop("workers", [])
         # MessageDecoder are for people: histograms are left out, and sums of what follows.
@@ -241,7 +241,7 @@ class Process(Service):
         return ["draining"] if self._leaving else self._backend.faults()
 
     def status(self) -> dict[str, Any]:
-        """How all stands, as JSON."""
+        """The status, as JSON."""
         return self._backend.status()
 
     def figures(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which process is on which worker's slot, and which are about to come or to go.
+"""The slots of workers: which process is in each, which is about to take over, which drain.
 
 Must not know: how processes are started, told or ended.
 """
@@ -17,7 +17,7 @@ CRASH_LOOP: Final = 4.0
 
 
 class Slot:
-    """One worker's slot, which processes fill one after the other."""
+    """The slot of one worker number; one process after the other runs in it."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -35,16 +35,16 @@ class Slot:
         return self.delay >= CRASH_LOOP
 
     def processes(self) -> list[WorkerProcess]:
-        """Those that are on it, or about to be."""
+        """The processes in it, and the one that is about to take over."""
         return [worker for worker in (self.current, self.next) if worker is not None]
 
 
 class Slots:
-    """All slots of one daemon by number, and the processes that are on none any more."""
+    """All slots of one daemon by number, and the processes that are in none any more."""
 
     def __init__(self) -> None:
         self.by_number: dict[int, Slot] = {}
-        #: processes that are on no slot any more and have not ended yet
+        #: processes that are in no slot any more and have not ended yet
         self.leaving: set[WorkerProcess] = set()
 
     def processes(self) -> Iterator[WorkerProcess]:

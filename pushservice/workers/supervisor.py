@@ -87,7 +87,7 @@ class Supervisor:
         # `_ended` deals with a process that has ended.
         if failure.check(WorkerEnded) is None:
             self.log.failure(
-                "worker {number} does not get up", failure=failure, number=worker.number
+                "worker {number} failed to start", failure=failure, number=worker.number
             )
             worker.kill(with_traceback=True)
 
@@ -219,9 +219,9 @@ class Supervisor:
                 # It ends with the others.
                 return False
             if isinstance(error, WorkerEnded | NoFeed):
-                self.log.error("the new worker does not get up: {reason}", reason=str(error))
+                self.log.error("the new worker failed to start: {reason}", reason=str(error))
             else:
-                self.log.failure("the new worker {number} does not get up", number=slot.number)
+                self.log.failure("the new worker {number} failed to start", number=slot.number)
             new.kill(with_traceback=True)
             if slot.next is new:
                 slot.next = None

@@ -1,10 +1,10 @@
-"""What several processes say of themselves, put together; and what those said that have ended.
+"""Statuses of several processes combined into one, with the counts of processes that ended.
 
 Must not know: how any of it was counted, who serves, or how it is shown. Takes and returns what
 `Daemon.status` says, as JSON.
 
-What only grows (counters, histograms, CPU) is summed over all processes that there ever were, so
-that no sum falls when one of them ends. What stands (clients, memory) is of those that live.
+Cumulative values (counters, histograms, CPU) are summed over all processes that there ever were, so
+that no sum falls when one of them ends. Gauges (clients, memory) are of processes that live.
 
 Times are added up exactly, and rounded once: rounded at each step, a sum would depend on the order,
 and fall by a trifle when a process ends, which Prometheus takes for a beginning from zero.
@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias
 
 Status: TypeAlias = Mapping[str, Any]
 
-#: What only grows, by its path in a status; whatever is below it is summed too.
+#: Cumulative values by their paths in a status; all values below a path are summed.
 CUMULATIVE: Final = (
     ("counters",),
     ("measures",),
@@ -32,7 +32,7 @@ def _sum(values: Sequence[Any]) -> Any:
     return sum(values)
 
 
-#: What stands, and how that of several becomes one; None where nobody knows it.
+#: Gauges by their paths, each with how those of several processes become one.
 GAUGES: Final[Mapping[tuple[str, ...], Callable[[Sequence[Any]], Any]]] = {
     ("clients",): _sum,
     ("flowing",): _sum,
@@ -49,7 +49,7 @@ GAUGES: Final[Mapping[tuple[str, ...], Callable[[Sequence[Any]], Any]]] = {
     ("process", "started"): min,
     ("tape", "used"): _sum,
 }
-#: What stands where there is no process.
+#: The gauges where there is no process.
 _NO_PROCESS: Final[Status] = {
     "clients": 0,
     "flowing": 0,

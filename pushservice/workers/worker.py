@@ -1,6 +1,6 @@
-"""A worker process: a whole daemon on sockets that its manager opened, doing what it is told.
+"""A worker process: a whole daemon on sockets of its manager, whose commands it carries out.
 
-Must not know: other workers, option names, or why it is told anything.
+Must not know: other workers, option names, or why a command is given.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pushservice.workers.handover import dump_values, load_values
 from pushservice.workers.signals import Signals
 from pushservice.workers.worker_link import ManagerLink, Message
 
-#: Seconds between two words to the manager on how it stands.
+#: Seconds between two status messages to the manager.
 STATUS_EVERY: Final = 1.0
 #: Seconds, beyond the time for load balancers, after which one that was told to end by somebody
 #: else than the manager asks for it, and seconds that the manager has to have another take over.
@@ -47,12 +47,12 @@ STUCK_KILL_DELAY: Final = 45
 #: keeps it.
 ORPHAN_DRAIN_TIMEOUT: Final = 1.0
 ORPHAN_KILL_DELAY: Final = 4
-#: Seconds in which the manager is to hear a worker's last words.
+#: Seconds that the manager has for reading the last messages of a worker.
 FLUSH_TIMEOUT: Final = 2.0
 
 
 class Worker:
-    """What the manager's words do to a daemon; see workers/manager.py for the other side."""
+    """Carries out the commands of the manager on a daemon; see workers/supervisor.py."""
 
     log = Logger()
 
@@ -69,7 +69,7 @@ class Worker:
         self._link = link
         self._daemon = daemon
         self._leaving = False
-        self._does: dict[str, Callable[[Message], None]] = {
+        self._commands: dict[str, Callable[[Message], None]] = {
             "serve": self._serve,
             "dump_values": self._dump_values,
             "load_values": self._load_values,
@@ -83,32 +83,32 @@ class Worker:
         self._statuses.clock = reactor
 
     def start(self) -> None:
-        """Start the daemon; it serves once that is told."""
+        """Start the daemon; it serves after the command `serve`."""
         self._daemon.privilegedStartService()
         self._daemon.startService()
         self._statuses.start(STATUS_EVERY)
 
-    def heard(self, message: Message) -> None:
-        """The manager's word; a fault in what follows is logged, and ends nothing."""
+    def receive(self, message: Message) -> None:
+        """Carry out a command of the manager; an exception in it is logged, and ends nothing."""
         try:
-            self._does[message["do"]](message)
+            self._commands[message["do"]](message)
         except Exception:  # noqa: BLE001 - said; the manager decides what becomes of this worker
-            self.log.failure("failed at what the manager asked: {what}", what=message.get("do"))
+            self.log.failure("the command of the manager failed: {what}", what=message.get("do"))
 
     def manager_lost(self) -> None:
         """The manager is gone: nobody would restart this worker, or close its sockets."""
         self._alive = lambda: None
-        # By the kernel, in case that this process is stuck.
+        # The kernel ends this process in case it is stuck.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(ORPHAN_KILL_DELAY)
         self._reactor.callLater(ORPHAN_DRAIN_TIMEOUT, self._daemon.abort)
         self._leave(CloseCode.GOING_AWAY)
 
     def terminate(self) -> None:
-        """By somebody else than the manager: another worker is to take over, if there is a need.
+        """A process other than the manager sent SIGTERM: ask the manager for a replacement.
 
-        Whoever tells all processes of the daemon has told the manager too, which comes to it
-        itself, and says the right thing to clients.
+        A signal to all processes of the daemon reaches the manager too. It then stops all workers
+        itself, so this one waits before it asks.
         """
         self.log.info("told to end")
         self._reactor.callLater(self._daemon.config.drain_delay + ASK_DELAY, self._ask)
@@ -116,10 +116,10 @@ class Worker:
     def _ask(self) -> None:
         if not self._leaving:
             self._link.send({"is": "replace_me"})
-            # Without an answer it goes all the same.
+            # Without an answer it drains all the same.
             self._reactor.callLater(ANSWER_TIMEOUT, self._leave, CloseCode.RESTARTING)
 
-    # -- what it is told -------------------------------------------------------------------------
+    # -- commands --------------------------------------------------------------------------------
 
     def _serve(self, message: Message) -> None:
         if self._leaving:
@@ -152,7 +152,7 @@ class Worker:
         self._daemon.replace_certificates(list(map(Material.from_texts, message["materials"])))
 
     def _report(self, message: Message) -> None:
-        """What the manager wants to know of single clients or symbols."""
+        """Send the manager a report on single clients or symbols."""
 
         def say(report: Report) -> None:
             self._link.send({"is": "report", "id": message["id"], "report": report}, needed=False)
@@ -179,7 +179,7 @@ class Worker:
         self._link.send({"is": "drained"})
         stop_when_sent(self._link, self._reactor)
 
-    # -- what it says ----------------------------------------------------------------------------
+    # -- messages --------------------------------------------------------------------------------
 
     def _feed_changed(self, up: bool) -> None:
         self._link.send({"is": "feed_up" if up else "feed_down"})
@@ -189,15 +189,15 @@ class Worker:
         try:
             self._link.send({"is": "status", "status": self._daemon.status()}, needed=False)
         except Exception:  # noqa: BLE001 - a LoopingCall whose function raises ends for good
-            self.log.failure("telling how it stands failed")
+            self.log.failure("sending the status failed")
 
     def log_status(self) -> None:
-        """Somebody asked this very process."""
+        """Log the status of this process."""
         self.log.info("status: {status}", status=self._daemon.status())
 
 
 def stop_when_sent(link: ManagerLink, reactor: Any) -> None:
-    """Stop the reactor once the manager has been told all, or does not listen."""
+    """Stop the reactor once all messages are sent, or the manager is gone."""
 
     def stop(_result: object) -> None:
         if reactor.running:
@@ -207,7 +207,7 @@ def stop_when_sent(link: ManagerLink, reactor: Any) -> None:
 
 
 def setup_and_config(first: Message) -> tuple[WorkerSetup, Config]:
-    """What the manager's first words say. Raises ValueError for what is none."""
+    """What the first message of the manager says. Raises ValueError if it is not understood."""
     setup = WorkerSetup(
         number=first["number"],
         entry=first["entry"],
@@ -223,9 +223,9 @@ def setup_and_config(first: Message) -> tuple[WorkerSetup, Config]:
 
 
 def main() -> None:
-    """Run a worker; its descriptors are those that workerlink names."""
+    """Run a worker; worker_link names its descriptors."""
     faulthandler.enable()
-    # The terminal's Ctrl-C and hang-up are for the manager, which tells what follows from them.
+    # Ctrl-C and hang-up of the terminal are for the manager, which tells workers what to do.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     try:
@@ -242,7 +242,7 @@ def main() -> None:
 
     def heard(message: Message) -> None:
         if worker is not None:
-            worker.heard(message)
+            worker.receive(message)
 
     def lost() -> None:
         if worker is not None:

@@ -1,4 +1,4 @@
-"""What the manager and a worker say to each other: JSON objects, one a line, over two pipes.
+"""Messages between the manager and a worker: JSON objects, one a line, over two pipes.
 
 Must not know: what any message is for, beyond their names.
 """
@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 Message: TypeAlias = dict[str, Any]
 
-#: Descriptors of a worker process: what it is told, what it says, the counts, and shared values.
+#: Descriptors of a worker process: commands to it, messages of it, client counts, shared values.
 COMMANDS: Final = 3
 MESSAGES: Final = 4
 COUNTS: Final = 5
@@ -37,25 +37,25 @@ def encoded(message: Message) -> bytes:
 
 
 class MessageDecoder:
-    """Cuts what comes into messages."""
+    """Decodes a stream of bytes into messages."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[Message]:
-        """The messages that `data` completes. Raises ValueError for what is no message."""
+        """The messages that `data` completes. Raises ValueError for a line that is no message."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         return [_decoder.decode(line) for line in lines]
 
 
 def first_message(descriptor: int) -> Message:
-    """Wait for the first message and take no byte more; for a worker before it has a reactor.
+    """Read the first message and no byte more; for a worker before it has a reactor.
 
     Raises EOFError where the other end is closed, ValueError for what is no message.
     """
     line = bytearray()
     while not line.endswith(b"\n"):
-        # The pipe brings it in pieces, and there is one such message in a worker's life.
+        # A byte at a time, as more must not be read; a worker does this once.
         piece = os.read(descriptor, 1)
         if not piece:
             raise EOFError("the manager is gone")
@@ -65,7 +65,7 @@ def first_message(descriptor: int) -> Message:
 
 @implementer(IPushProducer)
 class ManagerLink(Protocol):
-    """A worker's end."""
+    """The worker's end of the pipes."""
 
     def __init__(self, heard: Callable[[Message], None], lost: Callable[[], None]) -> None:
         """`heard` is called with each message; `lost` once, if the manager goes before `close`."""
@@ -73,27 +73,27 @@ class ManagerLink(Protocol):
         self._lost = lost
         self._lines = MessageDecoder()
         self._pipes: StandardIO | None = None
-        # The pipe is full, and what is said waits in memory.
+        # The pipe is full, and messages wait in memory.
         self._lagging = False
         self._closing = False
         self._closed: list[Deferred[None]] = []
 
     def open(self, reactor: Any) -> None:
-        """Begin to talk over the worker's descriptors."""
+        """Begin to read and write on the descriptors of the worker."""
         self._pipes = StandardIO(  # type: ignore[call-arg]  # mypy reads Windows' instead
             self, stdin=COMMANDS, stdout=MESSAGES, reactor=reactor
         )
         self._pipes.registerProducer(self, True)
 
     def send(self, message: Message, needed: bool = True) -> bool:
-        """Tell the manager; what is not `needed` is left out, and False returned, while it lags."""
+        """Send a message. While the manager lags, drop it unless `needed`, and return False."""
         if self._pipes is None or self._closing or (self._lagging and not needed):
             return False
         self._pipes.write(encoded(message))
         return True
 
     def close(self) -> Deferred[None]:
-        """Say what waits, and no more; fires when that is said, or the manager is gone."""
+        """Send what is queued and no more; fires when that is sent, or the manager is gone."""
         closed: Deferred[None] = Deferred()
         self._closed.append(closed)
         if self._pipes is None:
@@ -113,15 +113,15 @@ class ManagerLink(Protocol):
     # -- what Twisted calls ----------------------------------------------------------------------
 
     def pauseProducing(self) -> None:
-        """The manager does not read as fast as it is told."""
+        """The pipe is full: the manager reads too slowly."""
         self._lagging = True
 
     def resumeProducing(self) -> None:
-        """It has all."""
+        """All is written."""
         self._lagging = False
 
     def stopProducing(self) -> None:
-        """It reads no more."""
+        """The manager reads no more."""
         self._lagging = True
 
     def dataReceived(self, data: bytes) -> None:
@@ -136,7 +136,7 @@ class ManagerLink(Protocol):
 
 
 def tell(process: IProcessTransport, message: Message) -> None:
-    """Tell a worker; one that has ended does not hear it."""
+    """Send a command to a worker, if it has not ended."""
     with suppress(KeyError):
         # Twisted forgets a pipe whose other end is closed.
         process.writeToChild(COMMANDS, encoded(message))

@@ -1,4 +1,4 @@
-"""One worker process as its manager sees it: how it is started, told, heard and ended.
+"""One worker process as its manager sees it: start, commands, messages, state and end.
 
 Must not know: other workers, or when any of this is due.
 """
@@ -24,7 +24,7 @@ from pushservice.monitoring.worker_logs import emit_worker_event
 from pushservice.workers import worker_link
 from pushservice.workers.worker_link import Message, MessageDecoder
 
-#: Seconds between asking a process that does not work for its last words, and its end.
+#: Seconds that a process has for writing a traceback after SIGABRT, before SIGKILL.
 _ABORT_TIMEOUT: Final = 2.0
 #: Bytes kept of a line that a process has not ended yet.
 _LONGEST_LINE: Final = 8192
@@ -32,7 +32,7 @@ _LONGEST_LINE: Final = 8192
 # With the manager's own module path, so that both are of one installation.
 _LAUNCH: Final = (
     "import signal, sys;"
-    # What the worker does not want is ignored from here on, not only once all is imported.
+    # Signals that the worker does not want are ignored from here on, not only once all is imported.
     " [signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGHUP,"
     " signal.SIGUSR1, signal.SIGUSR2)];"
     " sys.path += [p for p in sys.argv[1:] if p not in sys.path];"
@@ -52,14 +52,14 @@ class WorkerProcess(ProcessProtocol):
     def __init__(
         self, reactor: Any, number: int, entry: int, ended: Callable[[WorkerProcess], None]
     ) -> None:
-        """`ended` is called once, when the process is gone and all it said is heard."""
+        """`ended` is called once, when the process is gone and all its messages are read."""
         self.number = number
         self.entry = entry
         #: "starting", "serving", "draining" or "ended"
         self.state = "starting"
         #: whether quotes come in there
         self.feed_up = False
-        #: what it last said of itself, and when it last said anything
+        #: its last status message, and when any message last came
         self.status: Message = {}
         self.last_message_at: float = reactor.seconds()
         self.started_at = self.last_message_at
@@ -67,7 +67,7 @@ class WorkerProcess(ProcessProtocol):
         self.serving_since: float | None = None
         #: when it is to be replaced for its age; None for never
         self.old_at: float | None = None
-        #: seconds that its clients have for leaving
+        #: seconds that it may take to drain
         self.drain_timeout = 0.0
         #: how it ended, in words
         self.end = ""
@@ -90,7 +90,7 @@ class WorkerProcess(ProcessProtocol):
     def start(
         self, first: Message, descriptors: Mapping[int, int], environment: Mapping[str, str]
     ) -> None:
-        """Start it, with these of our descriptors as its own, and tell it this first."""
+        """Start it with `descriptors`, of this process by those of the worker, and send `first`."""
         try:
             with open(os.devnull, "rb") as nothing:  # noqa: PTH123 - a descriptor is what is wanted
                 child_files: dict[int, Any] = {0: nothing.fileno(), 1: "r", 2: "r"}
@@ -109,7 +109,7 @@ class WorkerProcess(ProcessProtocol):
         worker_link.tell(self._process, first)
 
     def tell(self, do: str, **more: Any) -> None:
-        """Tell it to do something."""
+        """Send the command `do`, if it runs."""
         if self._process is not None:
             worker_link.tell(self._process, {"do": do} | more)
 
@@ -151,7 +151,7 @@ class WorkerProcess(ProcessProtocol):
             one.callback(None)
 
     def kill(self, with_traceback: bool = False) -> None:
-        """End it at once, or once it has had time to say where it is stuck."""
+        """Kill it at once, or by SIGABRT first, so that it writes a traceback of where it is."""
         if with_traceback:
             self._signal(signal.SIGABRT)
             self._reactor.callLater(_ABORT_TIMEOUT, self._signal, signal.SIGKILL)
@@ -168,17 +168,17 @@ class WorkerProcess(ProcessProtocol):
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         self.last_message_at = self._reactor.seconds()
         if childFD != worker_link.MESSAGES:
-            self._overhear(data)
+            self._log_output(data)
             return
         try:
             for message in self._lines.feed(data):
-                self._hear(message)
-        except Exception:  # noqa: BLE001 - a process that says nonsense is replaced
-            self.log.failure("worker {number} makes no sense", number=self.number)
+                self._received(message)
+        except Exception:  # noqa: BLE001 - a process that sends invalid messages is replaced
+            self.log.failure("worker {number} sent an invalid message", number=self.number)
             self.kill()
 
     def processEnded(self, reason: Failure) -> None:
-        self._overhear(b"\n" if self._raw else b"")
+        self._log_output(b"\n" if self._raw else b"")
         self._finish(_how(reason))
 
     # -- within ----------------------------------------------------------------------------------
@@ -192,14 +192,14 @@ class WorkerProcess(ProcessProtocol):
         self._ended(self)
         self._tell_gone()
 
-    def _hear(self, message: Message) -> None:
+    def _received(self, message: Message) -> None:
         word = message["is"]
         if word == "log":
             emit_worker_event(message["event"], self.number)
         elif word == "status":
             self.status = message["status"]
         elif word == "report":
-            # None where it came too late.
+            # None if the report came too late.
             answer = self._asked.pop(message["id"], None)
             if answer is not None:
                 answer.callback(message["report"])
@@ -209,7 +209,7 @@ class WorkerProcess(ProcessProtocol):
             self.state = "serving"
             self.serving_since = self._reactor.seconds()
         elif word == "replace_me":
-            # Somebody wants it to end, and so it is as good as old.
+            # Another process told it to end, so replace it as if it were old.
             self.old_at = self._reactor.seconds()
         elif word == "failed":
             self.log.error(
@@ -218,8 +218,8 @@ class WorkerProcess(ProcessProtocol):
         for one in self._expected.pop(word, []):
             one.callback(message)
 
-    def _overhear(self, data: bytes) -> None:
-        """What the process wrote past its log: a crash of the interpreter, say."""
+    def _log_output(self, data: bytes) -> None:
+        """Log what the process wrote to its standard output, such as a crash of the interpreter."""
         *lines, rest = (self._raw + data).split(b"\n")
         self._raw = rest[-_LONGEST_LINE:]
         for line in lines:

@@ -218,7 +218,7 @@ def test_a_stop_in_the_midst_of_a_roll_ends_all(worker_daemon: StartWorkerDaemon
         served.wait_for_log(words, times=times + 1)
         assert served.stop() == 0
         served.check_left_nothing()
-        assert "does not get up" not in served.log()
+        assert "failed to start" not in served.log()
 
 
 # -- the configuration ---------------------------------------------------------------------------

@@ -106,7 +106,7 @@ def test_it_serves_counts_and_says_so_once_it_is_told(made):
     assert link.words() == []
     counts = daemon.connections.balance._counts
     assert counts.serving() == []
-    worker.heard({"do": "serve"})
+    worker.receive({"do": "serve"})
     assert link.words() == ["serving"]
     assert counts.serving() == [0]
 
@@ -116,11 +116,11 @@ async def test_values_are_handed_on_and_taken_over_as_it_is_told(made):
     worker, link, _, daemon = made
     daemon.hub.publish("A", b"1")
     daemon.hub.flush()
-    worker.heard({"do": "dump_values"})
+    worker.receive({"do": "dump_values"})
     await until(lambda: "values_dumped" in link.words(), "the bequest")
     assert link.said[-1] == {"is": "values_dumped", "values": 1}
     daemon.hub.values.forget("A")
-    worker.heard({"do": "load_values"})
+    worker.receive({"do": "load_values"})
     await until(lambda: "values_loaded" in link.words(), "its reading")
     assert daemon.hub.recent_symbols(5) == ["A"]
 
@@ -129,7 +129,7 @@ async def test_values_are_handed_on_and_taken_over_as_it_is_told(made):
 async def test_values_that_can_not_be_read_are_none_and_no_end(made, logged_failures):
     worker, link, stopping, _ = made
     os.write(worker_link.VALUES, b"\0\0\0\x05nonsense")
-    worker.heard({"do": "load_values"})
+    worker.receive({"do": "load_values"})
     await until(lambda: "values_loaded" in link.words(), "an answer")
     assert link.said[-1] == {"is": "values_loaded", "values": 0}
     assert stopping.running
@@ -139,10 +139,10 @@ async def test_values_that_can_not_be_read_are_none_and_no_end(made, logged_fail
 @pytest_twisted.ensureDeferred
 async def test_it_drains_says_so_and_ends_once(made):
     worker, link, stopping, daemon = made
-    worker.heard({"do": "serve"})
-    worker.heard({"do": "drain", "code": 1012})
-    worker.heard({"do": "drain", "code": 1001})
-    worker.heard({"do": "serve"})
+    worker.receive({"do": "serve"})
+    worker.receive({"do": "drain", "code": 1012})
+    worker.receive({"do": "drain", "code": 1001})
+    worker.receive({"do": "serve"})
     await until(lambda: not stopping.running, "the end")
     assert link.words() == ["serving", "drained"]
     assert link.closed
@@ -152,10 +152,10 @@ async def test_it_drains_says_so_and_ends_once(made):
 
 def test_a_word_that_fails_or_is_unknown_is_logged_and_ends_nothing(made, logged_failures):
     worker, link, stopping, _ = made
-    worker.heard({"do": "dance"})
-    worker.heard({"do": "drain", "code": 77})
-    worker.heard({})
-    worker.heard({"do": "serve"})
+    worker.receive({"do": "dance"})
+    worker.receive({"do": "drain", "code": 77})
+    worker.receive({})
+    worker.receive({"do": "serve"})
     assert link.words() == ["serving"]
     assert stopping.running
     assert len(logged_failures.flush(KeyError, ValueError)) == 3
@@ -382,9 +382,9 @@ async def test_a_report_is_told_with_the_number_of_its_question(made):
     worker, link, _, daemon = made
     daemon.hub.publish("A", b"1")
     daemon.hub.flush()
-    worker.heard({"do": "report", "id": 7, "what": "clients", "most": 3})
-    worker.heard({"do": "report", "id": 8, "what": "symbols", "most": 3})
-    worker.heard({"do": "report", "id": 9, "what": "named", "symbols": ["A", "B"]})
+    worker.receive({"do": "report", "id": 7, "what": "clients", "most": 3})
+    worker.receive({"do": "report", "id": 8, "what": "symbols", "most": 3})
+    worker.receive({"do": "report", "id": 9, "what": "named", "symbols": ["A", "B"]})
     await until(lambda: link.words().count("report") == 3, "the reports")
     reports = {each["id"]: each["report"] for each in link.said if each["is"] == "report"}
     assert reports[7] == {"clients": [], "total": 0}
@@ -396,8 +396,8 @@ async def test_a_report_is_told_with_the_number_of_its_question(made):
 async def test_a_report_that_fails_is_logged_and_ends_nothing(made, logged_failures, monkeypatch):
     worker, link, stopping, daemon = made
     monkeypatch.setattr(daemon.hub, "outboxes", lambda: 1 / 0)
-    worker.heard({"do": "report", "id": 7, "what": "clients", "most": 3})
-    worker.heard({"do": "report", "id": 8, "what": "nonsense", "most": 3})
+    worker.receive({"do": "report", "id": 7, "what": "clients", "most": 3})
+    worker.receive({"do": "report", "id": 8, "what": "nonsense", "most": 3})
     await until(lambda: logged_failures.flush(ZeroDivisionError), "the failure")
     assert logged_failures.flush(KeyError)
     monkeypatch.undo()
