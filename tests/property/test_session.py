@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pushservice.auth.identity import Refused
-from pushservice.limits import BURST_SECONDS, Limits
+from pushservice.limits import BURST_SECONDS, SYMBOLS_A_MESSAGE, Limits
 from pushservice.protocol.close_codes import CloseCode
 from pushservice.protocol.codecs import JSON
+from pushservice.protocol.commands import Subscribe, Unsubscribe
 
 LIMITS = Limits(symbols=3, message_rate=2, byte_rate=0, total_symbols=5)
 ALLOWED = LIMITS.message_rate * BURST_SECONDS
@@ -41,7 +42,7 @@ steps = st.lists(
         st.tuples(st.just("say"), st.one_of(commands, st.binary(max_size=20))),
         st.tuples(st.just("ping"), st.binary(max_size=125)),
         st.tuples(st.just("publish"), st.sampled_from("ABCDE")),
-        st.tuples(st.just("wait"), st.sampled_from([0.1, 1.0, 20.0])),
+        st.tuples(st.just("wait"), st.sampled_from([0.125, 1.0, 20.0])),
         st.tuples(st.just("block"), st.none()),
         st.tuples(st.just("drain"), st.none()),
         st.tuples(st.just("flood"), st.integers(1, 30)),
@@ -137,12 +138,25 @@ class Run:
 
     def say(self, text: bytes) -> None:
         looked_at = self.model.frame()
+        work = self.work_of(text) if looked_at and not self.model.refuses else 0
         say(self.client, text)
         if looked_at and not self.behind:
             check_answers(self.model, text, self.client.events())
         elif looked_at:
             # It is answered when it drains; what it watches is read from there.
             self.model.subscribed = {topic.symbol for topic in self.client.outbox.topics}
+        self.model.frames_left -= work
+
+    def work_of(self, text: bytes) -> float:
+        """How many frames the symbols of a command count as, beside its own."""
+        try:
+            command = JSON.parse(text)
+        except ValueError:
+            return 0
+        if not isinstance(command, Subscribe | Unsubscribe):
+            return 0
+        named = self.client.outbox.topics if command.symbols is None else command.symbols
+        return len(named) / SYMBOLS_A_MESSAGE
 
     def flood(self, frames: int) -> None:
         for _ in range(frames):
