@@ -92,7 +92,7 @@ class JavaScript:
 # -- rolls ---------------------------------------------------------------------------------------
 
 
-def test_rolls_under_load_refuse_nobody_and_lose_nothing_in_silence(
+def test_reloads_under_load_refuse_nobody_and_lose_nothing_in_silence(
     worker_daemon: StartWorkerDaemon,
     redis_server: RedisServer,
     node_modules: Path,

@@ -53,7 +53,7 @@ def manager_of(worker_daemon: WorkerDaemon) -> psutil.Process:
 # -- deaths --------------------------------------------------------------------------------------
 
 
-def test_workers_that_are_killed_cost_their_own_clients_a_moment_and_nobody_else_anything(
+def test_workers_that_are_killed_cost_tsuccessor_own_clients_a_moment_and_nobody_else_anything(
     worker_daemon: StartWorkerDaemon, redis_server: RedisServer
 ) -> None:
     chance = random.Random(20251122)
@@ -356,7 +356,7 @@ class UnixPuppet(Puppet):
         self._data = bytearray()
 
 
-def test_a_unix_socket_outlives_rolls_and_deaths_and_not_the_daemon(
+def test_a_unix_socket_outlives_reloads_and_deaths_and_not_the_daemon(
     worker_daemon: StartWorkerDaemon, short_directory: Path
 ) -> None:
     path = short_directory / "socket"
@@ -404,7 +404,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-def test_a_socket_of_systemd_is_shared_by_workers_and_survives_a_roll(
+def test_a_socket_of_systemd_is_shared_by_workers_and_survives_a_reload(
     worker_daemon: StartWorkerDaemon,
 ) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=100) as listening:

@@ -35,7 +35,7 @@ async def hand_over(source: Hub, successor: Hub, descriptor: int) -> tuple[int, 
 
 @pytest_twisted.ensureDeferred
 @pytest.mark.parametrize("count", [0, 1, 499, 500, 501, 1234])
-async def test_an_heir_knows_all_that_its_elder_knew(file, count):
+async def test_a_successor_knows_all_that_its_source_knew(file, count):
     clock = FixedClock()
     source, successor = make_hub(clock), make_hub(clock)
     for at in range(count):
@@ -88,7 +88,7 @@ async def test_others_are_served_between_the_steps_and_what_they_change_does_no_
     assert not work.called, "the reactor has its turn between the steps"
     source.values.forget("S29999")
     publish(source, ("NEW", b"1"))
-    await until(lambda: work.called, "the bequest")
+    await until(lambda: work.called, "the values")
     assert await work == 29_999
     work = defer.Deferred.fromCoroutine(load_values(successor, file))
     publish(successor, ("S2", b"newer"))
@@ -109,7 +109,7 @@ QUOTES = st.lists(SYMBOLS, max_size=20)
     watched=st.sets(SYMBOLS, max_size=3),
     most=st.integers(1, 10),
 )
-def test_an_heir_knows_the_newest_of_both_in_order_and_within_its_bounds(
+def test_a_successor_knows_the_newest_of_both_in_order_and_within_its_bounds(
     before, both, own, watched, most
 ):
     """Some quotes the source alone had, some both, and some only the successor in its own feed."""

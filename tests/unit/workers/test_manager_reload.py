@@ -24,7 +24,7 @@ in_turns = pytest_twisted.ensureDeferred
 
 
 @in_turns
-async def test_a_reload_replaces_each_worker_once_its_heir_serves(make):
+async def test_a_reload_replaces_each_worker_once_its_successor_serves(make):
     managed = await make(workers=2).start()
     managed.feeding()
     for process in managed.processes:
@@ -234,7 +234,7 @@ async def test_a_reload_takes_the_place_of_a_restart_that_was_to_come(make):
 
 
 @in_turns
-async def test_an_old_worker_that_ends_while_its_heir_comes_up_is_not_restarted(make):
+async def test_an_old_worker_that_ends_while_its_successor_comes_up_is_not_restarted(make):
     managed = await make().start()
     reloaded = managed.reload()
     managed.processes[0].ends(code=1)
@@ -245,7 +245,7 @@ async def test_an_old_worker_that_ends_while_its_heir_comes_up_is_not_restarted(
 
 
 @in_turns
-async def test_a_post_both_of_whose_workers_end_in_a_reload_is_filled_again(make, logged_failures):
+async def test_a_slot_both_of_whose_workers_end_in_a_reload_is_filled_again(make, logged_failures):
     managed = await make().start()
     reloaded = managed.reload()
     managed.processes[0].ends(code=1)

@@ -117,7 +117,7 @@ async def test_values_are_handed_on_and_taken_over_as_it_is_told(made):
     daemon.hub.publish("A", b"1")
     daemon.hub.flush()
     worker.receive({"do": "dump_values"})
-    await until(lambda: "values_dumped" in link.words(), "the bequest")
+    await until(lambda: "values_dumped" in link.words(), "the values")
     assert link.said[-1] == {"is": "values_dumped", "values": 1}
     daemon.hub.values.forget("A")
     worker.receive({"do": "load_values"})
