@@ -160,7 +160,7 @@ def table(described: nodes.document, name: str) -> list[list[str]]:
     return [[entry.astext() for entry in row.findall(nodes.entry)] for row in body.children]
 
 
-def test_the_options_and_tsuccessor_defaults_are_those_of_the_code(described):
+def test_the_options_and_their_defaults_are_those_of_the_code(described):
     fields = [field for field in dataclasses.fields(Options) if field.name != "url"]
     expected = [
         [
@@ -173,7 +173,7 @@ def test_the_options_and_tsuccessor_defaults_are_those_of_the_code(described):
     assert list(Settings.__annotations__) == [field.name for field in fields]
 
 
-def test_the_events_and_tsuccessor_attributes_are_those_of_the_code(described):
+def test_the_events_and_their_attributes_are_those_of_the_code(described):
     rows = {row[0]: row[1].split(", ") for row in table(described, "python-events")}
     assert set(rows) == {kind.__name__ for kind in Event.__args__}
     for name, attributes in rows.items():

@@ -554,7 +554,7 @@ def nginx(directory: Path) -> list[str]:
     return [*command, "-c", f"{directory}/nginx.conf", "-g", "daemon off;"]
 
 
-def test_nginx_forwards_clients_with_tsuccessor_addresses(
+def test_nginx_forwards_clients_with_their_addresses(
     daemon: StartDaemon,
     proxy: StartProxy,
     directory: Path,
@@ -722,7 +722,7 @@ def pair(daemon: StartDaemon, proxy: StartProxy, directory: Path) -> Pair:
     return Pair(proxy(command, port), daemons)
 
 
-def test_haproxy_forwards_clients_with_tsuccessor_addresses_to_the_fewest_connections(
+def test_haproxy_forwards_clients_with_their_addresses_to_the_fewest_connections(
     pair: Pair, publish: Publish, redis_server: RedisServer
 ) -> None:
     async def talk() -> None:

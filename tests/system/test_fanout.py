@@ -96,7 +96,7 @@ async def connect_and_watch(
         return await watch(client)
 
 
-def test_500_clients_get_exactly_tsuccessor_quotes_of_10000_in_order(
+def test_500_clients_get_exactly_their_quotes_of_10000_in_order(
     daemon: StartDaemon, publish: Publish, redis_server: RedisServer
 ) -> None:
     market = Market.made("fan", clients=500)
@@ -124,7 +124,7 @@ def test_500_clients_get_exactly_tsuccessor_quotes_of_10000_in_order(
 # -- Node's ws -----------------------------------------------------------------------------------
 
 
-def test_20_clients_of_node_s_ws_get_exactly_tsuccessor_quotes_of_10000_in_order(
+def test_20_clients_of_node_s_ws_get_exactly_their_quotes_of_10000_in_order(
     daemon: StartDaemon,
     publish: Publish,
     redis_server: RedisServer,
@@ -212,7 +212,7 @@ def test_publishes_that_arrive_in_one_read_are_several_raw_messages_and_one_json
     asyncio.run(run())
 
 
-def test_a_raw_client_may_send_bare_symbols_and_gets_tsuccessor_last_payloads_at_once(
+def test_a_raw_client_may_send_bare_symbols_and_gets_their_last_payloads_at_once(
     raw_daemon: Daemon, publish: Publish, redis_server: RedisServer
 ) -> None:
     async def run() -> None:

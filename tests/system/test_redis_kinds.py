@@ -271,7 +271,7 @@ def test_the_feed_follows_a_real_failover_to_the_new_master(
     assert "s3same" not in served.output()
 
 
-def test_sentinels_and_tsuccessor_master_may_use_tls(
+def test_sentinels_and_their_master_may_use_tls(
     daemon: StartDaemon, publish: Publish, start: Start, authority: Authority
 ) -> None:
     # Sentinels name their master by its address.

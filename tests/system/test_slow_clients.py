@@ -225,7 +225,7 @@ def test_a_raw_client_over_its_budget_that_never_reads_again_is_ended_by_the_clo
     asyncio.run(run())
 
 
-def test_raw_and_merged_symbols_on_one_connection_that_pauses_keep_to_tsuccessor_modes(
+def test_raw_and_merged_symbols_on_one_connection_that_pauses_keep_to_their_modes(
     daemon: StartDaemon, publisher: Publisher, undisturbed: Undisturbed
 ) -> None:
     options = ["--raw-budget", str(BUDGET), "--heartbeat", "200"]

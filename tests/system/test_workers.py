@@ -53,7 +53,7 @@ def manager_of(worker_daemon: WorkerDaemon) -> psutil.Process:
 # -- deaths --------------------------------------------------------------------------------------
 
 
-def test_workers_that_are_killed_cost_tsuccessor_own_clients_a_moment_and_nobody_else_anything(
+def test_workers_that_are_killed_cost_their_own_clients_a_moment_and_nobody_else_anything(
     worker_daemon: StartWorkerDaemon, redis_server: RedisServer
 ) -> None:
     chance = random.Random(20251122)

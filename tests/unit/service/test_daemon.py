@@ -69,7 +69,7 @@ async def test_the_embedded_redis_and_the_simulated_market_come_and_go_with_the_
 
 
 @pytest_twisted.ensureDeferred
-async def test_heartbeats_go_out_at_tsuccessor_interval(redis_server):
+async def test_heartbeats_go_out_at_their_interval(redis_server):
     config = local(redis=(redis_address(redis_server.url),), channels=("svc2.*",), limits=BRISK)
     daemon = started(config)
     client = await connect(daemon)

@@ -166,7 +166,7 @@ async def test_a_clock_that_jumps_makes_no_worker_stuck(make):
 
 
 @in_turns
-async def test_workers_are_replaced_for_tsuccessor_age_one_at_a_time(make, monkeypatch):
+async def test_workers_are_replaced_for_their_age_one_at_a_time(make, monkeypatch):
     ages = iter([0.9, 0.9, 1.1, 1.1, 1.1, 1.1])
     monkeypatch.setattr(random, "uniform", lambda low, high: next(ages))
     managed = await make(workers=2, max_worker_age=1000.0).start()

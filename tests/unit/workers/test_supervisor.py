@@ -100,7 +100,7 @@ async def test_a_worker_that_does_not_get_up_in_time_is_killed_and_tried_again(
 
 
 @in_turns
-async def test_workers_that_take_long_to_fail_at_tsuccessor_start_are_a_crash_loop_too(
+async def test_workers_that_take_long_to_fail_at_their_start_are_a_crash_loop_too(
     make, logged, logged_failures
 ):
     managed = make(workers=2)

@@ -113,7 +113,7 @@ def test_histograms_with_other_bounds_are_not_added_up_to_nonsense():
         added(Histogram((1,)).snapshot(), Histogram((2,)).snapshot())
 
 
-def test_a_post_says_in_which_states_its_processes_are():
+def test_a_slot_says_in_which_states_its_processes_are():
     old, new = status(3) | {"state": "draining"}, status(1) | {"state": "serving", "feed": "up"}
     said = slot_figures(2, 4, [old, new, {"state": "ended"}], {"counters": {"quotes_in": 7}})
     assert said["number"] == 2
