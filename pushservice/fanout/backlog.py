@@ -152,7 +152,7 @@ class Backlog:
             self._forgotten[topic] = self._kept
 
     def drop_forgotten(self) -> None:
-        """Give up the room of raw updates that nobody wants any more."""
+        """Free the memory of raw updates whose symbols are not watched any more."""
         if self._forgotten:
             wanted: deque[tuple[Topic, int, bytes]] = deque()
             for update in self._raw:

@@ -310,9 +310,9 @@ class Daemon(Service):
     def leave(self, code: CloseCode) -> defer.Deferred[None]:
         """Accept no more, say goodbye to clients, quiet the feed, then end Redis; in this order.
 
-        With RESTARTING clients are sent away over the time for that, newcomers among them, as
-        others serve on; else all at once, and newcomers are refused. Fires when all is done, which
-        is after the time for draining at latest. May be called again, with a Deferred for each.
+        With RESTARTING, other processes serve on: clients, new ones too, are sent away over the
+        drain time. Else all are sent away at once, and new ones are refused. Fires when all is
+        done, after the drain time at the latest. May be called again, with a Deferred for each.
         """
         done: defer.Deferred[None] = defer.Deferred()
         self._waiting.append(done)

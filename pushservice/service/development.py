@@ -1,4 +1,4 @@
-"""What a newcomer's daemon brings along itself: a private Redis, and a simulated market.
+"""What a daemon for development starts itself: a private Redis, and a simulated market.
 
 Must not know: clients, or which process serves them.
 """

@@ -1,7 +1,7 @@
 /* The operator's page: asks the daemon how it is, and shows it.
  *
- * Symbols, users and addresses are strangers' text: all of it reaches the document as textContent.
- * Nothing is asked while the page is hidden, and nothing that is not true now looks as if it were.
+ * Symbols, users and addresses are untrusted text: all of it reaches the document as textContent.
+ * A hidden page asks nothing. What is out of date is shown as out of date.
  */
 import {Chart, Cursor} from "./chart.js";
 import {

@@ -196,6 +196,7 @@ def test_all_clients_are_told_when_the_feed_is_stale_and_fresh_again(
 
 
 @each_mode
+@pytest.mark.alone
 def test_a_flood_of_one_symbol_does_not_starve_the_others(
     daemon: StartDaemon, own_redis: OwnRedis, mode: str
 ) -> None:
