@@ -3,7 +3,7 @@
     python bench/client.py [seconds]
 
 Frames as the daemon writes them, with 1, 10 or 100 quotes of 120 bytes each, go through the
-conversation and, as with asyncio, the mailbox, to a reader that ignores payloads, or decodes
+conversation and, as with asyncio, the queue, to a reader that ignores payloads, or decodes
 them too. On one busy core of a virtual machine, Python 3.11:
 
        1 a frame:   600,000 quotes/s,   400,000 with data decoded
@@ -19,8 +19,8 @@ import sys
 import time
 
 from pushservice.client.conversation import Conversation
+from pushservice.client.event_queue import EventQueue
 from pushservice.client.events import Quote
-from pushservice.client.mailbox import Mailbox
 from pushservice.client.options import Options
 
 SYMBOLS = [f"S{n:04}" for n in range(500)]
@@ -56,14 +56,14 @@ def frames(size: int) -> list[bytes]:
 def rate(size: int, *, decoded: bool, seconds: float) -> float:
     """Quotes per second of CPU."""
     texts = frames(size)
-    core, mailbox = opened(), Mailbox(1000)
+    core, queue = opened(), EventQueue(1000)
     count = 0
     start = time.process_time()
     while (spent := time.process_time() - start) < seconds:
         for text in texts:
             core.received(0.0, text)
-            mailbox.put(core.take_events())
-            while (event := mailbox.take()) is not None:
+            queue.put(core.take_events())
+            while (event := queue.take()) is not None:
                 if isinstance(event, Quote):
                     count += 1
                     if decoded:

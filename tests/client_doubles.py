@@ -5,14 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pushservice.client.conversation import (
-    Answer,
-    AskToken,
-    Connect,
-    Conversation,
-    Hangup,
-    Send,
-)
+from pushservice.client.actions import Answer, AskToken, Connect, Hangup, Send
+from pushservice.client.conversation import Conversation
 from pushservice.client.events import Event, State
 from pushservice.client.options import Options
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
+from pushservice.client.connection_errors import TLS_FAILED
 from pushservice.client.events import QuoteError
 from pushservice.client.options import Options, Settings
-from pushservice.client.refusals import TLS_FAILED
 from pushservice.protocol.close_codes import CloseCode
 from pushservice.protocol.symbols import symbol_fault
 

@@ -21,19 +21,8 @@ import websockets.asyncio.client
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
 
-from pushservice.client.conversation import (
-    Answer,
-    AskToken,
-    Command,
-    Connect,
-    Conversation,
-    Hangup,
-    Send,
-)
-from pushservice.client.events import Event, QuoteError, State
-from pushservice.client.mailbox import Mailbox
-from pushservice.client.options import Options, Settings
-from pushservice.client.refusals import (
+from pushservice.client.actions import Answer, AskToken, Command, Connect, Hangup, Send
+from pushservice.client.connection_errors import (
     MAX_MESSAGE,
     NO_CODE,
     TLS_FAILED,
@@ -43,6 +32,10 @@ from pushservice.client.refusals import (
     told_by,
     untrusted,
 )
+from pushservice.client.conversation import Conversation
+from pushservice.client.event_queue import EventQueue
+from pushservice.client.events import Event, QuoteError, State
+from pushservice.client.options import Options, Settings
 from pushservice.protocol.codecs import JSON_SUBPROTOCOL
 
 #: Events that wait as they came before quotes are merged.
@@ -86,7 +79,7 @@ class Quotes:
         self._options = options
         self._trust = _trust(options)
         self._core = Conversation(options, random.random)
-        self._mailbox = Mailbox(room, keep_all=options.mode == "raw")
+        self._queue = EventQueue(room, keep_all=options.mode == "raw")
         self._link: _Link | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._asking: asyncio.Task[None] | None = None
@@ -126,7 +119,7 @@ class Quotes:
         _check_symbols(symbols)
         gone = set(symbols or self._core.wanted)
         await self._ask(lambda now, done: self._core.unsubscribe(now, list(symbols) or None, done))
-        self._mailbox.forget(gone - set(self._core.wanted))
+        self._queue.forget(gone - set(self._core.wanted))
         self._make_room()
 
     async def ping(self) -> float:
@@ -152,7 +145,7 @@ class Quotes:
         return self
 
     async def __anext__(self) -> Event:
-        while (event := self._mailbox.take()) is None:
+        while (event := self._queue.take()) is None:
             if self._finished:
                 raise StopAsyncIteration
             if self._core.over is not None:
@@ -188,7 +181,7 @@ class Quotes:
         self._finished = True
         self._core.close(self._now())
         self._turn()
-        self._mailbox.clear()
+        self._queue.clear()
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
         if self._asking is not None:
@@ -223,7 +216,7 @@ class Quotes:
             self._carry_out(command)
         events = self._core.take_events()
         if events:
-            self._mailbox.put(events)
+            self._queue.put(events)
             self._note(events)
             if self._reader is not None and not self._reader.done():
                 self._reader.set_result(None)
@@ -381,7 +374,7 @@ class Quotes:
     def _is_stuffed(self) -> bool:
         # An answer is waited for by the very program that should read: it has to come through.
         raw = self._options.mode == "raw"
-        return raw and self._mailbox.full and not self._core.awaits_answers
+        return raw and self._queue.full and not self._core.awaits_answers
 
     async def _wait_for_room(self) -> None:
         self._core.listening = False

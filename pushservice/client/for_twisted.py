@@ -28,18 +28,11 @@ from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pushservice.client.conversation import (
-    Answer,
-    AskToken,
-    Command,
-    Connect,
-    Conversation,
-    Hangup,
-    Send,
-)
+from pushservice.client.actions import Answer, AskToken, Command, Connect, Hangup, Send
+from pushservice.client.connection_errors import MAX_MESSAGE, TLS_FAILED, retry_after, told_by
+from pushservice.client.conversation import Conversation
 from pushservice.client.events import Event, Gap, Quote, QuoteError, State
 from pushservice.client.options import Options, Settings
-from pushservice.client.refusals import MAX_MESSAGE, TLS_FAILED, retry_after, told_by
 from pushservice.client.twisted_tls import Trust, tls_fault
 from pushservice.protocol.codecs import JSON_SUBPROTOCOL
 

@@ -32,8 +32,8 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from pushservice.client.connection_errors import NOT_FOR_HOST, no_tls, untrusted
 from pushservice.client.options import Options
-from pushservice.client.refusals import NOT_FOR_HOST, no_tls, untrusted
 
 
 class Untrusted(Exception):

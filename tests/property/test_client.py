@@ -13,8 +13,8 @@ from client_doubles import Dialogue, quote, snapshot
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pushservice.client.event_queue import EventQueue
 from pushservice.client.events import Event, Gap, Quote, Refused
-from pushservice.client.mailbox import Mailbox
 
 SYMBOLS = ("A", "B", "C")
 
@@ -170,7 +170,7 @@ class Book:
 )
 def test_every_hole_is_told_and_no_update_comes_twice(with_snapshots, steps, seed, room):
     talk = Dialogue(snapshot=with_snapshots, random=0.5)
-    server, mailbox, book = Server(talk, seed), Mailbox(room), Book()
+    server, mailbox, book = Server(talk, seed), EventQueue(room), Book()
     talk.subscribe(*SYMBOLS, name="all")
     talk.open()
     server.back()

@@ -263,7 +263,7 @@ def test_a_slow_reader_gets_the_newest_and_an_exact_count_in_bounded_memory(
                 await asyncio.to_thread(publish, redis_server, messages)
             # Nobody reads; that all of it came shows in the answer that comes after it.
             await reader.quotes.subscribe("LAST")
-            waiting = len(reader.quotes._mailbox)
+            waiting = len(reader.quotes._queue)
             assert waiting <= 50 + len(symbols) + 5
             last = dict.fromkeys(symbols, 0)
             merged = 0

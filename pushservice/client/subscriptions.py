@@ -7,10 +7,11 @@ answered, and sends what is asked for here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import msgspec
 
+from pushservice.client.actions import Done
 from pushservice.client.events import Event, Gap, Quote, QuoteError, Refused
 from pushservice.client.frames import (
     DEFAULT_MESSAGE_LIMIT,
@@ -22,13 +23,9 @@ from pushservice.client.frames import (
     UnsubscribedEvent,
 )
 from pushservice.client.options import Options
+from pushservice.client.requests import Answered
 from pushservice.protocol.close_codes import ErrorCode
 from pushservice.protocol.symbols import symbol_fault
-
-#: What a call hears in the end: its result, or the QuoteError in place of one.
-Done: TypeAlias = Callable[[Any], None]
-#: Takes the event that answers a request, or None where the link was lost before.
-Answered: TypeAlias = Callable[[Any], None]
 
 WIDEST_ID: Final = 2**53 - 1
 #: seconds after which what was refused for coming too fast is asked again, and as much by chance
@@ -67,7 +64,7 @@ class _Call:
         self.errors: dict[str, QuoteError] = {}
 
 
-class Wishes:
+class Subscriptions:
     """Keeps what the server serves equal to what is wanted, and counts what comes.
 
     `ask` sends a request and hears its answer; `tell` takes events; `settle` ends a call; `soon`

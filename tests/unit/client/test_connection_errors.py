@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from pushservice.client.refusals import in_words, no_tls, retry_after, told_by, untrusted
+from pushservice.client.connection_errors import in_words, no_tls, retry_after, told_by, untrusted
 
 DATE = ("Fri, 31 Dec 1999 23:59:59 GMT", None)
 HUGE = ("9" * 400, None)

@@ -51,7 +51,7 @@ class _Late:
             yield self.gap_after
 
 
-class Mailbox:
+class EventQueue:
     """A queue that takes everything and stays bounded.
 
     Up to `room` events wait as they came. While more wait, quotes are merged: the newest of each
