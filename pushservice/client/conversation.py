@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from pushservice.client import frames
 from pushservice.client.actions import Command, Connect, Done, Hangup
+from pushservice.client.backoff import Backoff
 from pushservice.client.events import (
     Authenticated,
     Bye,
@@ -29,16 +30,13 @@ from pushservice.client.requests import Requests
 from pushservice.client.subscriptions import Subscriptions
 from pushservice.client.timers import Timers
 from pushservice.client.token_renewal import TokenRenewal
+from pushservice.client.watchdog import Watchdog
 from pushservice.protocol.close_codes import RECONNECT_AFTER, CloseCode, ErrorCode
 
 #: Another token may help after these.
 AUTHENTICATION_CODES: Final = frozenset(
     {CloseCode.AUTHENTICATION_FAILED, CloseCode.AUTHENTICATION_TOO_LATE}
 )
-#: Heartbeats missed before a link counts as dead.
-WATCH_FACTOR: Final = 3
-#: Seconds in which a link that counts as dead may still prove that only this program was late.
-GRACE: Final = 1.0
 #: HTTP statuses below 500 that pass by themselves; of those from 500 on, 505 does not.
 _TRANSIENT: Final = frozenset({408, 425, 429})
 _TOKEN_FAULTS: Final = frozenset(
@@ -66,14 +64,11 @@ class Conversation:
         self._timers = Timers()
         #: how the connection stands
         self.state: StateName = "closed"
-        #: false while the adapter does not read: what is not heard then is no sign of a dead link
-        self.listening = True
+        #: says whether the link is dead; `listening` is for the adapter to set
+        self.watchdog = Watchdog(self._timers, self._dead)
+        self._backoff = Backoff(options, random)
         self._link = 0
-        self._heard = 0.0
-        self._suspected = False
         self._served_since: float | None = None
-        self._attempt = 0
-        self._retry: float | None = None
         self._welcomed_once = False
         self._over: QuoteError | None = None  # why it was closed, if it was
         self._renewing = False  # the state is "waiting" for nothing but a token
@@ -81,7 +76,7 @@ class Conversation:
         self._requests = Requests(
             self._carry_out, lambda op: self.state == "open" or op in ("ping", "auth")
         )
-        self._tokens = TokenRenewal(options, self._timers, self._delay, self._carry_out)
+        self._tokens = TokenRenewal(options, self._timers, self._backoff.delay, self._carry_out)
         self._subscriptions = Subscriptions(
             options,
             random=random,
@@ -202,7 +197,8 @@ class Conversation:
 
     def received(self, now: float, message: bytes) -> None:
         """The server's text message."""
-        self._timers.now = self._heard = now
+        self._timers.now = now
+        self.watchdog.heard()
         if self.state in ("waiting", "closed"):
             return
         try:
@@ -231,7 +227,8 @@ class Conversation:
 
     def heard(self, now: float) -> None:
         """The link lives, as its socket can be read again."""
-        self._timers.now = self._heard = now
+        self._timers.now = now
+        self.watchdog.heard()
 
     def lost(self, now: float, code: int | None, reason: str) -> None:
         """The connection was closed with `code`, or broke (1006), or could not be made (1006)."""
@@ -259,7 +256,7 @@ class Conversation:
         reason = f"HTTP {status}: {text}" if text else f"HTTP {status}"
         if status in _TRANSIENT or (status >= 500 and status != 505):
             self._timers.now = now
-            self._retry = retry_after
+            self._backoff.asked = retry_after
             self._lost(_LOST, reason, shown=status)
         else:
             self.failed(now, status, reason)
@@ -288,7 +285,7 @@ class Conversation:
         self._link += 1
         self._renewing = False
         self._served_since = None
-        self._retry = None
+        self._backoff.asked = None
         self._tokens.begin_link()
         self._timers.set(
             "link",
@@ -305,7 +302,8 @@ class Conversation:
         self._timers.cancel("link", "flush", "again")
         since = self._served_since
         if since is not None and self._timers.now - since >= self._options.stable_after:
-            self._attempt = self._tokens.refusals = 0
+            self._backoff.reset()
+            self._tokens.refusals = 0
         self._served_since = None
         self._requests.link_lost()
         self._subscriptions.lost()
@@ -326,13 +324,7 @@ class Conversation:
         if not renew and code not in RECONNECT_AFTER:
             self._end(code, reason)
             return
-        # Full jitter spreads the clients of a restarted daemon; after a bye it comes on top of
-        # what the bye asked for.
-        if self._retry is not None:
-            delay = self._retry + self._random() * self._options.backoff
-        else:
-            delay = self._delay(self._attempt)
-        self._attempt += 1
+        delay = self._backoff.next()
         self._timers.set("link", delay, lambda: self._again(renew=renew))
         self._set_state(State("waiting", delay, code if shown is None else shown, reason))
 
@@ -344,11 +336,6 @@ class Conversation:
         self._renewing = True
         self._tokens.seek()
 
-    def _delay(self, attempt: int) -> float:
-        options = self._options
-        # Past 2^32 the bound is reached whatever it is, and numbers stay small.
-        return self._random() * min(options.backoff_max, options.backoff * 2.0 ** min(attempt, 32))
-
     def _end(self, code: int, reason: str) -> None:
         self._tokens.forget()
         self._timers.cancel("link", "flush", "again", "token")
@@ -357,22 +344,9 @@ class Conversation:
         self._subscriptions.ended(self._over)
         self._set_state(State("closed", None, code, reason))
 
-    def _watch(self, limit: float, wait: float) -> None:
-        """Look at times whether anything was heard, in place of a new alarm with every message."""
-        self._timers.set("link", wait, lambda: self._look(limit))
-
-    def _look(self, limit: float) -> None:
-        left = limit - (self._timers.now - self._heard)
-        if left > 0 or not self.listening:
-            self._suspected = False
-            self._watch(limit, max(left, GRACE))
-        elif not self._suspected:
-            # It may be this program that was held up, with messages unread: one more look.
-            self._suspected = True
-            self._watch(limit, GRACE)
-        else:
-            self._detach("no heartbeat", politely=False)
-            self._connect()
+    def _dead(self) -> None:
+        self._detach("no heartbeat", politely=False)
+        self._connect()
 
     # -- subscriptions ---------------------------------------------------------------------------
 
@@ -392,11 +366,8 @@ class Conversation:
     def _on_welcome(self, event: frames.WelcomeEvent) -> None:
         self._timers.cancel("link")
         self._welcomed_once = True
-        self._suspected = False
         self._subscriptions.welcomed(event.epoch, event.limits.message)
-        if event.hb > 0:
-            limit = WATCH_FACTOR * event.hb / 1000
-            self._watch(limit, limit)
+        self.watchdog.begin(event.hb / 1000)
         told = Welcome(
             event.conn,
             event.epoch,
@@ -450,8 +421,8 @@ class Conversation:
 
     def _on_bye(self, event: frames.ByeEvent) -> None:
         if event.retry is not None and event.retry >= 0:
-            self._retry = event.retry / 1000
-        self._tell(Bye(event.code, self._retry))
+            self._backoff.asked = event.retry / 1000
+        self._tell(Bye(event.code, self._backoff.asked))
 
     def _set_state(self, state: State) -> None:
         self.state = state.name

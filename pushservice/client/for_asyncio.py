@@ -377,13 +377,13 @@ class Quotes:
         return raw and self._queue.full and not self._core.awaits_answers
 
     async def _wait_for_room(self) -> None:
-        self._core.listening = False
+        self._core.watchdog.listening = False
         self._room_wanted = asyncio.get_running_loop().create_future()
         try:
             await self._room_wanted
         finally:
             self._room_wanted = None
-            self._core.listening = True
+            self._core.watchdog.listening = True
             self._core.heard(self._now())
 
     def _make_room(self) -> None:

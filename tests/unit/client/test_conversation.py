@@ -288,10 +288,10 @@ def test_a_program_that_was_held_up_itself_does_not_blame_the_link():
 def test_nothing_is_expected_while_nobody_reads():
     talk = Dialogue()
     talk.served("A")
-    talk.core.listening = False
+    talk.core.watchdog.listening = False
     talk.advance(100)
     assert talk.links == 1
-    talk.core.listening = True
+    talk.core.watchdog.listening = True
     talk.core.heard(talk.now)
     talk.advance(14)
     assert talk.links == 1
