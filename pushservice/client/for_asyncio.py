@@ -22,6 +22,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.typing import Subprotocol
 
 from pushservice.client.actions import Answer, AskToken, Command, Connect, Hangup, Send
+from pushservice.client.asyncio_tls import tls_context
 from pushservice.client.connection_errors import (
     MAX_MESSAGE,
     NO_CODE,
@@ -36,6 +37,7 @@ from pushservice.client.conversation import Conversation
 from pushservice.client.event_queue import EventQueue
 from pushservice.client.events import Event, QuoteError, State
 from pushservice.client.options import Options, Settings
+from pushservice.client.subscriptions import check_symbols
 from pushservice.protocol.codecs import JSON_SUBPROTOCOL
 
 #: Events that wait as they came before quotes are merged.
@@ -77,7 +79,7 @@ class Quotes:
         if room < 1:
             raise ValueError(f"room is the number of events that may wait, from 1, not {room}")
         self._options = options
-        self._trust = _trust(options)
+        self._trust = tls_context(options)
         self._core = Conversation(options, random.random)
         self._queue = EventQueue(room, keep_all=options.mode == "raw")
         self._link: _Link | None = None
@@ -108,7 +110,7 @@ class Quotes:
         good. A refused symbol is asked for again with each new connection or token, until it is
         unsubscribed.
         """
-        _check_symbols(symbols)
+        check_symbols(symbols)
         errors: dict[str, QuoteError] = await self._ask(
             lambda now, done: self._core.subscribe(now, list(symbols), done)
         )
@@ -116,7 +118,7 @@ class Quotes:
 
     async def unsubscribe(self, *symbols: str) -> None:
         """Unsubscribe, or all where none is named; no quote of them is read after it returned."""
-        _check_symbols(symbols)
+        check_symbols(symbols)
         gone = set(symbols or self._core.wanted)
         await self._ask(lambda now, done: self._core.unsubscribe(now, list(symbols) or None, done))
         self._queue.forget(gone - set(self._core.wanted))
@@ -416,33 +418,3 @@ def connect(url: str, *, room: int = ROOM, **settings: Unpack[Settings]) -> Quot
     right, and OSError where the file named by `ca` can't be read.
     """
     return Quotes(Options(url, **settings), room)
-
-
-def _trust(options: Options) -> ssl.SSLContext | None:
-    if not options.secure:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # A certificate speaks of hosts in its subjectAltName, and nowhere else.
-    context.hostname_checks_common_name = False
-    if options.insecure:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    elif options.ca is None:
-        context.load_default_certs()
-    else:
-        try:
-            context.load_verify_locations(options.ca)
-        except ssl.SSLError:
-            raise ValueError(f"ca: {options.ca} holds no certificates in PEM") from None
-        except OSError as error:
-            raise OSError(error.errno, f"ca: {error.strerror}", str(options.ca)) from None
-    return context
-
-
-def _check_symbols(symbols: Sequence[str]) -> None:
-    for symbol in symbols:
-        if not isinstance(symbol, str):
-            raise TypeError(
-                f'symbols are texts, one an argument: subscribe("AAPL", "MSFT"), not {symbol!r:.40}'
-            )

@@ -1,7 +1,6 @@
 """The client for Twisted: QuoteService, which tells each event to a callback.
 
-Must not know: the protocol, or when to connect; the conversation decides, this carries it out. The
-client's only user of Autobahn.
+Must not know: the protocol, or when to connect: the conversation decides, this carries it out.
 
 Callbacks are called while the reactor waits: with slow ones the socket is not read, and the daemon
 merges the quotes, so that memory stays bounded.
@@ -12,34 +11,22 @@ from __future__ import annotations
 import inspect
 import random
 from collections.abc import Callable
-from typing import Any, Final, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
-from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
-from autobahn.websocket.compress import (
-    PerMessageDeflateOffer,
-    PerMessageDeflateResponse,
-    PerMessageDeflateResponseAccept,
-)
 from twisted.application.service import Service
 from twisted.internet import defer
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
-from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushservice.client.actions import Answer, AskToken, Command, Connect, Hangup, Send
-from pushservice.client.connection_errors import MAX_MESSAGE, TLS_FAILED, retry_after, told_by
 from pushservice.client.conversation import Conversation
 from pushservice.client.events import Event, Gap, Quote, QuoteError, State
 from pushservice.client.options import Options, Settings
-from pushservice.client.twisted_tls import Trust, tls_fault
-from pushservice.protocol.codecs import JSON_SUBPROTOCOL
-
-_GOODBYE_SECONDS: Final = 2.0
-#: bytes of a refusal's body that are waited for
-_MAX_BODY: Final = 4096
-_BROKEN: Final = 1006
+from pushservice.client.subscriptions import check_symbols
+from pushservice.client.twisted_connection import Link, autobahn_factory
+from pushservice.client.twisted_tls import Trust
 
 _E = TypeVar("_E")
 Callback = Callable[[_E], Any]
@@ -75,12 +62,12 @@ class QuoteService(Service):
         )
         if options.secure:
             self._endpoint = wrapClientTLS(Trust(options), self._endpoint, reactor)
-        self._factory = _factory(options, reactor)
+        self._factory = autobahn_factory(options, reactor)
         self._callbacks: dict[type[Any], list[_Heard]] = {}
         if on_event is not None:
             self._callbacks[object] = [_Heard(on_event)]
-        self._link: _Link | None = None
-        self._links: set[_Link] = set()
+        self._link: Link | None = None
+        self._links: set[Link] = set()
         self._stopping: list[defer.Deferred[None]] = []
         self._asking: defer.Deferred[Any] | None = None
         self._timer: IDelayedCall | None = None
@@ -119,12 +106,12 @@ class QuoteService(Service):
         or if the connection was closed for good. A refused symbol is asked for again with each new
         connection or token, until it is unsubscribed.
         """
-        _check_symbols(symbols)
+        check_symbols(symbols)
         return self._ask(lambda now, done: self._core.subscribe(now, list(symbols), done))
 
     def unsubscribe(self, *symbols: str) -> defer.Deferred[None]:
         """Unsubscribe, or all where none is named; no quote of them comes from now on."""
-        _check_symbols(symbols)
+        check_symbols(symbols)
         return self._ask(
             lambda now, done: self._core.unsubscribe(now, list(symbols) or None, done)
         ).addCallback(lambda _: None)
@@ -196,7 +183,7 @@ class QuoteService(Service):
             case Answer():
                 pass  # it is told after the events
             case Connect():
-                self._link = _Link(self)
+                self._link = Link(self)
                 self._links.add(self._link)
                 self._link.open(self._endpoint, self._factory)
             case Hangup(politely):
@@ -256,13 +243,13 @@ class QuoteService(Service):
 
     # -- what links tell ---------------------------------------------------------------------------
 
-    def heard(self, link: _Link, message: bytes) -> None:
+    def heard(self, link: Link, message: bytes) -> None:
         """A message came."""
         if link is self._link:
             self._core.received(self._clock.seconds(), message)
             self._turn()
 
-    def ended(self, link: _Link, tell: Callable[[Conversation, float], None]) -> None:
+    def ended(self, link: Link, tell: Callable[[Conversation, float], None]) -> None:
         """A connection is gone, or was never made; `tell` says how."""
         self._links.discard(link)
         if link is self._link:
@@ -318,203 +305,3 @@ class _Heard:
 
     def __init__(self, callback: Callback[Any]) -> None:
         self.callback = callback
-
-
-class _Link:
-    """One connection, or the attempt to make it."""
-
-    def __init__(self, service: QuoteService) -> None:
-        self.service = service
-        self._attempt: defer.Deferred[Any] | None = None
-        self._protocol: _Protocol | None = None
-
-    def open(self, endpoint: IStreamClientEndpoint, factory: _Factory) -> None:
-        self._attempt = endpoint.connect(_OfLink(self, factory))
-        self._attempt.addErrback(self._could_not_connect)
-
-    def made(self, protocol: _Protocol) -> None:
-        """TCP stands; TLS and the handshake follow."""
-        self._protocol = protocol
-
-    def say(self, text: str) -> None:
-        if self._protocol is not None:
-            self._protocol.say(text)
-
-    def hang_up(self, *, politely: bool) -> None:
-        if self._protocol is not None:
-            self._protocol.leave(politely=politely)
-        elif self._attempt is not None:
-            self._attempt.cancel()
-
-    def _could_not_connect(self, failure: Failure) -> None:
-        if self._protocol is None:
-            reason = f"{self.service.place}: {failure.getErrorMessage()}"
-            self.service.ended(self, lambda core, now: core.lost(now, _BROKEN, reason))
-
-
-class _Silent:
-    """In place of Autobahn's logger, which writes all that is sent when it is told to debug."""
-
-    @staticmethod
-    def debug(*args: object, **values: object) -> None:
-        """Say nothing."""
-
-    trace = info = warn = error = failure = debug
-
-
-# Autobahn annotates its attributes by their first value, which forbids the defaults below.
-_UntypedProtocol: Any = WebSocketClientProtocol
-_UntypedFactory: Any = WebSocketClientFactory
-
-
-class _Protocol(_UntypedProtocol):  # type: ignore[misc]  # the boundary to Autobahn
-    """Autobahn's client protocol, which tells its link what a conversation wants to know."""
-
-    transport: Any
-    data: bytes
-    log = _Silent()
-    # Autobahn's reads it before it is set, and hides the error.
-    tcpNoDelay = True
-
-    def __init__(self, link: _Link) -> None:
-        super().__init__()
-        self._link = link
-        self._goodbye: IDelayedCall | None = None
-        self._refusal: tuple[int, str | None] | None = None
-        self._body = b""
-        self._fault = ""
-
-    def connectionMade(self) -> None:
-        self._link.made(self)
-        super().connectionMade()
-
-    def dataReceived(self, data: bytes) -> None:
-        if self._refusal is None:
-            self._dataReceived(data)
-        else:
-            self._take_body(data)
-
-    def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        self._link.service.heard(self._link, payload)
-
-    def onCloseFrame(self, code: int | None, reasonRaw: bytes | None) -> Any:
-        self._limit_goodbye()
-        return super().onCloseFrame(code, reasonRaw)
-
-    def say(self, text: str) -> None:
-        """Send a message; one to a server that closes already is for the next link to repeat."""
-        if self.state == self.STATE_OPEN:
-            self.sendMessage(text.encode())
-
-    def leave(self, *, politely: bool) -> None:
-        """End the connection."""
-        if politely and self.state == self.STATE_OPEN:
-            self.sendClose(1000)
-            self._limit_goodbye()
-        elif self.transport is not None:
-            self.transport.abortConnection()
-
-    def _limit_goodbye(self) -> None:
-        # Autobahn's own time-outs are kept by the global reactor, and outlive the connection.
-        if self._goodbye is None:
-            self._goodbye = self._link.service.clock.callLater(
-                _GOODBYE_SECONDS, self.transport.abortConnection
-            )
-
-    def failHandshake(self, reason: str) -> None:
-        """The server's answer to the handshake is none that opens a connection."""
-        words = self.http_status_line.split()
-        if len(words) > 1 and words[1].isdecimal() and words[1] != "101":
-            self._refusal = (int(words[1]), self.http_headers.get("retry-after"))
-            self._take_body(self.data.partition(b"\r\n\r\n")[2])
-        else:
-            self._fault = reason
-            self.transport.abortConnection()
-
-    def _take_body(self, data: bytes) -> None:
-        # It ends with the connection, as the server was not asked to keep that.
-        self._body += data
-        length = self.http_headers.get("content-length", "")
-        whole = int(length) if length.isdecimal() else _MAX_BODY
-        if len(self._body) >= min(whole, _MAX_BODY):
-            self.transport.abortConnection()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self._goodbye is not None and self._goodbye.active():
-            self._goodbye.cancel()
-        self._connectionLost(reason)
-        self._link.service.ended(self._link, self._how_it_ended(reason))
-
-    def _how_it_ended(self, reason: Failure) -> Callable[[Conversation, float], None]:
-        if self._refusal is not None:
-            status, header = self._refusal
-            text, wait = told_by(self._body), retry_after(header)
-            return lambda core, now: core.refused(now, status, text, wait)
-        fault = tls_fault(reason.value, self._link.service.place)
-        if fault is not None and fault.lasting:
-            return lambda core, now: core.failed(now, TLS_FAILED, fault.reason)
-        if fault is not None:
-            return lambda core, now: core.lost(now, _BROKEN, fault.reason)
-        code = self.remoteCloseCode
-        text = (
-            self.remoteCloseReason
-            or self._fault
-            or (self.wasNotCleanReason if code is None else "")
-        )
-        return lambda core, now: core.lost(now, code, text or "")
-
-
-class _Factory(_UntypedFactory):  # type: ignore[misc]  # the boundary to Autobahn
-    """Autobahn's factory, for the options it holds."""
-
-    log = _Silent()
-
-
-class _OfLink(Factory):
-    """Makes the one protocol of a link."""
-
-    noisy = False
-
-    def __init__(self, link: _Link, options: _Factory) -> None:
-        self._link = link
-        self._options = options
-
-    def buildProtocol(self, addr: object) -> Any:
-        protocol = _Protocol(self._link)
-        protocol.factory = self._options
-        return protocol
-
-
-def _factory(options: Options, reactor: Any) -> _Factory:
-    factory = _Factory(options.url, protocols=[JSON_SUBPROTOCOL], reactor=reactor)
-    factory.setProtocolOptions(
-        # The conversation has its own limits of time.
-        openHandshakeTimeout=0,
-        closeHandshakeTimeout=0,
-        serverConnectionDropTimeout=0,
-        autoPingInterval=0,
-        # msgspec finds what is no UTF-8, in no time of its own.
-        utf8validateIncoming=False,
-        maxFramePayloadSize=MAX_MESSAGE,
-        maxMessagePayloadSize=MAX_MESSAGE,
-    )
-    if options.compression:
-        factory.setProtocolOptions(
-            perMessageCompressionOffers=[PerMessageDeflateOffer()],
-            perMessageCompressionAccept=_accept_compression,
-        )
-    return factory
-
-
-def _accept_compression(response: Any) -> Any:
-    if isinstance(response, PerMessageDeflateResponse):
-        return PerMessageDeflateResponseAccept(response)
-    return None
-
-
-def _check_symbols(symbols: tuple[str, ...]) -> None:
-    for symbol in symbols:
-        if not isinstance(symbol, str):
-            raise TypeError(
-                f'symbols are texts, one an argument: subscribe("AAPL", "MSFT"), not {symbol!r:.40}'
-            )

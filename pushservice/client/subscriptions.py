@@ -375,3 +375,12 @@ def _retry_of(event: ErrorEvent) -> float | None:
     if event.retry is None and event.code == ErrorCode.TOO_MANY_MESSAGES:
         return 1000 * _PATIENCE
     return event.retry
+
+
+def check_symbols(symbols: Sequence[object]) -> None:
+    """Raise TypeError where one is no text, as with a list in place of arguments."""
+    for symbol in symbols:
+        if not isinstance(symbol, str):
+            raise TypeError(
+                f'symbols are texts, one an argument: subscribe("AAPL", "MSFT"), not {symbol!r:.40}'
+            )

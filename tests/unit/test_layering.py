@@ -89,7 +89,7 @@ ONLY_IN: dict[str, set[str]] = {
         "server/handshake",
         "server/factory",
         "server/lean_autobahn",
-        "client/for_twisted",
+        "client/twisted_connection",
     },
     "click": {
         *("cli/token_options", "cli/token_redis"),
