@@ -20,6 +20,17 @@ def test_the_modules_page_matches_the_docstrings():
     assert written.stdout.decode() == (ROOT / "docs" / "modules.rst").read_text("utf-8")
 
 
+def test_the_modules_page_lists_every_source_file():
+    listed = set(
+        re.findall(r"^``(.+)``$", (ROOT / "docs" / "modules.rst").read_text("utf-8"), re.MULTILINE)
+    )
+    assert listed == {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*")
+        if path.suffix in {".c", ".html", ".js", ".py", ".ts"} and path.name != "__init__.py"
+    }
+
+
 def test_every_file_named_in_the_architecture_exists():
     named = set(re.findall(r"``([\w/]+\.(?:py|c|js))(?:``|\.\w)", ARCHITECTURE))
     assert len(named) > 10
