@@ -29,7 +29,7 @@ class Dialogue:
         self.asked: list[AskToken] = []
         self.outcomes: dict[str, Any] = {}
 
-    # -- what the face does ------------------------------------------------------------------------
+    # -- what an adapter does ----------------------------------------------------------------------
 
     def open(self) -> None:
         self.core.open(self.now)

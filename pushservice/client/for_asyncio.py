@@ -1,7 +1,7 @@
 """The client for asyncio: ``async with connect(url) as quotes: async for event in quotes``.
 
-Must not know: the protocol, or when to connect; the conversation decides, this carries it out. The
-only user of the `websockets` package.
+Must not know: the protocol, or when to connect; the conversation decides, this carries it out. With
+asyncio_connection the only user of the `websockets` package.
 
 A reader that is slower than the quotes is given the newest: see Quotes.
 """
@@ -12,53 +12,34 @@ import asyncio
 import inspect
 import logging
 import random
-import ssl
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack
 
 import websockets.asyncio.client
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
-from websockets.typing import Subprotocol
+from websockets.exceptions import ConnectionClosed
 
 from pushservice.client.actions import Answer, AskToken, Command, Connect, Hangup, Send
-from pushservice.client.asyncio_tls import tls_context
-from pushservice.client.connection_errors import (
-    MAX_MESSAGE,
-    NO_CODE,
-    TLS_FAILED,
-    in_words,
-    no_tls,
-    retry_after,
-    told_by,
-    untrusted,
+from pushservice.client.asyncio_connection import (
+    BROKEN,
+    Link,
+    close_reason,
+    open_connection,
+    report_failure,
 )
+from pushservice.client.asyncio_tls import tls_context
 from pushservice.client.conversation import Conversation
 from pushservice.client.event_queue import EventQueue
 from pushservice.client.events import Event, QuoteError, State
 from pushservice.client.options import Options, Settings
 from pushservice.client.subscriptions import check_symbols
-from pushservice.protocol.codecs import JSON_SUBPROTOCOL
 
 #: Events that wait as they came before quotes are merged.
 ROOM: Final = 1000
-_GOODBYE_SECONDS: Final = 2.0
 
 _log = logging.getLogger("pushservice.client")
-# At the level of debugging, websockets writes every message to its log, tokens too.
-_silent = logging.getLogger("pushservice.client.websockets")
-_silent.setLevel(logging.WARNING)
 
 _E = TypeVar("_E")
-
-
-class _Link:
-    """One connection, or the attempt to make it."""
-
-    def __init__(self) -> None:
-        self.outgoing: asyncio.Queue[str] = asyncio.Queue()
-        self.socket: websockets.asyncio.client.ClientConnection | None = None
-        self.task: asyncio.Task[None] | None = None
 
 
 class Quotes:
@@ -82,7 +63,7 @@ class Quotes:
         self._trust = tls_context(options)
         self._core = Conversation(options, random.random)
         self._queue = EventQueue(room, keep_all=options.mode == "raw")
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._asking: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -219,7 +200,7 @@ class Quotes:
         events = self._core.take_events()
         if events:
             self._queue.put(events)
-            self._note(events)
+            self._log_states(events)
             if self._reader is not None and not self._reader.done():
                 self._reader.set_result(None)
         self._make_room()
@@ -233,12 +214,12 @@ class Quotes:
             case Answer(done, outcome):
                 done(outcome)
             case Connect():
-                self._link = _Link()
+                self._link = Link()
                 self._link.task = self._start(self._run(self._link))
             case Hangup(politely):
                 link, self._link = self._link, None
                 if link is not None:
-                    self._start(self._hang_up(link, politely=politely))
+                    self._start(link.hang_up(politely=politely))
             case AskToken(number, why):
                 self._asking = self._start(self._ask_token(number, why))
 
@@ -265,7 +246,7 @@ class Quotes:
         self._core.tick(self._now() if deadline is None else max(deadline, self._now()))
         self._turn()
 
-    def _note(self, events: Sequence[Event]) -> None:
+    def _log_states(self, events: Sequence[Event]) -> None:
         for event in events:
             if isinstance(event, State):
                 _log.info(
@@ -278,34 +259,23 @@ class Quotes:
 
     # -- connections -------------------------------------------------------------------------------
 
-    async def _run(self, link: _Link) -> None:
+    async def _run(self, link: Link) -> None:
         try:
-            socket = link.socket = await websockets.asyncio.client.connect(
-                self._options.url,
-                ssl=self._trust,
-                subprotocols=[Subprotocol(JSON_SUBPROTOCOL)],
-                compression="deflate" if self._options.compression else None,
-                proxy=None,
-                open_timeout=None,  # the conversation has one for all until the welcome
-                ping_interval=None,  # it watches the daemon's heartbeats
-                close_timeout=_GOODBYE_SECONDS,
-                max_size=MAX_MESSAGE,
-                logger=_silent,
-            )
+            socket = link.socket = await open_connection(self._options, self._trust)
         except Exception as error:  # noqa: BLE001 - whatever it is, there is no connection
             if self._link is link:
                 self._link = None
-                self._could_not_connect(error)
+                report_failure(self._core, self._now(), self._options, error)
                 self._turn()
             return
-        writing = asyncio.get_running_loop().create_task(self._write(link, socket))
+        writing = asyncio.get_running_loop().create_task(link.write())
         try:
             await self._read(link, socket)
         finally:
             writing.cancel()
 
-    async def _read(self, link: _Link, socket: websockets.asyncio.client.ClientConnection) -> None:
-        code, reason = 1006, ""
+    async def _read(self, link: Link, socket: websockets.asyncio.client.ClientConnection) -> None:
+        code, reason = BROKEN, ""
         try:
             while True:
                 message = await socket.recv(decode=False)
@@ -313,15 +283,10 @@ class Quotes:
                     return  # it was hung up
                 self._core.received(self._now(), message)
                 self._turn()
-                if self._is_stuffed():
+                if self._must_pause():
                     await self._wait_for_room()
         except ConnectionClosed as closed:
-            if closed.rcvd is not None:
-                code, reason = closed.rcvd.code, closed.rcvd.reason
-                if code == NO_CODE:
-                    code = 1006
-            elif closed.sent is not None:
-                reason = f"this client closed: {closed.sent.reason or closed.sent.code}"
+            code, reason = close_reason(closed)
         except Exception:  # noqa: BLE001 - the next link may do better
             _log.exception("the link is given up over an error of this client")
             reason = "an error of this client"
@@ -331,49 +296,9 @@ class Quotes:
             self._core.lost(self._now(), code, reason)
             self._turn()
 
-    @staticmethod
-    async def _write(link: _Link, socket: websockets.asyncio.client.ClientConnection) -> None:
-        try:
-            while True:
-                await socket.send(await link.outgoing.get())
-        except ConnectionClosed:
-            return  # the reader hears of it too, and tells
-
-    async def _hang_up(self, link: _Link, *, politely: bool) -> None:
-        assert link.task is not None
-        link.task.cancel()
-        await asyncio.wait([link.task])
-        if link.socket is None:
-            return
-        if politely:
-            await link.socket.close()
-        else:
-            link.socket.transport.abort()
-
-    def _could_not_connect(self, error: Exception) -> None:
-        now, options = self._now(), self._options
-        if isinstance(error, InvalidStatus):
-            response = error.response
-            self._core.refused(
-                now,
-                response.status_code,
-                told_by(response.body),
-                retry_after(response.headers.get("Retry-After")),
-            )
-        elif isinstance(error, ssl.SSLCertVerificationError):
-            why = untrusted(options.host, error.verify_code, error.verify_message)
-            self._core.failed(now, TLS_FAILED, why)
-        elif isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
-            self._core.failed(now, TLS_FAILED, no_tls(options.place))
-        elif isinstance(error, InvalidHandshake | EOFError | OSError):
-            self._core.lost(now, 1006, f"{options.place}: {in_words(error)}")
-        else:
-            _log.error("no connection, by an error of this client", exc_info=error)
-            self._core.failed(now, 1006, f"an error of this client: {error!r}")
-
     # -- a reader that is slow ---------------------------------------------------------------------
 
-    def _is_stuffed(self) -> bool:
+    def _must_pause(self) -> bool:
         # An answer is waited for by the very program that should read: it has to come through.
         raw = self._options.mode == "raw"
         return raw and self._queue.full and not self._core.awaits_answers
@@ -390,7 +315,7 @@ class Quotes:
 
     def _make_room(self) -> None:
         wanted = self._room_wanted
-        if wanted is not None and not wanted.done() and not self._is_stuffed():
+        if wanted is not None and not wanted.done() and not self._must_pause():
             wanted.set_result(None)
 
     # -- tokens ------------------------------------------------------------------------------------

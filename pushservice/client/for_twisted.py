@@ -63,9 +63,9 @@ class QuoteService(Service):
         if options.secure:
             self._endpoint = wrapClientTLS(Trust(options), self._endpoint, reactor)
         self._factory = autobahn_factory(options, reactor)
-        self._callbacks: dict[type[Any], list[_Heard]] = {}
+        self._callbacks: dict[type[Any], list[_Callback]] = {}
         if on_event is not None:
-            self._callbacks[object] = [_Heard(on_event)]
+            self._callbacks[object] = [_Callback(on_event)]
         self._link: Link | None = None
         self._links: set[Link] = set()
         self._stopping: list[defer.Deferred[None]] = []
@@ -89,12 +89,12 @@ class QuoteService(Service):
     def on(self, kind: type[_E], callback: Callback[_E]) -> Callable[[], None]:
         """Call `callback` with each event of `kind`; returns what ends that."""
         callbacks = self._callbacks.setdefault(kind, [])
-        heard = _Heard(callback)
-        callbacks.append(heard)
+        registered = _Callback(callback)
+        callbacks.append(registered)
 
         def stop() -> None:
-            if heard in callbacks:
-                callbacks.remove(heard)
+            if registered in callbacks:
+                callbacks.remove(registered)
 
         return stop
 
@@ -207,11 +207,11 @@ class QuoteService(Service):
             return  # or unsubscribed it
         for kind in (type(event), object):
             callbacks = self._callbacks.get(kind, [])
-            for heard in tuple(callbacks):
-                if heard not in callbacks:
+            for registered in tuple(callbacks):
+                if registered not in callbacks:
                     continue  # one before it ended it
                 try:
-                    result = heard.callback(event)
+                    result = registered.callback(event)
                     if inspect.iscoroutine(result):
                         result = defer.Deferred.fromCoroutine(result)
                     if isinstance(result, defer.Deferred):
@@ -300,7 +300,7 @@ class QuoteService(Service):
         self._asking.addErrback(failed).addCallback(came)
 
 
-class _Heard:
+class _Callback:
     """A callback as it was given once; the same function may be given again."""
 
     def __init__(self, callback: Callback[Any]) -> None:

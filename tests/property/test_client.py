@@ -131,7 +131,7 @@ STEPS = st.one_of(
 )
 
 
-class Book:
+class Accounts:
     """What a program that keeps its books makes of what it is told."""
 
     def __init__(self) -> None:
@@ -170,33 +170,33 @@ class Book:
 )
 def test_every_hole_is_told_and_no_update_comes_twice(with_snapshots, steps, seed, room):
     talk = Dialogue(snapshot=with_snapshots, random=0.5)
-    server, mailbox, book = Server(talk, seed), EventQueue(room), Book()
+    server, queue, accounts = Server(talk, seed), EventQueue(room), Accounts()
     talk.subscribe(*SYMBOLS, name="all")
     talk.open()
     server.back()
 
     def read() -> None:
-        while (event := mailbox.take()) is not None:
-            book.enter(event)
+        while (event := queue.take()) is not None:
+            accounts.enter(event)
 
     for calls, (name, *words) in enumerate(steps):
         if name == "subscribe":
             talk.subscribe(*words, name=f"call {calls}")
         elif name == "unsubscribe":
             talk.unsubscribe(*words, name=f"call {calls}")
-            mailbox.put(talk.take())
-            mailbox.forget(set(words))
-            book.forget(*words)
+            queue.put(talk.take())
+            queue.forget(set(words))
+            accounts.forget(*words)
         elif name == "wait":
             talk.advance(0.7)
         elif name == "read":
             read()
         else:
             getattr(server, name)(*words)
-        mailbox.put(talk.take())
-        assert len(mailbox) <= room + 16
+        queue.put(talk.take())
+        assert len(queue) <= room + 16
     server.flush()
-    mailbox.put(talk.take())
+    queue.put(talk.take())
     read()
 
 

@@ -83,7 +83,7 @@ IMPURE_LIBRARIES = {
 ONLY_IN: dict[str, set[str]] = {
     "asyncio": {
         *("cli/bench", "cli/bench_clients", "cli/keys", "cli/watch", "cli/watch_views"),
-        "client/for_asyncio",
+        *("client/for_asyncio", "client/asyncio_connection"),
     },
     "autobahn": {
         "server/handshake",
@@ -112,7 +112,7 @@ ONLY_IN: dict[str, set[str]] = {
         *("redis/link", "redis/sentinel", "redis/one_shot", "auth/tickets", "auth/revocation_feed"),
         *("feed/redis_pubsub", "registry/connection"),
     },
-    "websockets": {"client/for_asyncio"},
+    "websockets": {"client/for_asyncio", "client/asyncio_connection"},
     "zstandard": {"market/recording_files"},
 }
 

@@ -415,7 +415,7 @@ def function(why):
     raise AssertionError("faces call it")
 
 
-def stranger(**settings) -> Dialogue:
+def unauthenticated(**settings) -> Dialogue:
     talk = Dialogue(**settings)
     talk.subscribe("A")
     talk.open()
@@ -438,7 +438,7 @@ def tokens(talk: Dialogue) -> list[str]:
 
 
 def test_a_token_is_shown_where_it_is_asked_for_before_all_else():
-    talk = stranger(token="words")
+    talk = unauthenticated(token="words")
     assert talk.states == ["connecting", "authenticating"]
     assert [message["op"] for message in talk.sent] == ["auth"]
     take_token(talk, user="ann", expires=5000, delay=900)
@@ -454,7 +454,7 @@ def test_a_token_is_not_shown_where_nobody_asks():
 
 
 def test_requests_wait_while_authenticating_but_for_pings():
-    talk = stranger(token="words")
+    talk = unauthenticated(token="words")
     talk.ping()
     talk.core.served(talk.now, talk._hears("served"))
     talk.turn()
@@ -466,7 +466,7 @@ def test_requests_wait_while_authenticating_but_for_pings():
 
 
 def test_without_a_token_it_is_closed_and_says_what_is_missing():
-    talk = stranger()
+    talk = unauthenticated()
     assert talk.hangups == [True]
     state = talk.last_state()
     assert (state.name, state.code) == ("closed", 4001)
@@ -475,14 +475,14 @@ def test_without_a_token_it_is_closed_and_says_what_is_missing():
 
 
 def test_a_text_that_is_refused_ends_it():
-    talk = stranger(token="words")
+    talk = unauthenticated(token="words")
     refuse_token(talk)
     assert talk.last_state() == State("closed", None, 4001, "refused")
 
 
 def test_a_token_that_nobody_could_look_at_is_shown_again():
     for token in ("words", function):
-        talk = stranger(token=token)
+        talk = unauthenticated(token=token)
         if token is function:
             talk.give_token("words")
         refuse_token(talk, retry=1000)
@@ -494,7 +494,7 @@ def test_a_token_that_nobody_could_look_at_is_shown_again():
 
 
 def test_a_function_is_asked_for_each_token_and_told_what_for():
-    talk = stranger(token=function)
+    talk = unauthenticated(token=function)
     assert [asked.why for asked in talk.asked] == ["connect"]
     talk.give_token("first")
     refuse_token(talk)
@@ -517,7 +517,7 @@ def test_a_function_is_asked_for_each_token_and_told_what_for():
 
 
 def test_a_function_that_fails_is_called_again_with_backoff():
-    talk = stranger(token=function)
+    talk = unauthenticated(token=function)
     talk.give_token(None)
     talk.advance(0.4)
     assert len(talk.asked) == 1
@@ -530,7 +530,7 @@ def test_a_function_that_fails_is_called_again_with_backoff():
 
 
 def test_a_token_that_comes_while_there_is_no_link_is_shown_on_the_next():
-    talk = stranger(token=function)
+    talk = unauthenticated(token=function)
     talk.lose()
     talk.give_token("late")
     talk.advance(0.5)
@@ -540,7 +540,7 @@ def test_a_token_that_comes_while_there_is_no_link_is_shown_on_the_next():
 
 
 def test_being_shut_out_it_waits_for_a_new_token_before_it_connects():
-    talk = stranger(token=function)
+    talk = unauthenticated(token=function)
     talk.give_token("first")
     take_token(talk)
     talk.say({"ev": "error", "code": 401, "msg": "the token has ended"})
@@ -556,7 +556,7 @@ def test_being_shut_out_it_waits_for_a_new_token_before_it_connects():
 
 
 def test_being_shut_out_three_times_in_a_row_is_final():
-    talk = stranger(token=function)
+    talk = unauthenticated(token=function)
     for token in "abc":
         talk.give_token(token)
         if talk.core.state == "connecting":
@@ -567,7 +567,7 @@ def test_being_shut_out_three_times_in_a_row_is_final():
 
 
 def test_refused_tokens_that_run_into_the_servers_time_out_are_refusals_too():
-    talk = stranger(token=function)
+    talk = unauthenticated(token=function)
     for token in "abc":
         talk.give_token(token)
         if talk.core.state == "connecting":
@@ -582,7 +582,7 @@ def test_refused_tokens_that_run_into_the_servers_time_out_are_refusals_too():
 
 
 def test_a_token_function_that_is_too_slow_is_never_given_up():
-    talk = stranger(token=function)
+    talk = unauthenticated(token=function)
     for _ in range(5):
         talk.say({"ev": "error", "code": 404, "msg": "the time to authenticate is over"})
         talk.lose(4004)
@@ -595,7 +595,7 @@ def test_a_token_function_that_is_too_slow_is_never_given_up():
 
 
 def test_a_token_of_another_user_gets_a_connection_of_its_own():
-    talk = stranger(token=function)
+    talk = unauthenticated(token=function)
     talk.give_token("anns")
     take_token(talk)
     talk.say({"ev": "expiring", "in": 0})
@@ -607,7 +607,7 @@ def test_a_token_of_another_user_gets_a_connection_of_its_own():
 
 
 def test_an_answer_to_a_question_that_is_no_longer_asked_is_dropped():
-    talk = stranger(token=function)
+    talk = unauthenticated(token=function)
     number = talk.asked[-1].number
     talk.close()
     talk.open()
@@ -628,7 +628,7 @@ def test_no_token_is_in_what_commands_and_options_say_of_themselves():
 
 
 def test_symbols_refused_to_one_token_are_asked_for_with_the_next():
-    talk = stranger(token=function)
+    talk = unauthenticated(token=function)
     talk.give_token("first")
     take_token(talk)
     talk.grant(A=(409, "your token does not cover this symbol"))
@@ -664,7 +664,7 @@ def test_the_rest_of_a_message_that_ended_the_link_is_not_heard():
 
 
 def test_a_link_that_held_forgets_how_often_it_was_shut_out():
-    talk = stranger(token=function, stable_after=10)
+    talk = unauthenticated(token=function, stable_after=10)
     for token in "abcde":
         talk.give_token(token)
         if talk.core.state == "connecting":

@@ -307,7 +307,7 @@ def test_a_symbol_subscribed_for_the_first_time_has_no_gap():
     assert talk.take(Gap) == [], "it was given up, and not lost"
 
 
-def test_quotes_before_the_answer_and_of_strangers_are_dropped():
+def test_quotes_before_the_answer_and_of_other_symbols_are_dropped():
     talk = Dialogue()
     talk.open()
     talk.welcome()
