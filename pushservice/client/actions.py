@@ -17,7 +17,7 @@ Done: TypeAlias = Callable[[Any], None]
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """Open a connection, then tell what is `received`, and how it ended."""
+    """Open a connection, then report each message by `received`, and how it ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,14 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Hangup:
-    """End the connection, `politely` with a close frame, and tell nothing more of it."""
+    """End the connection, `politely` with a close frame, and report nothing more of it."""
 
     politely: bool
 
 
 @dataclass(frozen=True, slots=True)
 class AskToken:
-    """Call the token function, then tell `token_came` with the same number."""
+    """Call the token function, then call `token_came` with the same number."""
 
     number: int
     why: Why

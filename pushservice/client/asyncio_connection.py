@@ -19,11 +19,11 @@ from pushservice.client.connection_errors import (
     MAX_MESSAGE,
     NO_CODE,
     TLS_FAILED,
-    in_words,
-    no_tls,
+    error_text,
+    no_tls_text,
+    refusal_text,
     retry_after,
-    told_by,
-    untrusted,
+    untrusted_text,
 )
 from pushservice.client.conversation import Conversation
 from pushservice.client.options import Options
@@ -94,16 +94,16 @@ def report_failure(core: Conversation, now: float, options: Options, error: Exce
         core.refused(
             now,
             response.status_code,
-            told_by(response.body),
+            refusal_text(response.body),
             retry_after(response.headers.get("Retry-After")),
         )
     elif isinstance(error, ssl.SSLCertVerificationError):
-        why = untrusted(options.host, error.verify_code, error.verify_message)
+        why = untrusted_text(options.host, error.verify_code, error.verify_message)
         core.failed(now, TLS_FAILED, why)
     elif isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
-        core.failed(now, TLS_FAILED, no_tls(options.place))
+        core.failed(now, TLS_FAILED, no_tls_text(options.place))
     elif isinstance(error, InvalidHandshake | EOFError | OSError):
-        core.lost(now, BROKEN, f"{options.place}: {in_words(error)}")
+        core.lost(now, BROKEN, f"{options.place}: {error_text(error)}")
     else:
         _log.error("no connection, by an error of this client", exc_info=error)
         core.failed(now, BROKEN, f"an error of this client: {error!r}")

@@ -1,4 +1,4 @@
-"""Whom the client for asyncio trusts.
+"""The TLS context of the client for asyncio.
 
 Must not know: connections, or why certificates are refused.
 """
@@ -13,13 +13,13 @@ from pushservice.client.options import Options
 def tls_context(options: Options) -> ssl.SSLContext | None:
     """The context for connections by these options; None for plain ones.
 
-    Raises ValueError and OSError where the file named by `ca` is none of certificates.
+    Raises ValueError and OSError where the file named by `ca` holds no certificates.
     """
     if not options.secure:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # A certificate speaks of hosts in its subjectAltName, and nowhere else.
+    # Only subjectAltName names hosts; a common name is not checked.
     context.hostname_checks_common_name = False
     if options.insecure:
         context.check_hostname = False

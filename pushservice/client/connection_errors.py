@@ -33,18 +33,18 @@ _REASONS: Final = {
 _LONGEST: Final = 200
 
 
-def untrusted(host: str, error: int, why: str = "") -> str:
+def untrusted_text(host: str, error: int, why: str = "") -> str:
     """What is wrong with a host's certificate; `error` is OpenSSL's number, `why` its words."""
     reason = _REASONS.get(error) or why or f"OpenSSL has error {error} against it"
     return f"the certificate of {host} is refused: {reason}"
 
 
-def no_tls(place: str) -> str:
+def no_tls_text(place: str) -> str:
     """That a port answers in something else than TLS."""
     return f"{place} does not speak TLS: is it ws:// in place of wss://?"
 
 
-def told_by(body: bytes | bytearray | None) -> str:
+def refusal_text(body: bytes | bytearray | None) -> str:
     """The first line of a refusal's body, shortened, if it is text for people."""
     if not body:
         return ""
@@ -64,7 +64,7 @@ def retry_after(value: str | None) -> float | None:
     return float(value)
 
 
-def in_words(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """What an exception says, without the brackets and numbers of the system's errors."""
     if isinstance(error, OSError) and error.errno is not None:
         # A resolver's numbers are its own, and below zero; an event loop's words are long.

@@ -33,7 +33,7 @@ from pushservice.client.token_renewal import TokenRenewal
 from pushservice.client.watchdog import Watchdog
 from pushservice.protocol.close_codes import RECONNECT_AFTER, CloseCode, ErrorCode
 
-#: Another token may help after these.
+#: Close codes after which another token may help.
 AUTHENTICATION_CODES: Final = frozenset(
     {CloseCode.AUTHENTICATION_FAILED, CloseCode.AUTHENTICATION_TOO_LATE}
 )
@@ -238,8 +238,8 @@ class Conversation:
     def failed(self, now: float, code: int, reason: str) -> None:
         """No connection could be made, in a way that does not pass by itself.
 
-        That ends it, unless the server was once reached: then it is somebody's mistake of the
-        moment, such as a certificate that was not renewed, and connecting is tried again.
+        The conversation ends, unless the server was reached before: then the cause may be a passing
+        mistake, such as a certificate that was not renewed, and it connects again.
         """
         self._timers.now = now
         if self._welcomed_once:
@@ -296,7 +296,7 @@ class Conversation:
         self._set_state(State("connecting"))
 
     def _detach(self, reason: str, *, politely: bool) -> None:
-        """Let go of the connection; nothing that comes from it later is heard."""
+        """Drop the connection; whatever comes from it later is ignored."""
         if self.state in ("connecting", "authenticating", "open"):
             self._commands.append(Hangup(politely))
         self._timers.cancel("link", "flush", "again")
@@ -310,7 +310,7 @@ class Conversation:
         self._freshness.link_lost()
 
     def _lost(self, code: int, reason: str, shown: int | None = None) -> None:
-        """`shown` is told in place of `code`, which decides what comes next."""
+        """Wait or close, as `code` demands; `shown`, if given, is reported in its place."""
         if self.state in ("waiting", "closed"):
             return
         self._detach(reason or f"code {code}", politely=False)
@@ -332,7 +332,7 @@ class Conversation:
         if not renew or self._tokens.kept:
             self._connect()
             return
-        # The server would not wait for the token as long.
+        # Get the token before connecting: the server would close while it is awaited.
         self._renewing = True
         self._tokens.seek()
 
@@ -450,7 +450,7 @@ class Conversation:
         self._tell(Expiring(event.left / 1000))
         if callable(self._options.token):
             self._tokens.why = "expiring"
-            # At a random time: clients whose tokens end together would all ask at once.
+            # At a random time, so that clients whose tokens end together do not all ask at once.
             self._tokens.seek(self._random() * event.left / 2000)
 
     def _show(self, token: str) -> None:
@@ -461,7 +461,7 @@ class Conversation:
         self._requests.send({"op": "auth", "token": token}, answered)
 
     def _on_refused_token(self, token: str, error: frames.ErrorEvent) -> None:
-        if error.retry is not None:  # nobody could look at it just now
+        if error.retry is not None:  # the server could not verify it just now
             self._timers.set("token", error.retry / 1000, lambda: self._show_again(token))
         elif isinstance(self._options.token, str):
             self._give_up(error.msg)
@@ -480,6 +480,6 @@ class Conversation:
             self._show(token)
 
     def _give_up(self, reason: str) -> None:
-        """Close for want of a token, with the code that the server would close with."""
+        """Close because there is no valid token, with the code that the server would use."""
         self._detach(reason, politely=True)
         self._end(CloseCode.AUTHENTICATION_FAILED, reason)

@@ -134,6 +134,6 @@ class EventQueue:
             self._put_newest(type(event), event)
 
     def _put_newest(self, key: _Key, event: Event) -> None:
-        # At the end, so that what is told last is what is true last.
+        # Moved to the end, so that the last event read is the last that happened.
         self._late.pop(key, None)
         self._late[key] = event

@@ -1,6 +1,6 @@
-"""What a client is told: one frozen type for each kind of event, and the error that calls raise.
+"""The events of a client, one frozen type for each kind, and the error that calls raise.
 
-Must not know: where events come from, or who is told.
+Must not know: where events come from, or who reads them.
 
 Durations are in seconds. Points in time, `t` and `expires`, are in milliseconds since 1970-01-01
 UTC, as they are on the wire.
@@ -44,7 +44,7 @@ class Quote(msgspec.Struct, frozen=True, eq=False):
     ``json.loads(quote.raw, parse_float=Decimal)``. `data` is the same decoded, with floats.
 
     `n` is this update's number among all of the symbol within `epoch`, `t` when the daemon got it.
-    `merged` is how many updates since the quote before were merged into this one and are not told.
+    `merged` is how many updates since the quote before were merged into this one.
     From one quote of a symbol to the next, with no Gap and no snapshot between, `n` grows by
     exactly `merged` + 1.
     """
@@ -93,7 +93,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """The daemon has lost its source of quotes, or has it again; told on change.
+    """The daemon has lost its source of quotes, or has it again; one event for each change.
 
     `t` is when the daemon said so.
     """
@@ -123,7 +123,7 @@ class Fresh:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """How the connection stands.
+    """The state of the connection.
 
     "connecting"; "authenticating": the server waits for a token; "open": served; "waiting": it
     connects again after `delay` seconds, or, where that is None, once there is a token; "closed":
@@ -154,7 +154,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """The server's first words on a connection; `heartbeat` is the time between two, 0 for none."""
+    """The first event of a connection; `heartbeat` is the time between two, 0 for none."""
 
     conn: str
     epoch: str
@@ -176,7 +176,7 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class Bye:
-    """The server is about to close with `code`, and hopes for a return after `retry` seconds."""
+    """The server is about to close with `code`, and asks to reconnect after `retry` seconds."""
 
     code: int
     retry: float | None

@@ -3,7 +3,7 @@
 Must not know: the protocol, or when to connect; the conversation decides, this carries it out. With
 asyncio_connection the only user of the `websockets` package.
 
-A reader that is slower than the quotes is given the newest: see Quotes.
+A reader that is slower than the quotes gets the newest ones: see Quotes.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ class Quotes:
         return outcome
 
     def _turn(self) -> None:
-        """Do what the conversation wants after it was told something."""
+        """Carry out what the conversation asks for, and queue its events."""
         for command in self._core.take_commands():
             self._carry_out(command)
         events = self._core.take_events()
@@ -241,7 +241,7 @@ class Quotes:
 
     def _tick(self) -> None:
         self._timer = None
-        # A loop may call a little early: what was due then would be put off for ever.
+        # A loop may call a little early: without max() the due timer would be postponed for ever.
         deadline = self._core.deadline
         self._core.tick(self._now() if deadline is None else max(deadline, self._now()))
         self._turn()
@@ -299,7 +299,7 @@ class Quotes:
     # -- a reader that is slow ---------------------------------------------------------------------
 
     def _must_pause(self) -> bool:
-        # An answer is waited for by the very program that should read: it has to come through.
+        # The program that should read may await an answer instead: do not block that answer.
         raw = self._options.mode == "raw"
         return raw and self._queue.full and not self._core.awaits_answers
 

@@ -1,4 +1,4 @@
-"""The client for Twisted: QuoteService, which tells each event to a callback.
+"""The client for Twisted: QuoteService, which calls a callback with each event.
 
 Must not know: the protocol, or when to connect: the conversation decides, this carries it out.
 
@@ -33,7 +33,7 @@ Callback = Callable[[_E], Any]
 
 
 class QuoteService(Service):
-    """Live quotes: subscribe, and each event is told to `on_event` and to the callbacks of `on`.
+    """Live quotes: subscribe, and each event is given to `on_event` and to the callbacks of `on`.
 
     It connects when it is started, and connects again whenever the link is lost, with the
     subscriptions it had; each `State` tells how it stands. `reactor` is Twisted's, or what provides
@@ -154,9 +154,9 @@ class QuoteService(Service):
         return answer
 
     def _turn(self) -> None:
-        """Do what the conversation wants after it was told something, and what comes of that."""
+        """Carry out what the conversation asks for, until it asks for nothing more."""
         if self._turning:
-            return  # a callback of ours asked for something: the turn that called it goes on
+            return  # a callback made a request: the turn that called it goes on
         self._turning = True
         try:
             while True:
@@ -181,7 +181,7 @@ class QuoteService(Service):
                 if self._link is not None:
                     self._link.say(text)
             case Answer():
-                pass  # it is told after the events
+                pass  # delivered after the events
             case Connect():
                 self._link = Link(self)
                 self._links.add(self._link)

@@ -17,7 +17,7 @@ class BadFrame(ValueError):
 
 
 class _Event(msgspec.Struct, tag_field="ev", frozen=True):
-    """What all events have: the key `ev`, by which they are told apart."""
+    """What all events have: the key `ev`, which names their kind."""
 
 
 class QuoteEvent(_Event, frozen=True, tag="quote", gc=False):
@@ -139,14 +139,14 @@ class GapEvent(_Event, frozen=True, tag="gap"):
 
 
 class StaleEvent(_Event, frozen=True, tag="stale"):
-    """These symbols, or everything, are quiet for long."""
+    """These symbols, or all, have had no update for too long."""
 
     symbols: tuple[str, ...] = ()
     all: bool = False
 
 
 class FreshEvent(_Event, frozen=True, tag="fresh"):
-    """These symbols, or everything, are quoted again."""
+    """These symbols, or all, have updates again."""
 
     symbols: tuple[str, ...] = ()
     all: bool = False

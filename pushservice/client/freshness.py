@@ -1,6 +1,6 @@
-"""Whether what the program has been told is current: the link, the feed, and quiet times.
+"""Whether quotes are current: the state of the link, of the feed, and of quiet symbols.
 
-Must not know: links, quotes, or who is told.
+Must not know: links, quotes, or who reads the events.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Freshness:
     def set_quiet(self, event: frames.StaleEvent | frames.FreshEvent) -> None:
         """The server says that symbols, or all of the feed, have gone quiet or are back."""
         quiet = isinstance(event, frames.StaleEvent)
-        # A feed that is down was told already.
+        # That the feed is down was reported already.
         if event.all and self.feed_up is not False:
             self._set_fresh(fresh=not quiet, reason="quiet")
         if event.symbols:

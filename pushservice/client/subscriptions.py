@@ -357,7 +357,7 @@ class Subscriptions:
     # -- what comes ----------------------------------------------------------------------------
 
     def quoted(self, event: QuoteEvent | SnapshotEvent) -> None:
-        """An update, or the last known one: numbered, and told if it is wanted still."""
+        """Count an update or a snapshot, and report it if its symbol is still wanted."""
         symbol = self._symbols.get(event.s)
         if symbol is None or not symbol.wanted or symbol.link != self._link:
             return  # it was on its way when it was unsubscribed

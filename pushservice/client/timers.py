@@ -15,7 +15,7 @@ class Timers:
     """At most one timer of each name; times are seconds of a clock that only goes forward."""
 
     def __init__(self) -> None:
-        #: the time as far as the conversation was told
+        #: the time that the adapter passed in last
         self.now = 0.0
         #: the earliest time at which `run_due` has something to do; None for never
         self.deadline: float | None = None

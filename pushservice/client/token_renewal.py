@@ -1,4 +1,4 @@
-"""Which token is shown next: when the token function is called, why, and what was refused.
+"""Token renewal: when the token function is called and why, and which tokens were refused.
 
 Must not know: links, what the server says beyond its refusals, or I/O.
 """

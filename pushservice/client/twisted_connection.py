@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClien
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.python.failure import Failure
 
-from pushservice.client.connection_errors import MAX_MESSAGE, TLS_FAILED, retry_after, told_by
+from pushservice.client.connection_errors import MAX_MESSAGE, TLS_FAILED, refusal_text, retry_after
 from pushservice.client.conversation import Conversation
 from pushservice.client.options import Options
 from pushservice.client.twisted_tls import tls_fault
@@ -32,7 +32,7 @@ _BROKEN: Final = 1006
 
 
 class LinkObserver(Protocol):
-    """Who opens links, and is told what comes of them."""
+    """Opens links, and receives their messages and how they ended."""
 
     @property
     def clock(self) -> IReactorTime:
@@ -89,7 +89,7 @@ class Link:
 
 
 class _Silent:
-    """In place of Autobahn's logger, which writes all that is sent when it is told to debug."""
+    """Replaces Autobahn's logger, which at debug level writes all that is sent, tokens too."""
 
     @staticmethod
     def debug(*args: object, **values: object) -> None:
@@ -158,7 +158,7 @@ class ClientProtocol(_UntypedProtocol):  # type: ignore[misc]  # the boundary to
             )
 
     def failHandshake(self, reason: str) -> None:
-        """The server's answer to the handshake is none that opens a connection."""
+        """The server refused the handshake, or answered with something else than HTTP."""
         words = self.http_status_line.split()
         if len(words) > 1 and words[1].isdecimal() and words[1] != "101":
             self._refusal = (int(words[1]), self.http_headers.get("retry-after"))
@@ -168,7 +168,7 @@ class ClientProtocol(_UntypedProtocol):  # type: ignore[misc]  # the boundary to
             self.transport.abortConnection()
 
     def _take_body(self, data: bytes) -> None:
-        # It ends with the connection, as the server was not asked to keep that.
+        # The body ends with the connection: the request did not ask for keep-alive.
         self._body += data
         length = self.http_headers.get("content-length", "")
         whole = int(length) if length.isdecimal() else _MAX_BODY
@@ -184,7 +184,7 @@ class ClientProtocol(_UntypedProtocol):  # type: ignore[misc]  # the boundary to
     def _how_it_ended(self, reason: Failure) -> Callable[[Conversation, float], None]:
         if self._refusal is not None:
             status, header = self._refusal
-            text, wait = told_by(self._body), retry_after(header)
+            text, wait = refusal_text(self._body), retry_after(header)
             return lambda core, now: core.refused(now, status, text, wait)
         fault = tls_fault(reason.value, self._link.service.place)
         if fault is not None and fault.lasting:

@@ -32,7 +32,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from pushservice.client.connection_errors import NOT_FOR_HOST, no_tls, untrusted
+from pushservice.client.connection_errors import NOT_FOR_HOST, no_tls_text, untrusted_text
 from pushservice.client.options import Options
 
 
@@ -77,7 +77,7 @@ class Trust:
             return connection
 
         def refuse(error: int, why: str = "") -> bool:
-            protocol.failVerification(Failure(Untrusted(untrusted(self._host, error, why))))
+            protocol.failVerification(Failure(Untrusted(untrusted_text(self._host, error, why))))
             return False
 
         def verify(_: SSL.Connection, cert: crypto.X509, error: int, depth: int, ok: int) -> bool:
@@ -120,7 +120,7 @@ def tls_fault(error: BaseException | None, place: str) -> TLSFault | None:
     entries = error.args[0] if error.args and isinstance(error.args[0], list) else []
     words = ", ".join(str(entry[-1]) for entry in entries) or "it broke off"
     if "wrong version number" in words:
-        return TLSFault(no_tls(place), lasting=True)
+        return TLSFault(no_tls_text(place), lasting=True)
     return TLSFault(f"{place}: TLS: {words}", lasting=False)
 
 

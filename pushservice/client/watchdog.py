@@ -1,6 +1,6 @@
-"""Finds a dead link: one on which heartbeats stay away.
+"""Detects a dead link by missing heartbeats.
 
-Must not know: links, what is heard, or clocks beyond the timers' time.
+Must not know: links, messages, or clocks beyond the timers' time.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ GRACE: Final = 1.0
 
 
 class Watchdog:
-    """Looks at times whether anything was heard, in place of a new timer with every message."""
+    """Checks from time to time whether messages came, without a timer for each message."""
 
     def __init__(self, timers: Timers, dead: Callable[[], None]) -> None:
         """`dead` is called once a link is silent for too long."""
         self._timers = timers
         self._dead = dead
-        #: false while the adapter does not read: what is not heard then is no sign of a dead link
+        #: false while the adapter does not read: silence is no sign of a dead link then
         self.listening = True
         self._heard_at = 0.0
         self._suspected = False
