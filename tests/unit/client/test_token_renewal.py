@@ -18,7 +18,7 @@ FINAL = sorted(set(CloseCode) - RECONNECT_AFTER - {4001, 4004})
 
 
 def function(why):
-    raise AssertionError("faces call it")
+    raise AssertionError("adapters call it")
 
 
 def unauthenticated(**settings) -> Dialogue:
