@@ -11,8 +11,8 @@ With asyncio::
         async for quote in quotes.only(Quote):
             print(quote.symbol, quote.n, quote.data)
 
-With Twisted, ``QuoteService``. docs/clients.rst has more. The two faces are imported when they are
-asked for: neither needs the other's library.
+With Twisted, ``QuoteService``. docs/clients.rst has more. Each adapter is imported when it is asked
+for, so that neither needs the other's library.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Why there is no connection, in words, and what a refused handshake says.
+"""Texts for failed connections and refused handshakes.
 
 Must not know: who connects, or with what library.
 """

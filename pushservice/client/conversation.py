@@ -1,4 +1,4 @@
-"""What is said to the server and what it says, with no I/O, over links that come and go.
+"""The client's state machine, with no I/O: connects, subscribes, renews tokens, reconnects.
 
 Must not know: sockets, event loops, clocks, or WebSocket libraries. An adapter tells what happened,
 and when; then it takes the commands and events that came of it, and calls `tick` at `deadline`.

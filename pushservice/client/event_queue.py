@@ -1,4 +1,4 @@
-"""Events that wait for a reader that may be slow: so many as they came, then the newest of each.
+"""Events that wait for a slow reader: all of them up to a limit, then the newest of each symbol.
 
 Must not know: who reads, or event loops.
 """

@@ -1,4 +1,4 @@
-"""What a client may be told on its way: the address, tokens, trust, pace. All of it checked.
+"""The options of a client, checked: address, tokens, trust, pacing, time-outs.
 
 Must not know: how a connection is made.
 """

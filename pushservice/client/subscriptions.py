@@ -1,4 +1,4 @@
-"""Which symbols are wanted, which the server was asked for, and what numbers came of each.
+"""Which symbols the program wants, which the server serves, and the last number of each.
 
 Must not know: connections, tokens, clocks, or how messages travel. The conversation tells what was
 answered, and sends what is asked for here.

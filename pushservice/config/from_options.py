@@ -1,4 +1,4 @@
-"""The Config of option values: each field of it from the option that sets it.
+"""Makes the Config of option values: each field from the option that sets it.
 
 Must not know: where values come from (command line, environment, file), or what they are good for.
 """

@@ -1,4 +1,4 @@
-"""What a start or a reload is to run: a configuration, its options, and warnings about it.
+"""What a start or a reload runs: a configuration, its options, and warnings about it.
 
 Must not know: processes, or where options come from.
 """

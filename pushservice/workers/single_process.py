@@ -1,4 +1,4 @@
-"""A daemon that is one process: no workers, and nobody who would start it again.
+"""A daemon that is one process, without workers and without a manager that restarts it.
 
 Must not know: signals, the admin port, or how clients are served.
 """
