@@ -17,7 +17,7 @@ from pushservice.fanout.announcements import Announcements
 from pushservice.fanout.interfaces import Clock, DelayedCall, Interest
 from pushservice.fanout.shared_frames import SharedFrames
 from pushservice.fanout.tape import GAP, LOST, UNSUBSCRIBED, Tape
-from pushservice.fanout.watchlist import raw_and_interval
+from pushservice.fanout.watchlist import Mode, raw_and_interval
 from pushservice.protocol import events
 
 if TYPE_CHECKING:
@@ -305,17 +305,20 @@ def move(outbox: Outbox, old: Hub, new: Hub) -> bool:
     client is behind, `new` has no room, or a number would fall: close the client then, so that it
     reconnects. Never move to a longer delay: what is on its way can't be taken back.
     """
-    before = list(outbox.topics.items())
-    if outbox.behind or not _can_move([topic for topic, _ in before], new):
+    watched = list(outbox.topics.items())
+    if outbox.behind or not _can_move([topic for topic, _ in watched], new):
         return False
-    moved: dict[Topic, int | None] = {}
-    stale: list[Topic] = []
-    fresh: list[Topic] = []
-    for topic, mode in before:
+    # All leave first: what a client watches at one interval belongs to one hub.
+    ended: list[tuple[Topic, Mode, int, bool]] = []
+    for topic, mode in watched:
         updates, was_stale = outbox.updates, topic.stale
         old.unsubscribe(outbox, topic)
         # The `n` that the client has: that by which it has ended.
-        had = outbox.updates - updates
+        ended.append((topic, mode, outbox.updates - updates, was_stale))
+    moved: dict[Topic, int | None] = {}
+    stale: list[Topic] = []
+    fresh: list[Topic] = []
+    for topic, mode, had, was_stale in ended:
         raw, interval_ms = raw_and_interval(mode)
         found = new.subscribe(outbox, topic.symbol, raw=raw, interval_ms=interval_ms)
         moved[found] = None if topic.payload is None else had

@@ -483,6 +483,25 @@ def test_it_keeps_its_ways_of_watching():
     assert not daemon.clock.calls, "the timer of its interval is gone"
 
 
+def test_symbols_of_one_interval_move_together():
+    daemon = Daemon(10, 5)
+    client = daemon.client(10, "A", "B", "C", interval=1000)
+    other = daemon.client(10, "A", interval=1000)
+    assert raised(daemon, client, 10, 5)
+    told(client)
+    daemon.publish(("A", 1), ("B", 1), ("C", 1))
+    daemon.clock.pass_time(7)
+    assert sorted(told(client)) == [("quote", symbol, 1, 1) for symbol in "ABC"]
+    assert told(other) == [], "it is served by its own hub"
+    assert daemon.tiers.tier_for(10).serves(other.outbox)
+    daemon.clock.pass_time(5)
+    assert told(other) == [("quote", "A", 1, 1)]
+    daemon.tiers.tier_for(5).leave(client.outbox)
+    daemon.tiers.tier_for(10).leave(other.outbox)
+    daemon.tiers.stop()
+    assert not daemon.clock.calls, "the timers of their intervals are gone"
+
+
 def test_a_bare_client_gets_the_snapshots_alone():
     daemon = Daemon(10)
     client = daemon.client(10, "A", "B", codec=RAW)
