@@ -58,12 +58,14 @@ async def poll_async(condition: Callable[[], object], what: str, seconds: float 
 def environment(**changes: str) -> dict[str, str]:
     """The environment for a daemon: ours without what would change its options.
 
-    The kind of outlets is kept: CI runs these tests with each.
+    The kind of outlets is kept: CI runs these tests with each. The size of a terminal, which
+    pytest-xdist sets, is left out: programs ask their own terminal.
     """
     kept = {
         name: value
         for name, value in os.environ.items()
-        if name == "QUOTEPUSH_OUTLET" or not name.startswith("QUOTEPUSH_")
+        if name == "QUOTEPUSH_OUTLET"
+        or not (name.startswith("QUOTEPUSH_") or name in ("COLUMNS", "LINES"))
     }
     return kept | changes
 

@@ -186,7 +186,7 @@ def test_a_worker_that_dies_each_time_is_started_ever_later_said_loudly_and_reco
     served.wait_for_log("worker 2 wrote: no worker today")
     served.wait_for_log("worker 2 ended with exit status 3", times=4)
     served.wait_for_log(", and keeps doing so: another starts in")
-    assert "pushservice.workers.manager.Manager#critical" in served.log()
+    assert "pushservice.workers.supervisor.Supervisor#critical" in served.log()
     assert served.ask("ready") == (503, {"ready": False, "faults": ["worker 2 keeps ending"]})
     assert served.ask("live")[0] == 200
     # The other one serves on.
@@ -384,7 +384,7 @@ def test_a_unix_socket_outlives_reloads_and_deaths_and_not_the_daemon(
     assert served.stop() == 0
     assert not path.exists()
     served.check_left_nothing()
-    assert {p.name for p in short_directory.iterdir()} == {"daemon0"}
+    assert {p.name for p in short_directory.iterdir()} == {"worker_daemon0"}
     # Nobody removes it for a killed manager; who starts next does.
     killed = worker_daemon("--channels", "unix.*", "--listen", f"unix:{path}")
     killed.stop(signal.SIGKILL)

@@ -409,6 +409,7 @@ def test_what_the_kernel_does_not_take_is_given_back():
     ],
 )
 def test_wrong_arguments_are_refused(ways: Any, turns: Any, error: type[Exception]):
+    choose("batched", reactor)  # it tells the extension where OpenSSL is
     call: Callable[..., object] = _fanout.send_plain
     with pytest.raises(error):
         call(ways, turns)
