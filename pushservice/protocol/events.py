@@ -49,11 +49,7 @@ def subscribed(
     total: int,
 ) -> bytes:
     """Answers Subscribe: what is served now, what is not and why, and how many in all."""
-    event = _answer("subscribed", id)
-    event["symbols"] = symbols
-    _add_symbol_errors(event, errors)
-    event["total"] = total
-    return _encode(event)
+    return _symbols_answered("subscribed", id, symbols, errors, total)
 
 
 def unsubscribed(
@@ -63,11 +59,7 @@ def unsubscribed(
     total: int,
 ) -> bytes:
     """Answers Unsubscribe: what is no longer served, and how many still are."""
-    event = _answer("unsubscribed", id)
-    event["symbols"] = symbols
-    _add_symbol_errors(event, errors)
-    event["total"] = total
-    return _encode(event)
+    return _symbols_answered("unsubscribed", id, symbols, errors, total)
 
 
 def listing(id: CommandId | None, symbols: Sequence[str]) -> bytes:
@@ -156,10 +148,18 @@ def _answer(ev: str, id: CommandId | None) -> dict[str, object]:
     return {"ev": ev} if id is None else {"ev": ev, "id": msgspec.Raw(id)}
 
 
-def _add_symbol_errors(
-    event: dict[str, object], errors: Mapping[str, tuple[ErrorCode, str]]
-) -> None:
+def _symbols_answered(
+    ev: str,
+    id: CommandId | None,
+    symbols: Sequence[str],
+    errors: Mapping[str, tuple[ErrorCode, str]],
+    total: int,
+) -> bytes:
+    event = _answer(ev, id)
+    event["symbols"] = symbols
     if errors:
         event["errors"] = {
             symbol: {"code": code, "msg": message} for symbol, (code, message) in errors.items()
         }
+    event["total"] = total
+    return _encode(event)
