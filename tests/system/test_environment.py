@@ -76,14 +76,12 @@ def test_an_environment_that_somebody_made_is_taken(run, tmp_path):
     assert (tmp_path / ".venv").resolve() == theirs.resolve()
 
 
-def test_an_installation_that_fails_is_said_and_tried_again_in_a_new_environment(run):
+def test_an_installation_that_fails_is_said_and_leaves_the_environment_unfinished(run, tmp_path):
     status, said = run("environment")
     assert status == 1
     assert "this one can not be installed" in said
     assert "pip failed, see above" in said
-    status, said = run("make_venv .venv")
-    assert status == 0
-    assert "left unfinished: making it anew" in said
+    assert (tmp_path / ".venv" / "unfinished").exists()
 
 
 def test_what_is_installed_is_known_only_once_it_is_whole(run):
