@@ -97,6 +97,12 @@ class LoggedFailures:
         return taken
 
 
+def pytest_configure() -> None:
+    """Take SIGINT, which a shell has its background jobs ignore: programs under test would too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--alone",
