@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from typing import Final
 
 import websockets.asyncio.client
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
 
 from pushservice.client.connection_errors import (
+    BROKEN,
+    CLOSE_TIMEOUT,
     MAX_MESSAGE,
     NO_CODE,
     TLS_FAILED,
@@ -28,10 +29,6 @@ from pushservice.client.connection_errors import (
 from pushservice.client.conversation import Conversation
 from pushservice.client.options import Options
 from pushservice.protocol.codecs import JSON_SUBPROTOCOL
-
-#: The close code for a link that broke, or never stood.
-BROKEN: Final = 1006
-_CLOSE_TIMEOUT: Final = 2.0
 
 _log = logging.getLogger("pushservice.client")
 # At the level of debugging, websockets writes every message to its log, tokens too.
@@ -81,7 +78,7 @@ async def open_connection(
         proxy=None,
         open_timeout=None,  # the conversation has one for all until the welcome
         ping_interval=None,  # it watches the daemon's heartbeats
-        close_timeout=_CLOSE_TIMEOUT,
+        close_timeout=CLOSE_TIMEOUT,
         max_size=MAX_MESSAGE,
         logger=_silent,
     )

@@ -10,8 +10,12 @@ from typing import Final
 
 #: The close code for a failure of TLS, which is never sent (RFC 6455, section 7.4.1).
 TLS_FAILED: Final = 1015
+#: The close code for a link that broke, or was never made; it is never sent (RFC 6455, 7.4.1).
+BROKEN: Final = 1006
 #: Stands for a close frame without a code: it says no more than a link that broke.
 NO_CODE: Final = 1005
+#: Seconds that the server has to answer a close.
+CLOSE_TIMEOUT: Final = 2.0
 #: Bytes of a message that are taken from the server; it sends less, but for very large payloads.
 MAX_MESSAGE: Final = 64 * 1024 * 1024
 

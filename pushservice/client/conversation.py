@@ -12,6 +12,7 @@ from typing import Any, Final
 from pushservice.client import frames
 from pushservice.client.actions import Command, Connect, Done, Hangup
 from pushservice.client.backoff import Backoff
+from pushservice.client.connection_errors import BROKEN
 from pushservice.client.events import (
     Authenticated,
     Bye,
@@ -46,7 +47,6 @@ _TOKEN_FAULTS: Final = frozenset(
         ErrorCode.AUTHENTICATION_TOO_LATE,
     }
 )
-_LOST: Final = 1006
 
 
 class Conversation:
@@ -233,7 +233,7 @@ class Conversation:
     def lost(self, now: float, code: int | None, reason: str) -> None:
         """The connection was closed with `code`, or broke (1006), or could not be made (1006)."""
         self._timers.now = now
-        self._lost(_LOST if code is None else code, reason)
+        self._lost(BROKEN if code is None else code, reason)
 
     def failed(self, now: float, code: int, reason: str) -> None:
         """No connection could be made, in a way that does not pass by itself.
@@ -243,7 +243,7 @@ class Conversation:
         """
         self._timers.now = now
         if self._welcomed_once:
-            self._lost(_LOST, reason, shown=code)
+            self._lost(BROKEN, reason, shown=code)
         elif self.state != "closed":
             self._detach(reason, politely=False)
             self._end(code, reason)
@@ -257,7 +257,7 @@ class Conversation:
         if status in _TRANSIENT or (status >= 500 and status != 505):
             self._timers.now = now
             self._backoff.asked = retry_after
-            self._lost(_LOST, reason, shown=status)
+            self._lost(BROKEN, reason, shown=status)
         else:
             self.failed(now, status, reason)
 
@@ -290,7 +290,7 @@ class Conversation:
         self._timers.set(
             "link",
             self._options.connect_timeout,
-            lambda: self._lost(_LOST, "no welcome in time"),
+            lambda: self._lost(BROKEN, "no welcome in time"),
         )
         self._commands.append(Connect())
         self._set_state(State("connecting"))

@@ -21,13 +21,13 @@ from websockets.exceptions import ConnectionClosed
 
 from pushservice.client.actions import Answer, AskToken, Command, Connect, Hangup, Send
 from pushservice.client.asyncio_connection import (
-    BROKEN,
     Link,
     close_reason,
     open_connection,
     report_failure,
 )
 from pushservice.client.asyncio_tls import tls_context
+from pushservice.client.connection_errors import BROKEN
 from pushservice.client.conversation import Conversation
 from pushservice.client.event_queue import EventQueue
 from pushservice.client.events import Event, QuoteError, State

@@ -19,16 +19,21 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClien
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.python.failure import Failure
 
-from pushservice.client.connection_errors import MAX_MESSAGE, TLS_FAILED, refusal_text, retry_after
+from pushservice.client.connection_errors import (
+    BROKEN,
+    CLOSE_TIMEOUT,
+    MAX_MESSAGE,
+    TLS_FAILED,
+    refusal_text,
+    retry_after,
+)
 from pushservice.client.conversation import Conversation
 from pushservice.client.options import Options
 from pushservice.client.twisted_tls import tls_fault
 from pushservice.protocol.codecs import JSON_SUBPROTOCOL
 
-_GOODBYE_SECONDS: Final = 2.0
 #: bytes of a refusal's body that are waited for
 _MAX_BODY: Final = 4096
-_BROKEN: Final = 1006
 
 
 class LinkObserver(Protocol):
@@ -85,7 +90,7 @@ class Link:
     def _could_not_connect(self, failure: Failure) -> None:
         if self._protocol is None:
             reason = f"{self.service.place}: {failure.getErrorMessage()}"
-            self.service.ended(self, lambda core, now: core.lost(now, _BROKEN, reason))
+            self.service.ended(self, lambda core, now: core.lost(now, BROKEN, reason))
 
 
 class _Silent:
@@ -154,7 +159,7 @@ class ClientProtocol(_UntypedProtocol):  # type: ignore[misc]  # the boundary to
         # Autobahn's own time-outs are kept by the global reactor, and outlive the connection.
         if self._goodbye is None:
             self._goodbye = self._link.service.clock.callLater(
-                _GOODBYE_SECONDS, self.transport.abortConnection
+                CLOSE_TIMEOUT, self.transport.abortConnection
             )
 
     def failHandshake(self, reason: str) -> None:
@@ -190,7 +195,7 @@ class ClientProtocol(_UntypedProtocol):  # type: ignore[misc]  # the boundary to
         if fault is not None and fault.lasting:
             return lambda core, now: core.failed(now, TLS_FAILED, fault.reason)
         if fault is not None:
-            return lambda core, now: core.lost(now, _BROKEN, fault.reason)
+            return lambda core, now: core.lost(now, BROKEN, fault.reason)
         code = self.remoteCloseCode
         text = (
             self.remoteCloseReason
