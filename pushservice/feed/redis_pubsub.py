@@ -75,6 +75,11 @@ class _Subscriber(txredisapi.SubscriberProtocol):
                     deliver(None, message[1], message[2])
                 else:
                     self.replyReceived(message)
+                    message = following()
+                    if not count:
+                        # Replies that came before the messages are not what is measured.
+                        first = message
+                    continue
                 message = following()
         except txredisapi.InvalidData as error:
             self.feed.garbled(error)

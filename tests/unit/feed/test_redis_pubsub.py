@@ -551,9 +551,10 @@ def test_the_lag_is_0_if_the_publishers_clock_is_ahead():
     assert measured.seen("publish_to_write_seconds") == (1, 0.25)
 
 
-def test_a_reply_of_redis_at_the_start_of_a_read_is_no_quote():
+@pytest.mark.parametrize("replies", [1, 2])
+def test_the_lag_is_that_of_the_first_quote_after_replies_of_redis(replies):
     measured = MeasuredFeed()
     measured.events = 1
-    measured.read(b'{"ts":1763799999400}', before=PONG)
-    assert measured.seen("turn_quotes") == (1, 1)
-    assert measured.seen("feed_lag_seconds") == (0, 0)
+    measured.read(b'{"ts":1763799999300}', b'{"ts":1763799999400}', before=PONG * replies)
+    assert measured.seen("turn_quotes") == (1, 2)
+    assert measured.seen("feed_lag_seconds") == (1, 0.2)
