@@ -179,13 +179,11 @@ def test_a_daemon_that_ends_and_comes_back_leaves_no_silent_hole(
                 assert (await reader.state("waiting")).code in (1001, 1006)
                 quote()
                 port = served.port
-                starting = asyncio.to_thread(
+                served = await asyncio.to_thread(
                     daemon, "--channels", f"{channel}.*", "--port", str(port)
                 )
-                again = asyncio.create_task(starting)
-                assert (await reader.until(Gap)) == Gap("A", "link")
-                served = await again
                 served.port = port
+                assert (await reader.until(Gap)) == Gap("A", "link")
             quote()
             await reader.until(Quote, lambda told: told.data == count)
             assert holes(reader.told) == []

@@ -116,9 +116,16 @@ async def test_clients_of_before_redis_was_there_are_listened_for_and_get_the_va
     clients = [composed.client("A", "B"), composed.client("A")]
     composed.start(server.url)
     await until(lambda: composed.announcements.feed_up, "the feed")
-    await until(lambda: composed.counters.snapshots_learnt, "the value")
-    for client, symbols in zip(clients, ["AB", "A"], strict=True):
-        events = client.events()
+    told: list[list[dict[str, Any]]] = [[], []]
+
+    def all_have_the_value() -> bool:
+        for client, events in zip(clients, told, strict=True):
+            events.extend(client.events())
+        return all(any(event["ev"] == "snapshot" for event in events) for events in told)
+
+    await until(all_have_the_value, "the value at each client")
+    assert composed.counters.snapshots_learnt
+    for events, symbols in zip(told, ["AB", "A"], strict=True):
         assert [event["s"] for event in events if event["ev"] == "gap"] == list(symbols)
         values = [event for event in events if event["ev"] == "snapshot"]
         assert {(event["s"], event["n"], event["d"]) for event in values} == {("A", 0, 1.5)}
