@@ -95,6 +95,18 @@ class Address:
         return context
 
 
+def for_two_threads(context: ssl.SSLContext | None) -> ssl.SSLContext | None:
+    """`context`, limited to TLS 1.2: for websockets' threaded client.
+
+    That client sends its handshake in one thread while another already reads. CPython 3.11 guards
+    no SSL object against that, and where the tickets of TLS 1.3 arrive meanwhile, the request is
+    lost in about one of a thousand handshakes, with any server.
+    """
+    if context is not None:
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
 class Daemon(Address):
     """A `twistd -n quotepush` of our own; its output is read by a thread."""
 

@@ -20,7 +20,7 @@ import pytest
 from code_blocks import ROOT, code_blocks
 from free_ports import free_port
 from redis_process import RedisServer
-from system_harness import Daemon, StartDaemon, poll
+from system_harness import Daemon, StartDaemon, for_two_threads, poll
 from waiting import wait_for_line
 from websockets.sync.client import ClientConnection, connect
 
@@ -176,7 +176,7 @@ def test_a_token_authenticates_as_the_setup_page_says(blocks, tmp_path, own_redi
         stdout=subprocess.PIPE,
     ) as process:
         seen = wait_for_line(process.stdout, b"connected for the feed")
-        trust = ssl.create_default_context(cafile=tmp_path / "certs" / "dev.crt")
+        trust = for_two_threads(ssl.create_default_context(cafile=tmp_path / "certs" / "dev.crt"))
         url = f"wss://localhost:{port}/"
         with connect(
             url, ssl=trust, additional_headers={"Authorization": f"Bearer {token}"}
@@ -249,7 +249,7 @@ def test_the_steps_of_the_quickstart_work(steps, tmp_path):
             f"wss://localhost:{port}/ is served; the page is at https://localhost:{port}/" in seen
         )
         assert f"embedded Redis on {path}; publish with: redis-cli -s {path} publish" in seen
-        trust = ssl.create_default_context(cafile=tmp_path / "certs" / "dev.crt")
+        trust = for_two_threads(ssl.create_default_context(cafile=tmp_path / "certs" / "dev.crt"))
         with connect(f"wss://localhost:{port}/", ssl=trust) as reader:
             reader.send(json.dumps({"op": "subscribe", "symbols": ["AAPL"]}))
             while not any(each["ev"] == "quote" for each in json.loads(reader.recv(timeout=20))):

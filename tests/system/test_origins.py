@@ -15,7 +15,7 @@ import pytest
 from authenticated_clients import JSON, Issuer, check_not_logged
 from chromium import TIMEOUT_MS, chromium
 from playwright.sync_api import Browser, Frame, Page, Route, expect, sync_playwright
-from system_harness import DEADLINE, Daemon, StartDaemon
+from system_harness import DEADLINE, Daemon, StartDaemon, for_two_threads
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
@@ -58,7 +58,7 @@ def outcome(daemon: Daemon, origin: str | None, host: str | None = None) -> int 
     try:
         connection = connect(
             daemon.url,
-            ssl=daemon.ssl_context,
+            ssl=for_two_threads(daemon.ssl_context),
             origin=None if origin is None else Origin(origin),
             subprotocols=[Subprotocol(JSON)],
             additional_headers=headers,
